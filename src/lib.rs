@@ -1,0 +1,12 @@
+//! nuncio: a dynamically configured edge and service proxy that takes Envoy's
+//! place without a change.
+//!
+//! Configuration flows down, traffic flows across; see `ARCHITECTURE.md`.
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod config;
+pub mod model;
+pub mod stats;
+pub mod xds;

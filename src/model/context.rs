@@ -1,0 +1,84 @@
+//! What compiling a resource may need from outside the message itself.
+
+use std::sync::Arc;
+
+use crate::{
+    api::envoy::config::core::v3::ConfigSource,
+    config::{At, Reported},
+    stats,
+    xds::slot::Slot,
+};
+
+use super::{cluster::EndpointSet, route::RouteTable, secret::Secret};
+
+/// Subscriptions by which one resource refers to another.
+///
+/// The same name from the same source gives the same slot. A slot may already
+/// be answered. In validation the files are read at once.
+pub trait Sources {
+    /// A route table by RDS.
+    ///
+    /// # Errors
+    /// When the source is of a kind that is not supported, or its file is missing.
+    fn routes(
+        &self,
+        source: &ConfigSource,
+        name: &str,
+        at: &At<'_>,
+    ) -> Result<Arc<Slot<RouteTable>>, Reported>;
+
+    /// A secret by SDS, or one of the bootstrap's when `source` is `None`.
+    ///
+    /// # Errors
+    /// As for [`Sources::routes`], and when there is no such static secret.
+    fn secret(
+        &self,
+        source: Option<&ConfigSource>,
+        name: &str,
+        at: &At<'_>,
+    ) -> Result<Arc<Slot<Secret>>, Reported>;
+
+    /// The endpoints of a cluster by EDS.
+    ///
+    /// # Errors
+    /// As for [`Sources::routes`].
+    fn endpoints(
+        &self,
+        source: &ConfigSource,
+        name: &str,
+        at: &At<'_>,
+    ) -> Result<Arc<Slot<EndpointSet>>, Reported>;
+
+    /// Tells that these files are part of the resource being compiled (a
+    /// certificate, a direct response body): it is compiled again when one of
+    /// them is replaced.
+    fn depends_on_file(&self, path: &std::path::Path);
+}
+
+/// Handed through every `compile` function.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Where the resource's stats are made.
+    pub stats: &'a Arc<stats::Registry>,
+    /// Other resources it refers to.
+    pub sources: &'a dyn Sources,
+    /// Facts about this process that configuration can refer to.
+    pub server: &'a ServerInfo,
+}
+
+/// Facts about this process, fixed at the start.
+#[derive(Clone, Debug, Default)]
+pub struct ServerInfo {
+    /// `node.id`, or `--service-node`.
+    pub node_id: String,
+    /// `node.cluster`, or `--service-cluster`.
+    pub node_cluster: String,
+    /// `node.locality.zone`, or `--service-zone`.
+    pub zone: String,
+    /// Number of workers, `--concurrency`.
+    pub concurrency: usize,
+    /// `--drain-time-s`.
+    pub drain_time: std::time::Duration,
+    /// `bootstrap.header_prefix`, `x-envoy` unless set.
+    pub header_prefix: String,
+}

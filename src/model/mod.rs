@@ -1,0 +1,12 @@
+//! What the workers see: immutable runtime structures, compiled once from API
+//! messages and swapped whole.
+
+pub mod cluster;
+pub mod context;
+pub mod listener;
+pub mod route;
+pub mod secret;
+mod snapshot;
+
+pub use context::{Context, Sources};
+pub use snapshot::{Clusters, Listeners, Snapshot, SnapshotSlot};
