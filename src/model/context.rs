@@ -16,7 +16,8 @@ use super::{cluster::EndpointSet, route::RouteTable, secret::Secret};
 /// The same name from the same source gives the same slot. A slot may already
 /// be answered. In validation the files are read at once.
 pub trait Sources {
-    /// A route table by RDS.
+    /// A route table by RDS. The subscription's stats stand under
+    /// `stat_prefix` (`http.ingress.`) + `rds.NAME.`.
     ///
     /// # Errors
     /// When the source is of a kind that is not supported, or its file is missing.
@@ -24,6 +25,7 @@ pub trait Sources {
         &self,
         source: &ConfigSource,
         name: &str,
+        stat_prefix: &str,
         at: &At<'_>,
     ) -> Result<Arc<Slot<RouteTable>>, Reported>;
 
@@ -38,7 +40,8 @@ pub trait Sources {
         at: &At<'_>,
     ) -> Result<Arc<Slot<Secret>>, Reported>;
 
-    /// The endpoints of a cluster by EDS.
+    /// The endpoints of a cluster by EDS. The subscription's stats stand
+    /// directly under `stat_prefix` (`cluster.web.`).
     ///
     /// # Errors
     /// As for [`Sources::routes`].
@@ -46,8 +49,17 @@ pub trait Sources {
         &self,
         source: &ConfigSource,
         name: &str,
+        stat_prefix: &str,
         at: &At<'_>,
     ) -> Result<Arc<Slot<EndpointSet>>, Reported>;
+
+    /// Tells that the resource being compiled needs this cluster to exist now:
+    /// an inline route table whose `validate_clusters` holds. Without it the
+    /// resource is refused, and tried again when the cluster arrives.
+    ///
+    /// # Errors
+    /// When there is no such cluster.
+    fn require_cluster(&self, name: &str, at: &At<'_>) -> Result<(), Reported>;
 
     /// Tells that these files are part of the resource being compiled (a
     /// certificate, a direct response body): it is compiled again when one of
