@@ -2,3 +2,4 @@
 //! is warmed first.
 
 pub mod slot;
+pub mod watcher;
