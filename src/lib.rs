@@ -7,7 +7,10 @@
 
 pub mod admin;
 pub mod api;
+pub mod cli;
 pub mod config;
+pub mod log;
 pub mod model;
+pub mod server;
 pub mod stats;
 pub mod xds;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The proxy's binary: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    nuncio::cli::main()
+}

@@ -1,0 +1,53 @@
+//! Messages of libraries that speak through the `log` crate: rustls, notify.
+
+use super::{Level, Log, Record, component};
+
+/// Hears those messages from here on.
+pub(super) fn install(log: Log) {
+    // Fails when a logger is set already, which then is the one of this process.
+    drop(log::set_boxed_logger(Box::new(Bridge(log))));
+}
+
+/// Lets the crate drop early what no component writes.
+pub(super) fn levels_changed(lowest: Level) {
+    // A library's message is written at debug or below, whatever it says of itself.
+    log::set_max_level(match lowest {
+        Level::Trace => log::LevelFilter::Trace,
+        Level::Debug => log::LevelFilter::Debug,
+        _ => log::LevelFilter::Off,
+    });
+}
+
+struct Bridge(Log);
+
+fn classify(metadata: &log::Metadata<'_>) -> (super::Component, Level) {
+    let level = match metadata.level() {
+        log::Level::Trace => Level::Trace,
+        _ => Level::Debug,
+    };
+    component::classify(metadata.target(), metadata.target(), level)
+}
+
+impl log::Log for Bridge {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        let (component, level) = classify(metadata);
+        self.0.enabled(component, level)
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let (component, level) = classify(record.metadata());
+        if self.0.enabled(component, level) {
+            self.0.write(&Record {
+                level,
+                component: component.name(),
+                file: record.file().unwrap_or_default(),
+                line: record.line().unwrap_or_default(),
+                function: record.module_path().unwrap_or_default(),
+                tags: "",
+                message: &record.args().to_string(),
+            });
+        }
+    }
+
+    fn flush(&self) {}
+}

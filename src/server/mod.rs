@@ -1,0 +1,3 @@
+//! The process: its start, its threads, its end.
+
+pub mod process;
