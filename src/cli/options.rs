@@ -39,9 +39,9 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t = Mode::Serve, help_heading = CONFIGURATION)]
     pub mode: Mode,
     /// Refuse unknown fields in dynamic configuration (nuncio's default).
-    #[arg(long, conflicts_with = "ignore_unknown_dynamic_fields", help_heading = CONFIGURATION)]
+    #[arg(long, help_heading = CONFIGURATION)]
     pub reject_unknown_dynamic_fields: bool,
-    /// Allow unknown fields in dynamic configuration, without a warning.
+    /// Ignore unknown fields in dynamic configuration, unless they are to be refused.
     #[arg(long, help_heading = CONFIGURATION)]
     pub ignore_unknown_dynamic_fields: bool,
     /// Allow unknown fields in static configuration, with a warning.
