@@ -1,0 +1,276 @@
+//! From `envoy.config.listener.v3.Listener` to [`Listener`].
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    api::envoy::config::{core::v3 as core, listener::v3 as pb},
+    config::{At, Reported},
+    model::Context,
+    net::{
+        Address,
+        socket::{DEFAULT_BACKLOG, SocketOptions},
+    },
+    refuse,
+};
+
+use super::{
+    FilterChain, FilterChains, ListenAddress, Listener, TrafficDirection, listener_stats,
+    worker_stats,
+};
+
+/// `per_connection_buffer_limit_bytes` when it is not set.
+pub const DEFAULT_BUFFER_LIMIT: u32 = 1 << 20;
+/// `listener_filters_timeout` when it is not set.
+pub const DEFAULT_LISTENER_FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
+/// `max_connections_to_accept_per_socket_event` when it is not set.
+pub const DEFAULT_ACCEPTS_PER_EVENT: usize = 64;
+
+impl Listener {
+    /// Compiles a listener; it is not bound yet.
+    ///
+    /// # Errors
+    /// What is wrong has been reported.
+    pub fn compile(message: pb::Listener, cx: &Context<'_>, at: &At<'_>) -> Result<Self, Reported> {
+        let pb::Listener {
+            name,
+            address,
+            filter_chains,
+            use_original_dst,
+            per_connection_buffer_limit_bytes,
+            // For people and control planes.
+            metadata: _,
+            deprecated_v1,
+            // Connections adopt a changed listener, so both kinds drain on removal alone.
+            drain_type: _,
+            listener_filters,
+            transparent,
+            freebind,
+            tcp_fast_open_queue_length,
+            socket_options,
+            listener_filters_timeout,
+            traffic_direction,
+            continue_on_listener_filters_timeout,
+            udp_listener_config,
+            api_listener,
+            connection_balance_config,
+            reuse_port,
+            access_log,
+            tcp_backlog_size,
+            default_filter_chain,
+            bind_to_port,
+            listener_specifier,
+            stat_prefix,
+            enable_reuse_port,
+            enable_mptcp,
+            ignore_global_conn_limit,
+            filter_chain_matcher,
+            additional_addresses,
+            max_connections_to_accept_per_socket_event,
+            bypass_overload_manager,
+            fcds_config,
+            tcp_keepalive,
+            per_connection_buffer_high_watermark_timeout,
+            stats_matcher,
+        } = message;
+
+        let use_original_dst = use_original_dst.filter(|on| *on);
+        let connection_balance_config =
+            connection_balance_config.filter(|c| c.balance_type.is_some());
+        let bind_to_port = bind_to_port.filter(|on| !*on);
+        let mut refused = refuse!(at;
+            use_original_dst, deprecated_v1, tcp_fast_open_queue_length, socket_options,
+            udp_listener_config, api_listener, connection_balance_config, access_log,
+            bind_to_port, enable_mptcp, ignore_global_conn_limit, filter_chain_matcher,
+            bypass_overload_manager, fcds_config, tcp_keepalive,
+            per_connection_buffer_high_watermark_timeout, stats_matcher,
+        );
+        if listener_specifier.is_some() {
+            refused = Err(at.field("internal_listener").unsupported());
+        }
+
+        let options = SocketOptions {
+            reuse_port: enable_reuse_port.unwrap_or(true) || reuse_port,
+            backlog: tcp_backlog_size.unwrap_or(DEFAULT_BACKLOG),
+            freebind: freebind.unwrap_or(false),
+            transparent: transparent.unwrap_or(false),
+        };
+        let addresses = compile_addresses(address, additional_addresses, &options, at);
+        let inspect = compile_listener_filters(listener_filters, &at.field("listener_filters"));
+        let timeout = listener_filters_timeout
+            .map(|d| crate::config::duration(&d, &at.field("listener_filters_timeout")))
+            .transpose();
+        let chains = compile_chains(filter_chains, default_filter_chain, cx, at);
+        refused?;
+        let (addresses, mut inspect_tls, timeout, filter_chains) =
+            (addresses?, inspect?, timeout?, chains?);
+        if filter_chains.need_inspection() && !inspect_tls {
+            tracing::warn!(
+                target: "config",
+                "{name}: filter chain match rules need envoy.filters.listener.tls_inspector, \
+                 which is not configured; it is used all the same"
+            );
+            inspect_tls = true;
+        }
+
+        let scope = match stat_prefix.is_empty() {
+            true => addresses[0].address.to_string().replace(':', "_"),
+            false => stat_prefix,
+        };
+        let stats = cx
+            .stats
+            .block(&format!("listener.{scope}."), &listener_stats::TABLE);
+        let worker_stats = (0..cx.server.concurrency)
+            .map(|n| {
+                cx.stats.block(
+                    &format!("listener.{scope}.worker_{n}."),
+                    &worker_stats::TABLE,
+                )
+            })
+            .collect();
+        Ok(Self {
+            name: name.into(),
+            addresses,
+            sockets: Vec::new(),
+            filter_chains,
+            inspect_tls,
+            listener_filters_timeout: timeout.unwrap_or(DEFAULT_LISTENER_FILTERS_TIMEOUT),
+            continue_on_listener_filters_timeout,
+            per_connection_buffer_limit: per_connection_buffer_limit_bytes
+                .unwrap_or(DEFAULT_BUFFER_LIMIT) as usize,
+            max_accepts_per_event: max_connections_to_accept_per_socket_event
+                .map_or(DEFAULT_ACCEPTS_PER_EVENT, |n| n as usize),
+            direction: match core::TrafficDirection::try_from(traffic_direction) {
+                Ok(core::TrafficDirection::Inbound) => TrafficDirection::Inbound,
+                Ok(core::TrafficDirection::Outbound) => TrafficDirection::Outbound,
+                _ => TrafficDirection::Unspecified,
+            },
+            stats,
+            worker_stats,
+        })
+    }
+}
+
+fn compile_addresses(
+    address: Option<core::Address>,
+    additional: Vec<pb::AdditionalAddress>,
+    options: &SocketOptions,
+    at: &At<'_>,
+) -> Result<Vec<ListenAddress>, Reported> {
+    let listen = |address: Address| ListenAddress {
+        address,
+        options: options.clone(),
+    };
+    let at_address = at.field("address");
+    let first = match address {
+        Some(address) => Address::compile(address, &at_address).map(listen),
+        None => Err(at_address.error("is required")),
+    };
+    let mut addresses = Vec::with_capacity(1 + additional.len());
+    let mut outcome = first.map(|first| addresses.push(first));
+    for (index, other) in additional.into_iter().enumerate() {
+        let at = at.field("additional_addresses");
+        let at = at.index(index);
+        let pb::AdditionalAddress {
+            address,
+            socket_options,
+            tcp_keepalive,
+        } = other;
+        let refused = refuse!(at; socket_options, tcp_keepalive);
+        let at_address = at.field("address");
+        let compiled = match address {
+            Some(address) => Address::compile(address, &at_address),
+            None => Err(at_address.error("is required")),
+        };
+        match refused.and(compiled) {
+            Ok(address) => addresses.push(listen(address)),
+            Err(reported) => outcome = Err(reported),
+        }
+    }
+    outcome.map(|()| addresses)
+}
+
+/// Whether the start of TLS has to be read.
+fn compile_listener_filters(
+    filters: Vec<pb::ListenerFilter>,
+    at: &At<'_>,
+) -> Result<bool, Reported> {
+    use crate::api::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+    let mut inspect_tls = false;
+    let mut outcome = Ok(());
+    for (index, filter) in filters.into_iter().enumerate() {
+        let at = at.index(index);
+        let pb::ListenerFilter {
+            name,
+            filter_disabled,
+            config_type,
+        } = filter;
+        let compile = || {
+            refuse!(at; filter_disabled)?;
+            let any = match config_type {
+                Some(pb::listener_filter::ConfigType::TypedConfig(any)) => any,
+                Some(pb::listener_filter::ConfigType::ConfigDiscovery(_)) => {
+                    return Err(at.field("config_discovery").unsupported());
+                }
+                None if name == "envoy.filters.listener.tls_inspector" => {
+                    inspect_tls = true;
+                    return Ok(());
+                }
+                None => return Err(at.field("typed_config").error("is required")),
+            };
+            let at = at.field("typed_config");
+            match crate::config::type_name(&any) {
+                "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => {
+                    let TlsInspector {
+                        enable_ja3_fingerprinting,
+                        // The first read's size is a hint; the limit is what TLS itself allows.
+                        initial_read_buffer_size: _,
+                        enable_ja4_fingerprinting,
+                        max_client_hello_size,
+                        // A filter that only closes connections sooner than their timeout.
+                        close_connection_on_client_hello_parsing_errors,
+                    } = crate::config::unpack(&any, &at)?;
+                    let enable_ja3_fingerprinting = enable_ja3_fingerprinting.filter(|on| *on);
+                    let enable_ja4_fingerprinting = enable_ja4_fingerprinting.filter(|on| *on);
+                    refuse!(at; enable_ja3_fingerprinting, enable_ja4_fingerprinting,
+                        max_client_hello_size, close_connection_on_client_hello_parsing_errors)?;
+                    inspect_tls = true;
+                    Ok(())
+                }
+                other => Err(at.error(format_args!(
+                    "the listener filter {other:?} is not supported; \
+                     there is envoy.filters.listener.tls_inspector"
+                ))),
+            }
+        };
+        if let Err(reported) = compile() {
+            outcome = Err(reported);
+        }
+    }
+    outcome.map(|()| inspect_tls)
+}
+
+fn compile_chains(
+    chains: Vec<pb::FilterChain>,
+    default: Option<pb::FilterChain>,
+    cx: &Context<'_>,
+    at: &At<'_>,
+) -> Result<FilterChains, Reported> {
+    let at_chains = at.field("filter_chains");
+    if chains.is_empty() && default.is_none() {
+        return Err(at_chains.error("is empty; a listener needs at least one filter chain"));
+    }
+    let mut compiled = Vec::with_capacity(chains.len());
+    let mut outcome = Ok(());
+    for (index, mut chain) in chains.into_iter().enumerate() {
+        let rule = chain.filter_chain_match.take();
+        match FilterChain::compile(chain, cx, &at_chains.index(index)) {
+            Ok(chain) => compiled.push((Arc::new(chain), rule)),
+            Err(reported) => outcome = Err(reported),
+        }
+    }
+    let default = default
+        .map(|chain| FilterChain::compile(chain, cx, &at.field("default_filter_chain")))
+        .transpose();
+    outcome?;
+    FilterChains::compile(compiled, default?.map(Arc::new), &at_chains)
+}

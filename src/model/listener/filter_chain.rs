@@ -1,0 +1,198 @@
+//! `envoy.config.listener.v3.FilterChain`, compiled.
+
+use std::{
+    hash::{BuildHasher, Hash},
+    sync::Arc,
+};
+
+use prost::Message;
+
+use crate::{
+    api::envoy::config::listener::v3 as pb,
+    config::{At, Reported},
+    http,
+    model::Context,
+    net::tls::DownstreamTls,
+    refuse, tcp,
+};
+
+/// What carries a connection's bytes.
+#[derive(Debug)]
+pub enum Transport {
+    /// In clear.
+    Raw,
+    /// TLS that ends here.
+    Tls(Arc<DownstreamTls>),
+}
+
+/// The filter a chain ends in.
+#[derive(Debug)]
+pub enum NetworkFilter {
+    /// `envoy.filters.network.http_connection_manager`.
+    Http(Arc<http::ConnectionManager>),
+    /// `envoy.filters.network.tcp_proxy`.
+    Tcp(Arc<tcp::TcpProxy>),
+}
+
+/// One filter chain.
+#[derive(Debug)]
+pub struct FilterChain {
+    /// Its name, which may be empty.
+    pub name: Arc<str>,
+    /// Its transport socket.
+    pub transport: Transport,
+    /// The filter that serves.
+    pub network: NetworkFilter,
+    /// Equal when an open connection can go on under the other chain: the same
+    /// TLS settings (but for certificates) and the same codec options.
+    pub transport_identity: u64,
+}
+
+/// Names that Envoy accepts for the two terminal filters, for the error message.
+const NETWORK_FILTERS: [&str; 2] = [
+    "envoy.filters.network.http_connection_manager",
+    "envoy.filters.network.tcp_proxy",
+];
+
+impl FilterChain {
+    /// Compiles everything but `filter_chain_match`, which the listener reads.
+    ///
+    /// # Errors
+    /// What is wrong has been reported.
+    pub fn compile(
+        message: pb::FilterChain,
+        cx: &Context<'_>,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
+        let pb::FilterChain {
+            filter_chain_match: _,
+            filters,
+            use_proxy_proto,
+            // Only read by matchers and access logs that are refused by name.
+            metadata: _,
+            transport_socket,
+            name,
+            transport_socket_connect_timeout,
+        } = message;
+        let refused = refuse!(at; use_proxy_proto, transport_socket_connect_timeout);
+
+        let transport = match transport_socket {
+            None => Ok((Transport::Raw, 0)),
+            Some(socket) => compile_transport(socket, cx, &at.field("transport_socket")),
+        };
+        let network = compile_filters(filters, cx, &at.field("filters"));
+        refused?;
+        let ((transport, transport_hash), network) = (transport?, network?);
+        let kind = match &network {
+            NetworkFilter::Http(manager) => (0u8, manager.transport_identity()),
+            NetworkFilter::Tcp(_) => (1, 0),
+        };
+        Ok(Self {
+            name: name.into(),
+            transport,
+            network,
+            transport_identity: fixed_hash(&(transport_hash, kind)),
+        })
+    }
+}
+
+fn compile_transport(
+    socket: crate::api::envoy::config::core::v3::TransportSocket,
+    cx: &Context<'_>,
+    at: &At<'_>,
+) -> Result<(Transport, u64), Reported> {
+    use crate::api::envoy::{
+        config::core::v3::transport_socket::ConfigType,
+        extensions::transport_sockets::{raw_buffer::v3::RawBuffer, tls::v3::DownstreamTlsContext},
+    };
+    let Some(ConfigType::TypedConfig(any)) = socket.config_type else {
+        return match socket.name.as_str() {
+            "envoy.transport_sockets.raw_buffer" => Ok((Transport::Raw, 0)),
+            _ => Err(at.field("typed_config").error("is required")),
+        };
+    };
+    let at = at.field("typed_config");
+    match crate::config::type_name(&any) {
+        "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" => {
+            let RawBuffer {} = crate::config::unpack(&any, &at)?;
+            Ok((Transport::Raw, 0))
+        }
+        "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext" => {
+            let mut context: DownstreamTlsContext = crate::config::unpack(&any, &at)?;
+            let tls = DownstreamTls::compile(context.clone(), cx, &at)?;
+            // A new certificate is for new handshakes; it moves no connection.
+            if let Some(common) = &mut context.common_tls_context {
+                common.tls_certificates.clear();
+                common.tls_certificate_sds_secret_configs.clear();
+            }
+            let hash = fixed_hash(&context.encode_to_vec());
+            Ok((Transport::Tls(Arc::new(tls)), hash))
+        }
+        other => Err(at.error(format_args!(
+            "the transport socket {other:?} is not supported; there are \
+             envoy.transport_sockets.tls and envoy.transport_sockets.raw_buffer"
+        ))),
+    }
+}
+
+fn compile_filters(
+    filters: Vec<pb::Filter>,
+    cx: &Context<'_>,
+    at: &At<'_>,
+) -> Result<NetworkFilter, Reported> {
+    let count = filters.len();
+    let mut last = None;
+    for (index, filter) in filters.into_iter().enumerate() {
+        let at = at.index(index);
+        let compiled = compile_filter(filter, cx, &at);
+        if index + 1 < count && compiled.is_ok() {
+            return Err(at.error("this filter ends the chain, so no other may follow it"));
+        }
+        last = Some(compiled);
+    }
+    last.unwrap_or_else(|| {
+        Err(at.error(format_args!(
+            "is empty; one of {NETWORK_FILTERS:?} is required"
+        )))
+    })
+}
+
+fn compile_filter(
+    filter: pb::Filter,
+    cx: &Context<'_>,
+    at: &At<'_>,
+) -> Result<NetworkFilter, Reported> {
+    // The type of the configuration names the filter; the name is for people.
+    let pb::Filter {
+        name: _,
+        config_type,
+    } = filter;
+    let any = match config_type {
+        Some(pb::filter::ConfigType::TypedConfig(any)) => any,
+        Some(pb::filter::ConfigType::ConfigDiscovery(_)) => {
+            return Err(at.field("config_discovery").unsupported());
+        }
+        None => return Err(at.field("typed_config").error("is required")),
+    };
+    let at = at.field("typed_config");
+    match crate::config::type_name(&any) {
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => {
+            let message = crate::config::unpack(&any, &at)?;
+            let manager = http::ConnectionManager::compile(message, cx, &at)?;
+            Ok(NetworkFilter::Http(Arc::new(manager)))
+        }
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => {
+            let message = crate::config::unpack(&any, &at)?;
+            let proxy = tcp::TcpProxy::compile(message, cx, &at)?;
+            Ok(NetworkFilter::Tcp(Arc::new(proxy)))
+        }
+        other => Err(at.error(format_args!(
+            "the network filter {other:?} is not supported; there are {NETWORK_FILTERS:?}"
+        ))),
+    }
+}
+
+/// The same in every run, so that equal settings are equal.
+fn fixed_hash(value: &impl Hash) -> u64 {
+    foldhash::fast::FixedState::default().hash_one(value)
+}

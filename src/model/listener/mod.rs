@@ -1,0 +1,116 @@
+//! `envoy.config.listener.v3.Listener`, compiled.
+
+mod compile;
+mod filter_chain;
+mod matching;
+
+pub use filter_chain::{FilterChain, NetworkFilter, Transport};
+pub use matching::FilterChains;
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    net::{
+        Address,
+        socket::{BindError, SocketOptions, Sockets},
+    },
+    stats,
+};
+
+crate::stat_table! {
+    /// `listener.ADDRESS.`
+    pub mod listener_stats {
+        counters {
+            connections_accepted, downstream_cx_total, downstream_cx_destroy,
+            downstream_cx_overflow, downstream_cx_overload_reject,
+            downstream_cx_transport_socket_connect_timeout, downstream_global_cx_overflow,
+            downstream_pre_cx_timeout, downstream_listener_filter_error,
+            downstream_listener_filter_remote_close, extension_config_missing,
+            network_extension_config_missing, no_filter_chain_match,
+        }
+        gauges { downstream_cx_active, downstream_pre_cx_active }
+        histograms { downstream_cx_length_ms: Milliseconds }
+        texts {}
+    }
+}
+
+crate::stat_table! {
+    /// `listener.ADDRESS.worker_N.`
+    pub mod worker_stats {
+        counters { downstream_cx_total }
+        gauges { downstream_cx_active }
+        histograms {}
+        texts {}
+    }
+}
+
+/// One address a listener listens on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ListenAddress {
+    /// The address.
+    pub address: Address,
+    /// How its sockets are made.
+    pub options: SocketOptions,
+}
+
+/// `traffic_direction`, for `/drain_listeners?inboundonly`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrafficDirection {
+    /// Not said.
+    Unspecified,
+    /// Towards this host.
+    Inbound,
+    /// From this host.
+    Outbound,
+}
+
+/// One listener, immutable once it is in a snapshot.
+#[derive(Debug)]
+pub struct Listener {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it listens, its own address first.
+    pub addresses: Vec<ListenAddress>,
+    /// The sockets of `addresses`, in the same order, once bound.
+    pub sockets: Vec<Arc<Sockets>>,
+    /// Its filter chains and the rules by which one is chosen.
+    pub filter_chains: FilterChains,
+    /// Whether the start of a connection is read to find SNI and ALPN before a
+    /// filter chain is chosen.
+    pub inspect_tls: bool,
+    /// How long choosing a filter chain may take; zero is no limit.
+    pub listener_filters_timeout: Duration,
+    /// When that time runs out, go on with what is known instead of closing.
+    pub continue_on_listener_filters_timeout: bool,
+    /// Largest buffer of one connection and direction, in bytes.
+    pub per_connection_buffer_limit: usize,
+    /// Connections accepted in a row before others get their turn.
+    pub max_accepts_per_event: usize,
+    /// `traffic_direction`.
+    pub direction: TrafficDirection,
+    /// `listener.ADDRESS.` stats.
+    pub stats: Arc<stats::Block>,
+    /// `listener.ADDRESS.worker_N.` stats, by worker.
+    pub worker_stats: Vec<Arc<stats::Block>>,
+}
+
+impl Listener {
+    /// Binds the addresses that have no socket yet; `existing` gives those that
+    /// another configuration of the same address already has.
+    ///
+    /// # Errors
+    /// The first address that cannot be bound; nothing stays bound then but
+    /// what `existing` gave.
+    pub fn bind(
+        &mut self,
+        mut existing: impl FnMut(&ListenAddress) -> Option<Arc<Sockets>>,
+        workers: usize,
+    ) -> Result<(), BindError> {
+        let sockets = self.addresses.iter().map(|wanted| match existing(wanted) {
+            Some(sockets) => Ok(sockets),
+            None => Sockets::bind(&wanted.address, &wanted.options, workers).map(Arc::new),
+        });
+        self.sockets = sockets.collect::<Result<_, _>>()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,15 @@
+//! Sockets and what comes in through them: addresses, accepting, filter chain
+//! choice, byte streams, TLS.
+
+pub mod accept;
+mod address;
+mod connection;
+mod inspect;
+pub mod signal;
+pub mod socket;
+mod stream;
+pub mod tls;
+
+pub use address::Address;
+pub use connection::{Connection, ConnectionInfo, TlsInfo};
+pub use stream::Stream;

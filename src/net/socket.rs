@@ -1,0 +1,236 @@
+//! Listening sockets, made before a listener is announced and kept for as long
+//! as any listener uses their address.
+//!
+//! A socket belongs to its address, not to a configuration: a listener that is
+//! replaced hands the same [`Sockets`] to its successor, so an update never
+//! closes and reopens one. With `SO_REUSEPORT` each worker has a socket of its
+//! own; without, all share one.
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::{
+        fd::OwnedFd,
+        unix::net::{SocketAddr as UnixAddress, UnixListener},
+    },
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::Address;
+
+/// How many connections the kernel queues before they are accepted, unless
+/// `tcp_backlog_size` says otherwise (the kernel cuts it to `net.core.somaxconn`).
+pub const DEFAULT_BACKLOG: u32 = 4096;
+
+/// What `listen` and `setsockopt` are told.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SocketOptions {
+    /// One socket for each worker.
+    pub reuse_port: bool,
+    /// Queue of connections not yet accepted.
+    pub backlog: u32,
+    /// Bind to an address this host does not have (`IP_FREEBIND`).
+    pub freebind: bool,
+    /// Accept for any address (`IP_TRANSPARENT`).
+    pub transparent: bool,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self {
+            reuse_port: true,
+            backlog: DEFAULT_BACKLOG,
+            freebind: false,
+            transparent: false,
+        }
+    }
+}
+
+/// Why an address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot bind '{address}': {}", reason(.cause))]
+pub struct BindError {
+    address: Address,
+    #[source]
+    cause: io::Error,
+}
+
+fn reason(cause: &io::Error) -> String {
+    match cause.kind() {
+        io::ErrorKind::AddrInUse => "Address already in use by another process".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "Permission denied (a port below 1024 needs the capability CAP_NET_BIND_SERVICE)"
+                .to_owned()
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "Cannot assign requested address (no interface of this host has it)".to_owned()
+        }
+        _ => cause.to_string(),
+    }
+}
+
+/// A listening socket of one worker.
+#[derive(Debug)]
+pub enum ListenSocket {
+    /// TCP.
+    Tcp(std::net::TcpListener),
+    /// Unix domain.
+    Unix(UnixListener),
+}
+
+/// The listening sockets of one address, one for each worker.
+#[derive(Debug)]
+pub struct Sockets {
+    requested: Address,
+    local: Address,
+    options: SocketOptions,
+    waiting: Mutex<Vec<Option<ListenSocket>>>,
+}
+
+impl Sockets {
+    /// Binds and listens, once for each of `workers`.
+    ///
+    /// # Errors
+    /// What the kernel says, with the address.
+    pub fn bind(
+        address: &Address,
+        options: &SocketOptions,
+        workers: usize,
+    ) -> Result<Self, BindError> {
+        let fail = |cause| BindError {
+            address: address.clone(),
+            cause,
+        };
+        let (local, sockets) = match address {
+            Address::Ip(ip) => bind_tcp(*ip, options, workers).map_err(fail)?,
+            Address::Pipe(path) => (address.clone(), bind_pipe(path, workers).map_err(fail)?),
+        };
+        Ok(Self {
+            requested: address.clone(),
+            local,
+            options: options.clone(),
+            waiting: Mutex::new(sockets.into_iter().map(Some).collect()),
+        })
+    }
+
+    /// The address with the port the kernel chose where 0 was asked for.
+    pub fn local(&self) -> &Address {
+        &self.local
+    }
+
+    /// The address that was asked for.
+    pub fn requested(&self) -> &Address {
+        &self.requested
+    }
+
+    /// The options they were made with.
+    pub fn options(&self) -> &SocketOptions {
+        &self.options
+    }
+
+    /// A worker's own socket, the first time it asks.
+    pub fn take(&self, worker: usize) -> Option<ListenSocket> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.get_mut(worker).and_then(Option::take)
+    }
+}
+
+fn bind_tcp(
+    ip: SocketAddr,
+    options: &SocketOptions,
+    workers: usize,
+) -> io::Result<(Address, Vec<ListenSocket>)> {
+    let first = listen(ip, options)?;
+    let local = first.local_addr()?;
+    let mut sockets = Vec::with_capacity(workers);
+    for _ in 1..workers {
+        sockets.push(ListenSocket::Tcp(match options.reuse_port {
+            true => listen(local, options)?,
+            false => first.try_clone()?,
+        }));
+    }
+    sockets.push(ListenSocket::Tcp(first));
+    Ok((local.into(), sockets))
+}
+
+fn listen(ip: SocketAddr, options: &SocketOptions) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(ip), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    if ip.is_ipv6() {
+        socket.set_only_v6(!ip.ip().is_unspecified())?;
+    }
+    if options.reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    if options.freebind {
+        match ip.is_ipv6() {
+            true => socket.set_freebind_v6(true)?,
+            false => socket.set_freebind_v4(true)?,
+        }
+    }
+    if options.transparent {
+        socket.set_ip_transparent_v4(true)?;
+    }
+    socket.bind(&ip.into())?;
+    socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
+
+fn bind_pipe(path: &Path, workers: usize) -> io::Result<Vec<ListenSocket>> {
+    let listener = match path.to_str().and_then(|p| p.strip_prefix('@')) {
+        Some(name) => {
+            use std::os::linux::net::SocketAddrExt;
+            UnixListener::bind_addr(&UnixAddress::from_abstract_name(name)?)?
+        }
+        None => {
+            // A path left over by a process that is gone would refuse the bind.
+            let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            if path.exists() && probe.connect(&SockAddr::unix(path)?).is_err() {
+                std::fs::remove_file(path)?;
+            }
+            UnixListener::bind(path)?
+        }
+    };
+    listener.set_nonblocking(true)?;
+    let mut sockets = Vec::with_capacity(workers);
+    for _ in 1..workers {
+        let copy: OwnedFd = listener.try_clone()?.into();
+        sockets.push(ListenSocket::Unix(copy.into()));
+    }
+    sockets.push(ListenSocket::Unix(listener));
+    Ok(sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loopback(port: u16) -> Address {
+        SocketAddr::from(([127, 0, 0, 1], port)).into()
+    }
+
+    #[test]
+    fn each_worker_takes_its_socket_once() {
+        let sockets = Sockets::bind(&loopback(0), &SocketOptions::default(), 2).unwrap();
+        assert_ne!(sockets.local().ip().unwrap().port(), 0);
+        assert!(sockets.take(0).is_some());
+        assert!(sockets.take(1).is_some());
+        assert!(sockets.take(0).is_none());
+        assert!(sockets.take(2).is_none());
+    }
+
+    #[test]
+    fn a_port_in_use_is_said_with_its_address() {
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = loopback(other.local_addr().unwrap().port());
+        let error = Sockets::bind(&address, &SocketOptions::default(), 1).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("cannot bind '{address}': Address already in use by another process")
+        );
+    }
+}

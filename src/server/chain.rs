@@ -1,0 +1,173 @@
+//! A connection's hold on the filter chain that serves it, across swaps.
+//!
+//! At each request the connection asks whether the configuration has changed.
+//! If matching it again leads to a chain with the same transport identity, the
+//! next request is served by that one: a changed route or filter is in force at
+//! once on connections that are already open. If there is no such chain any
+//! more, the connection drains on the one it has.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
+
+use crate::{
+    model::listener::{FilterChain, Listener},
+    net::{ConnectionInfo, signal::Signal, socket::Sockets},
+};
+
+use super::{Draining, Worker};
+
+/// A filter chain in force on this worker.
+#[derive(Debug)]
+pub struct Chain {
+    /// Its listener.
+    pub listener: Arc<Listener>,
+    /// The chain itself.
+    pub filter_chain: Arc<FilterChain>,
+    /// Raised when this chain is no longer the one in force: its connections
+    /// find out by [`ChainHandle::current`] whether there is another for them.
+    pub(super) superseded: Signal,
+}
+
+/// What [`ChainHandle::current`] found.
+#[derive(Clone, Debug)]
+pub enum ChainState {
+    /// Serve by this chain.
+    InForce(Rc<Chain>),
+    /// There is no chain for this connection any more: serve by the last one,
+    /// and drain.
+    Gone(Rc<Chain>),
+}
+
+impl ChainState {
+    /// The chain to serve by, in force or the last one.
+    pub fn chain(&self) -> &Rc<Chain> {
+        match self {
+            Self::InForce(chain) | Self::Gone(chain) => chain,
+        }
+    }
+}
+
+/// One connection's hold on its chain.
+#[derive(Debug)]
+pub struct ChainHandle {
+    worker: Rc<Worker>,
+    info: Rc<ConnectionInfo>,
+    sockets: Arc<Sockets>,
+    chain: RefCell<Rc<Chain>>,
+    generation: Cell<u64>,
+    gone: Cell<Option<Instant>>,
+}
+
+impl ChainHandle {
+    /// Begins with the chain that matched at accept.
+    pub(crate) fn new(
+        worker: Rc<Worker>,
+        info: Rc<ConnectionInfo>,
+        sockets: Arc<Sockets>,
+        chain: Rc<Chain>,
+    ) -> Self {
+        let generation = worker.generation();
+        Self {
+            worker,
+            info,
+            sockets,
+            chain: RefCell::new(chain),
+            generation: Cell::new(generation),
+            gone: Cell::new(None),
+        }
+    }
+
+    /// The worker this connection belongs to.
+    pub fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    /// The chain that serves the next request, adopting a changed configuration.
+    pub fn current(&self) -> ChainState {
+        let generation = self.worker.refresh();
+        if generation != self.generation.get() {
+            self.generation.set(generation);
+            self.adopt();
+        }
+        let chain = self.chain.borrow().clone();
+        match self.gone.get() {
+            None => ChainState::InForce(chain),
+            Some(_) => ChainState::Gone(chain),
+        }
+    }
+
+    /// The chain a tunnel started on: it stays on it until it ends.
+    pub fn last(&self) -> Rc<Chain> {
+        self.chain.borrow().clone()
+    }
+
+    fn adopt(&self) {
+        let next = self.worker.find_chain(
+            &self.chain.borrow().listener.name,
+            &self.sockets,
+            &self.info,
+        );
+        let identity = self.chain.borrow().filter_chain.transport_identity;
+        match next {
+            Some(next) if next.filter_chain.transport_identity == identity => {
+                // A chain that comes back takes its connections back.
+                self.gone.set(None);
+                self.chain.replace(next);
+            }
+            _ => {
+                if self.gone.get().is_none() {
+                    self.gone.set(Some(Instant::now()));
+                }
+            }
+        }
+    }
+
+    /// The drain this connection is under, if any: its own chain's or the process's.
+    pub fn draining(&self) -> Option<Draining> {
+        let process = self.worker.draining();
+        match self.gone.get() {
+            Some(since) => Some(self.worker.drain_from(since).earlier(process)),
+            None => process,
+        }
+    }
+
+    /// Whether the response about to be sent asks the client to go.
+    pub fn should_close(&self) -> bool {
+        self.worker.phase().health_failed
+            || self
+                .draining()
+                .is_some_and(|d| d.should_close(Instant::now(), self.worker.random()))
+    }
+
+    /// Resolves when this connection, being idle, has to go.
+    ///
+    /// Cancel-safe: the moment is drawn anew, within what is left of the drain.
+    pub async fn idle_drain(&self) {
+        let draining = self.wait_for_drain().await;
+        tokio::time::sleep_until(draining.idle_deadline(self.worker.random()).into()).await;
+    }
+
+    /// Resolves when this connection is cut, whatever it does: the end of the drain time.
+    ///
+    /// Cancel-safe.
+    pub async fn drain_deadline(&self) {
+        let draining = self.wait_for_drain().await;
+        tokio::time::sleep_until(draining.deadline().into()).await;
+    }
+
+    async fn wait_for_drain(&self) -> Draining {
+        loop {
+            let superseded = self.chain.borrow().superseded.wait();
+            let phase = self.worker.phase_changed().wait();
+            self.current();
+            if let Some(draining) = self.draining() {
+                return draining;
+            }
+            tokio::select! { () = superseded => {}, () = phase => {} }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The worker threads, from their start to the last connection's end.
+
+use std::{
+    io,
+    sync::{Arc, atomic::AtomicU64},
+    thread::JoinHandle,
+};
+
+use tokio::sync::watch;
+
+use crate::{model::SnapshotSlot, stats};
+
+use super::{Lifecycle, Worker};
+
+/// The worker threads.
+#[derive(Debug)]
+pub struct Workers {
+    published: watch::Sender<u64>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Starts `count` workers. They accept nothing before the lifecycle says so.
+    ///
+    /// # Errors
+    /// When a thread or its runtime cannot be made.
+    pub fn start(count: usize, snapshot: &SnapshotSlot, lifecycle: &Lifecycle) -> io::Result<Self> {
+        let published = watch::Sender::new(0);
+        let connection_ids = Arc::new(AtomicU64::new(0));
+        let mut threads = Vec::with_capacity(count);
+        for index in 0..count {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            let snapshot = snapshot.clone();
+            let lifecycle = lifecycle.clone();
+            let connection_ids = connection_ids.clone();
+            let published = published.subscribe();
+            let thread = std::thread::Builder::new()
+                .name(format!("wrk:worker_{index}"))
+                .spawn(move || {
+                    stats::set_thread(index + 1);
+                    let tasks = tokio::task::LocalSet::new();
+                    let seed = foldhash::fast::RandomState::default();
+                    let seed = std::hash::BuildHasher::hash_one(&seed, index);
+                    tasks.block_on(&runtime, async move {
+                        let phase = lifecycle.subscribe();
+                        let worker = Worker::new(index, snapshot, lifecycle, connection_ids, seed);
+                        run(&worker, phase, published).await;
+                    });
+                })?;
+            threads.push(thread);
+        }
+        Ok(Self { published, threads })
+    }
+
+    /// Tells the workers that a snapshot of this generation is in its slot.
+    pub fn publish(&self, generation: u64) {
+        self.published.send_replace(generation);
+    }
+
+    /// Waits for every worker to end, which they do once the lifecycle closes
+    /// or drains and the last connection has gone. Blocks.
+    pub fn join(self) {
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!(target: "main", "a worker thread ended by a panic");
+            }
+        }
+    }
+}
+
+async fn run(
+    worker: &std::rc::Rc<Worker>,
+    mut phase: watch::Receiver<super::Phase>,
+    mut published: watch::Receiver<u64>,
+) {
+    loop {
+        let now = *phase.borrow_and_update();
+        worker.refresh();
+        worker.set_phase(now);
+        let idle = worker.phase_changed().wait();
+        if now.closing || (now.draining.is_some() && !now.accepting && worker.connections() == 0) {
+            return;
+        }
+        tokio::select! {
+            changed = phase.changed() => if changed.is_err() { return },
+            changed = published.changed() => if changed.is_err() { return },
+            () = idle => {}
+        }
+    }
+}
