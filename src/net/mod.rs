@@ -9,6 +9,7 @@ pub mod signal;
 pub mod socket;
 mod stream;
 pub mod tls;
+pub mod tunnel;
 
 pub use address::Address;
 pub use connection::{Connection, ConnectionInfo, TlsInfo};
