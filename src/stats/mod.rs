@@ -1,4 +1,4 @@
-//! Counters, gauges and histograms under Envoy's names.
+//! Counters, gauges, histograms and text readouts under Envoy's names.
 //!
 //! A stat is an index into its component's [`Block`]; each thread writes its own
 //! array with a relaxed load and store, and a reader sums the arrays. Nothing on
@@ -6,10 +6,15 @@
 //! thread to a block, which makes its array).
 
 pub mod block;
+pub mod codes;
+pub mod histogram;
+pub mod listing;
 mod registry;
+pub mod table;
 
-pub use block::{Block, Counter, Gauge, Histogram, Table, Text, Unit};
+pub use block::{Block, Merged};
 pub use registry::Registry;
+pub use table::{Counter, Gauge, Histogram, Table, Text, Unit};
 
 use std::cell::Cell;
 
@@ -18,7 +23,8 @@ thread_local! {
 }
 
 /// Names the array this thread writes: 0 for the control thread, then one for
-/// each worker. Called once, at the start of a thread.
+/// each worker. Called once, at the start of a thread. Two threads of one index
+/// would lose counts to each other, so a helper thread counts nothing.
 pub fn set_thread(index: usize) {
     THREAD.set(index);
 }
