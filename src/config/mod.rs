@@ -1,18 +1,30 @@
 //! From a document to a checked API message: YAML, JSON and protobuf, rules,
 //! lines and columns.
 
+mod check;
+mod discovery;
+mod document;
+mod hash;
+mod json;
 pub mod place;
+mod position;
+mod reader;
+mod rules;
+mod scalar;
+mod strictness;
+mod suggest;
+mod tree;
+mod values;
+mod well_known;
+mod yaml;
 
+pub use discovery::{Discovery, RawResource, read_discovery};
+pub use document::{Document, DocumentError, Format, read};
 pub use place::{At, ConfigError, IsSet, Position, Report, Reported};
-pub fn type_name(any: &prost_types::Any) -> &str {
-    any.type_url.rsplit('/').next().unwrap_or("")
-}
-pub fn unpack<M: prost::Message + prost::Name + Default>(
-    any: &prost_types::Any,
-    at: &At<'_>,
-) -> Result<M, Reported> {
-    M::decode(any.value.as_slice()).map_err(|e| at.error(e))
-}
-pub fn duration(d: &prost_types::Duration, at: &At<'_>) -> Result<std::time::Duration, Reported> {
-    (*d).try_into().map_err(|e| at.error(e))
-}
+pub use strictness::{Strictness, Unknown};
+pub use values::{
+    Fraction, duration, fraction, optional_duration, share, type_name, type_of_url, unpack,
+};
+
+#[cfg(test)]
+mod tests;

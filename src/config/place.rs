@@ -49,6 +49,7 @@ impl fmt::Display for ConfigError {
 #[derive(Debug, Default)]
 pub struct Report {
     errors: RefCell<Vec<ConfigError>>,
+    warnings: RefCell<Vec<ConfigError>>,
 }
 
 /// Proof that an error has been put on the [`Report`].
@@ -91,13 +92,54 @@ impl Report {
         self.errors.into_inner()
     }
 
-    /// Lets a document fill in positions.
-    pub fn locate(&mut self, mut position: impl FnMut(&str) -> Option<Position>) {
-        for error in self.errors.get_mut() {
+    /// Adds something that is accepted but that a person should know: a
+    /// deprecated field, or an unknown one that is let pass.
+    pub fn warn(&self, warning: ConfigError) {
+        self.warnings.borrow_mut().push(warning);
+    }
+
+    /// Takes the warnings, in the order they were found.
+    pub fn take_warnings(&self) -> Vec<ConfigError> {
+        self.warnings.take()
+    }
+
+    /// Lets a document fill in the positions that are missing.
+    pub fn locate(&mut self, position: impl FnMut(&str) -> Option<Position>) {
+        self.locate_since((0, 0), position);
+    }
+
+    /// How many errors and warnings there are, for [`Report::locate_since`].
+    pub(super) fn marker(&self) -> (usize, usize) {
+        (self.errors.borrow().len(), self.warnings.borrow().len())
+    }
+
+    /// An error when errors were added since `marker` was taken.
+    pub(super) fn since(&self, (errors, _): (usize, usize)) -> Result<(), Reported> {
+        match self.len() > errors {
+            true => Err(Reported(())),
+            false => Ok(()),
+        }
+    }
+
+    /// Fills in the positions of what was found after `marker`, so that several
+    /// documents can share a report.
+    pub(super) fn locate_since(
+        &self,
+        (errors, warnings): (usize, usize),
+        mut position: impl FnMut(&str) -> Option<Position>,
+    ) {
+        let (mut all_errors, mut all_warnings) =
+            (self.errors.borrow_mut(), self.warnings.borrow_mut());
+        let found = all_errors[errors..].iter_mut();
+        for error in found.chain(&mut all_warnings[warnings..]) {
             if error.position.is_none() {
                 error.position = position(&error.path);
             }
         }
+        // In the order of the document, where there is one.
+        let line = |error: &ConfigError| error.position.as_ref().map(|p| (p.line, p.column));
+        all_errors[errors..].sort_by_key(line);
+        all_warnings[warnings..].sort_by_key(line);
     }
 }
 

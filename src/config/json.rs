@@ -1,0 +1,300 @@
+//! JSON to a [tree](super::tree) with places.
+//!
+//! `serde_json` keeps no places, so the text is read here; the grammar is RFC
+//! 8259's and nothing else.
+
+use std::borrow::Cow;
+
+use super::tree::{
+    Entry, MAX_DEPTH, Mark, Node, SyntaxError, Value, characters, check_duplicates, number,
+};
+
+/// Reads a whole JSON text.
+///
+/// # Errors
+/// When it is not JSON, nests deeper than [`MAX_DEPTH`], or has a duplicate key.
+pub fn parse(text: &str) -> Result<Node<'_>, SyntaxError> {
+    let mut reader = Reader {
+        text,
+        at: 0,
+        counted: 0,
+        mark: Mark::START,
+        open: Vec::new(),
+    };
+    reader.skip_space();
+    if reader.at == text.len() {
+        return Err(SyntaxError::new(Mark::START, "the file is empty"));
+    }
+    let node = reader.node()?;
+    reader.skip_space();
+    match reader.peek() {
+        None => Ok(node),
+        Some(_) => Err(reader.unexpected("the end of the file after the value")),
+    }
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    /// Byte offset of what is read next.
+    at: usize,
+    /// Byte offset that `mark` is the place of; never beyond `at`.
+    counted: usize,
+    mark: Mark,
+    /// Where the lists and maps start that are not closed yet.
+    open: Vec<(u8, Mark)>,
+}
+
+impl<'a> Reader<'a> {
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn skip_space(&mut self) {
+        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    /// The place of `self.at`; each byte of the text is counted once.
+    fn mark(&mut self) -> Mark {
+        let passed = &self.text.as_bytes()[self.counted..self.at];
+        match memchr::memrchr(b'\n', passed) {
+            None => {
+                self.mark.column = self.mark.column.saturating_add(number(characters(passed)));
+            }
+            Some(last) => {
+                let lines = number(memchr::memchr_iter(b'\n', passed).count());
+                self.mark.line = self.mark.line.saturating_add(lines);
+                self.mark.column = number(characters(&passed[last + 1..]) + 1);
+            }
+        }
+        self.counted = self.at;
+        self.mark
+    }
+
+    fn error(&mut self, message: impl Into<String>) -> SyntaxError {
+        SyntaxError::new(self.mark(), message)
+    }
+
+    fn unexpected(&mut self, expected: &str) -> SyntaxError {
+        let found = match self.text[self.at..].chars().next() {
+            Some(c) => format!("found {c:?}"),
+            None => match self.open.last() {
+                Some((b'{', mark)) => format!("the file ends inside the map that starts at {mark}"),
+                Some((_, mark)) => format!("the file ends inside the list that starts at {mark}"),
+                None => "the file ends".to_owned(),
+            },
+        };
+        self.error(format!("expected {expected}, {found}"))
+    }
+
+    fn node(&mut self) -> Result<Node<'a>, SyntaxError> {
+        let mark = self.mark();
+        let value = match self.peek() {
+            Some(b'{') => self.map(mark)?,
+            Some(b'[') => self.list(mark)?,
+            Some(b'"') => Value::Text(self.string()?),
+            Some(b'-' | b'0'..=b'9') => Value::Number(Cow::Borrowed(self.number()?)),
+            _ => self.word()?,
+        };
+        Ok(Node { mark, value })
+    }
+
+    fn word(&mut self) -> Result<Value<'a>, SyntaxError> {
+        let rest = &self.text[self.at..];
+        for (word, value) in [
+            ("null", Value::Null),
+            ("true", Value::Bool(true)),
+            ("false", Value::Bool(false)),
+        ] {
+            if rest.starts_with(word) {
+                self.at += word.len();
+                return Ok(value);
+            }
+        }
+        Err(self.unexpected("a value"))
+    }
+
+    fn open(&mut self, bracket: u8, mark: Mark) -> Result<(), SyntaxError> {
+        if self.open.len() == MAX_DEPTH {
+            return Err(self.error(format!("nested deeper than {MAX_DEPTH} levels")));
+        }
+        self.open.push((bracket, mark));
+        self.at += 1;
+        self.skip_space();
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        self.open.pop();
+        self.at += 1;
+    }
+
+    fn map(&mut self, mark: Mark) -> Result<Value<'a>, SyntaxError> {
+        self.open(b'{', mark)?;
+        let mut entries = Vec::new();
+        if self.peek() != Some(b'}') {
+            loop {
+                self.skip_space();
+                if self.peek() != Some(b'"') {
+                    return Err(self.unexpected("a key in double quotes"));
+                }
+                let mark = self.mark();
+                let key = self.string()?;
+                self.skip_space();
+                if self.peek() != Some(b':') {
+                    return Err(self.unexpected("':' after the key"));
+                }
+                self.at += 1;
+                self.skip_space();
+                let value = self.node()?;
+                entries.push(Entry { key, mark, value });
+                self.skip_space();
+                match self.peek() {
+                    Some(b',') => self.at += 1,
+                    Some(b'}') => break,
+                    _ => return Err(self.unexpected("',' or '}'")),
+                }
+            }
+        }
+        self.close();
+        check_duplicates(&entries)?;
+        Ok(Value::Map(entries))
+    }
+
+    fn list(&mut self, mark: Mark) -> Result<Value<'a>, SyntaxError> {
+        self.open(b'[', mark)?;
+        let mut items = Vec::new();
+        if self.peek() != Some(b']') {
+            loop {
+                self.skip_space();
+                items.push(self.node()?);
+                self.skip_space();
+                match self.peek() {
+                    Some(b',') => self.at += 1,
+                    Some(b']') => break,
+                    _ => return Err(self.unexpected("',' or ']'")),
+                }
+            }
+        }
+        self.close();
+        Ok(Value::List(items))
+    }
+
+    fn digits(&mut self) -> Result<(), SyntaxError> {
+        if !self.peek().is_some_and(|b| b.is_ascii_digit()) {
+            return Err(self.unexpected("a digit"));
+        }
+        while self.peek().is_some_and(|b| b.is_ascii_digit()) {
+            self.at += 1;
+        }
+        Ok(())
+    }
+
+    fn number(&mut self) -> Result<&'a str, SyntaxError> {
+        let start = self.at;
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        match self.peek() {
+            Some(b'0') => self.at += 1,
+            _ => self.digits()?,
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.peek() {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(&self.text[start..self.at])
+    }
+
+    /// Reads a string; it is copied only when it has escapes.
+    fn string(&mut self) -> Result<Cow<'a, str>, SyntaxError> {
+        let opened = self.mark();
+        self.at += 1;
+        let mut copied = String::new();
+        let mut start = self.at;
+        loop {
+            match self.peek() {
+                None => {
+                    return Err(self.error(format!(
+                        "the file ends inside the string that starts at {opened}"
+                    )));
+                }
+                Some(b'"') => {
+                    let rest = &self.text[start..self.at];
+                    self.at += 1;
+                    return Ok(match copied.is_empty() {
+                        true => Cow::Borrowed(rest),
+                        false => Cow::Owned(copied + rest),
+                    });
+                }
+                Some(b'\\') => {
+                    copied.push_str(&self.text[start..self.at]);
+                    copied.push(self.escape()?);
+                    start = self.at;
+                }
+                Some(0..=0x1f) => {
+                    return Err(self.error("a control character in a string must be escaped"));
+                }
+                Some(_) => self.at += 1,
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<char, SyntaxError> {
+        self.at += 1;
+        let plain = match self.peek() {
+            Some(c @ (b'"' | b'\\' | b'/')) => char::from(c),
+            Some(b'b') => '\u{8}',
+            Some(b'f') => '\u{c}',
+            Some(b'n') => '\n',
+            Some(b'r') => '\r',
+            Some(b't') => '\t',
+            Some(b'u') => {
+                self.at += 1;
+                return self.unicode();
+            }
+            _ => return Err(self.unexpected("an escape: one of \" \\ / b f n r t u")),
+        };
+        self.at += 1;
+        Ok(plain)
+    }
+
+    fn unicode(&mut self) -> Result<char, SyntaxError> {
+        let first = self.hex()?;
+        let code = match first {
+            0xd800..=0xdbff if self.text[self.at..].starts_with("\\u") => {
+                self.at += 2;
+                let second = self.hex()?;
+                match second {
+                    0xdc00..=0xdfff => 0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00),
+                    _ => first,
+                }
+            }
+            _ => first,
+        };
+        match char::from_u32(code) {
+            Some(c) => Ok(c),
+            None => Err(self.error("half of a surrogate pair without the other half")),
+        }
+    }
+
+    fn hex(&mut self) -> Result<u32, SyntaxError> {
+        let mut code = 0;
+        for _ in 0..4 {
+            match self.peek().and_then(|b| char::from(b).to_digit(16)) {
+                Some(digit) => code = code * 16 + digit,
+                None => return Err(self.unexpected("four hexadecimal digits after \\u")),
+            }
+            self.at += 1;
+        }
+        Ok(code)
+    }
+}

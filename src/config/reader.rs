@@ -1,0 +1,438 @@
+//! From a [tree](super::tree) to a message, by the proto3 JSON mapping.
+//!
+//! One walk finds everything that is wrong, each with its line and column, and
+//! builds the message meanwhile. Both spellings of a field name are known
+//! (`stat_prefix`, `statPrefix`), and what is known of Envoy's reading holds
+//! here too: enum names in any case, booleans in quotes, `1e3` for an integer,
+//! `null` for an absent field.
+
+use prost::Message;
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor,
+    OneofDescriptor, Value as Proto,
+};
+
+use super::{
+    place::{At, ConfigError, Position},
+    rules,
+    scalar::{self, Refused},
+    strictness::{Strictness, Unknown},
+    suggest,
+    tree::{Entry, Mark, Node, Value, quoted},
+    well_known,
+};
+
+/// The key beside the fields of an `Any` that says what it is.
+pub(super) const TYPE: &str = "@type";
+
+/// Reads trees that came from one text.
+pub struct Reader<'r> {
+    /// The file as the configuration names it.
+    pub file: &'r str,
+    /// Where in the file the text starts that the tree was made of.
+    pub start: Mark,
+    /// What becomes of unknown fields.
+    pub strictness: &'r Strictness,
+    /// Whether constraint rules are checked, which is left for later when the
+    /// message is still to be merged with another.
+    pub check_rules: bool,
+}
+
+impl Reader<'_> {
+    /// Reads a message. What is wrong is put on the report of `at`; what is
+    /// returned is complete only when nothing was.
+    pub fn message(
+        &self,
+        node: &Node<'_>,
+        desc: &MessageDescriptor,
+        at: &At<'_>,
+    ) -> DynamicMessage {
+        self.read(node, desc, at)
+            .unwrap_or_else(|| DynamicMessage::new(desc.clone()))
+    }
+
+    /// Reads a message, `None` when there is nothing in it that can be read.
+    fn read(
+        &self,
+        node: &Node<'_>,
+        desc: &MessageDescriptor,
+        at: &At<'_>,
+    ) -> Option<DynamicMessage> {
+        if let Some(name) = desc.full_name().strip_prefix("google.protobuf.") {
+            match name {
+                "Any" => return self.any(node, desc, at),
+                "Value" | "ListValue" => {}
+                name if name.ends_with("Value") => {
+                    let field = desc.get_field(1)?;
+                    let mut wrapper = DynamicMessage::new(desc.clone());
+                    wrapper.set_field(&field, self.single(node, &field.kind(), at)?);
+                    return Some(wrapper);
+                }
+                _ => {}
+            }
+            if let Some(read) = well_known::read(name, node, desc) {
+                return read
+                    .map_err(|(mark, message)| self.error(at, mark, message))
+                    .ok();
+            }
+        }
+        match &node.value {
+            Value::Map(entries) => Some(self.fields(entries, desc, false, at)),
+            // Absent, or an element that is left empty.
+            Value::Null => Some(self.fields(&[], desc, false, at)),
+            other => {
+                let (expected, found) = (desc.full_name(), other.describe());
+                self.error(
+                    at,
+                    node.mark,
+                    format!("expected a map of {expected}, found {found}"),
+                );
+                None
+            }
+        }
+    }
+
+    /// Reads a message of a type that is already known but stands beside `@type`.
+    pub fn any_of(&self, node: &Node<'_>, desc: &MessageDescriptor, at: &At<'_>) -> DynamicMessage {
+        match &node.value {
+            Value::Map(entries) => self.fields(entries, desc, true, at),
+            _ => self.message(node, desc, at),
+        }
+    }
+
+    /// The place of a mark of this tree.
+    pub fn position(&self, mark: Mark) -> Position {
+        let mark = mark.after(self.start);
+        Position {
+            file: self.file.to_owned(),
+            line: mark.line as usize,
+            column: mark.column as usize,
+        }
+    }
+
+    fn error(&self, at: &At<'_>, mark: Mark, message: impl Into<String>) {
+        at.report().push(self.found(at, mark, message));
+    }
+
+    fn found(&self, at: &At<'_>, mark: Mark, message: impl Into<String>) -> ConfigError {
+        ConfigError {
+            path: at.to_string(),
+            message: message.into(),
+            position: Some(self.position(mark)),
+        }
+    }
+
+    /// Reads the fields of a message, then checks the rules of those that could
+    /// be read; the messages in them have been checked by then.
+    fn fields(
+        &self,
+        entries: &[Entry<'_>],
+        desc: &MessageDescriptor,
+        in_any: bool,
+        at: &At<'_>,
+    ) -> DynamicMessage {
+        let mut message = DynamicMessage::new(desc.clone());
+        let mut seen: Vec<Seen<'_>> = Vec::with_capacity(entries.len());
+        let mut failed = Vec::new();
+        for entry in entries {
+            if in_any && entry.key == TYPE {
+                continue;
+            }
+            let Some(field) = find_field(desc, &entry.key) else {
+                self.unknown_field(entry, desc, at);
+                continue;
+            };
+            if matches!(entry.value.value, Value::Null) && !takes_null(&field) {
+                continue;
+            }
+            let place = at.field(field.name());
+            let now = Seen {
+                number: field.number(),
+                oneof: field.containing_oneof(),
+                entry,
+            };
+            if let Some(earlier) = seen.iter().find(|earlier| earlier.excludes(&now)) {
+                let how = match earlier.number == now.number {
+                    true => "is set a second time, first as",
+                    false => "cannot be set together with",
+                };
+                let (key, mark) = (&earlier.entry.key, earlier.entry.mark.after(self.start));
+                self.error(&place, entry.mark, format!("{how} {key} at {mark}"));
+                continue;
+            }
+            seen.push(now);
+            match self.field(&entry.value, &field, &place) {
+                Some(value) => message.set_field(&field, value),
+                None => failed.push(field.number()),
+            }
+        }
+        if self.check_rules {
+            rules::check(&message, &failed, at);
+        }
+        message
+    }
+
+    fn field(&self, node: &Node<'_>, field: &FieldDescriptor, at: &At<'_>) -> Option<Proto> {
+        if field.is_map() {
+            return self.map(node, field, at);
+        }
+        if !field.is_list() {
+            return self.single(node, &field.kind(), at);
+        }
+        let Value::List(items) = &node.value else {
+            self.error(
+                at,
+                node.mark,
+                format!("expected a list, found {}", node.value.describe()),
+            );
+            return None;
+        };
+        let kind = field.kind();
+        let mut values = Vec::with_capacity(items.len());
+        for (i, item) in items.iter().enumerate() {
+            values.push(self.single(item, &kind, &at.index(i)));
+        }
+        values.into_iter().collect::<Option<_>>().map(Proto::List)
+    }
+
+    fn map(&self, node: &Node<'_>, field: &FieldDescriptor, at: &At<'_>) -> Option<Proto> {
+        let Value::Map(entries) = &node.value else {
+            self.error(
+                at,
+                node.mark,
+                format!("expected a map, found {}", node.value.describe()),
+            );
+            return None;
+        };
+        let entry_kind = field.kind();
+        let entry_desc = entry_kind.as_message()?;
+        let key_kind = entry_desc.map_entry_key_field().kind();
+        let value_kind = entry_desc.map_entry_value_field().kind();
+        let mut complete = true;
+        let mut map = std::collections::HashMap::with_capacity(entries.len());
+        for entry in entries {
+            let place = at.key(&entry.key);
+            let key = match scalar::map_key(&entry.key, &key_kind) {
+                Ok(key) => Some(key),
+                Err(refused) => {
+                    self.refused(&place, entry.mark, &Value::Text(entry.key.clone()), refused);
+                    None
+                }
+            };
+            match (key, self.single(&entry.value, &value_kind, &place)) {
+                (Some(key), Some(value)) => {
+                    map.insert(key, value);
+                }
+                _ => complete = false,
+            }
+        }
+        complete.then_some(Proto::Map(map))
+    }
+
+    fn single(&self, node: &Node<'_>, kind: &Kind, at: &At<'_>) -> Option<Proto> {
+        match kind {
+            Kind::Message(desc) => self.read(node, desc, at).map(Proto::Message),
+            Kind::Enum(desc) => self.enumeration(node, desc, at),
+            _ => match scalar::read(&node.value, kind) {
+                Ok(value) => Some(value),
+                Err(refused) => {
+                    self.refused(at, node.mark, &node.value, refused);
+                    None
+                }
+            },
+        }
+    }
+
+    fn refused(&self, at: &At<'_>, mark: Mark, found: &Value<'_>, refused: Refused) {
+        self.error(at, mark, refused.explain(found));
+    }
+
+    fn enumeration(&self, node: &Node<'_>, desc: &EnumDescriptor, at: &At<'_>) -> Option<Proto> {
+        let name = match &node.value {
+            Value::Null if desc.full_name() == "google.protobuf.NullValue" => {
+                return Some(Proto::EnumNumber(0));
+            }
+            Value::Number(literal) => match literal.parse() {
+                Ok(number) => return Some(Proto::EnumNumber(number)),
+                Err(_) => literal,
+            },
+            Value::Text(name) => {
+                let value = desc.get_value_by_name(name).or_else(|| {
+                    desc.values()
+                        .find(|value| value.name().eq_ignore_ascii_case(name))
+                });
+                match value {
+                    Some(value) => return Some(Proto::EnumNumber(value.number())),
+                    None => name,
+                }
+            }
+            other => {
+                self.error(
+                    at,
+                    node.mark,
+                    format!(
+                        "expected one of {}, found {}",
+                        suggest::list(desc.values().map(|v| v.name().to_owned())),
+                        other.describe()
+                    ),
+                );
+                return None;
+            }
+        };
+        let values = desc.values().map(|v| v.name().to_owned());
+        let message = format!(
+            "unknown value {}{}",
+            quoted(name),
+            suggest::among(name, values)
+        );
+        if self.strictness.unknown == Unknown::Refuse {
+            self.error(at, node.mark, message);
+        } else {
+            // The mapping says: an unknown name is as if the field were absent.
+            self.pass(at, node.mark, message);
+        }
+        None
+    }
+
+    /// Lets something unknown pass, with a warning when that is asked for.
+    fn pass(&self, at: &At<'_>, mark: Mark, message: String) {
+        if self.strictness.unknown == Unknown::Warn {
+            at.report().warn(self.found(at, mark, message));
+        }
+    }
+
+    fn unknown_field(&self, entry: &Entry<'_>, desc: &MessageDescriptor, at: &At<'_>) {
+        let mut message = format!(
+            "unknown field in {}{}",
+            desc.full_name(),
+            suggest::among(&entry.key, desc.fields().map(|f| f.name().to_owned())),
+        );
+        if entry.key == "<<" {
+            message = "YAML merge keys are not part of the format, repeat the fields".to_owned();
+        }
+        let place = at.field(&entry.key);
+        match self.strictness.unknown {
+            Unknown::Refuse => self.error(&place, entry.mark, message),
+            Unknown::Warn | Unknown::Ignore => self.pass(&place, entry.mark, message),
+        }
+    }
+
+    /// An `Any`: `@type` names a message, whose fields stand beside it, or under
+    /// `value` when the message is written as something other than a map.
+    fn any(
+        &self,
+        node: &Node<'_>,
+        desc: &MessageDescriptor,
+        at: &At<'_>,
+    ) -> Option<DynamicMessage> {
+        let mut any = DynamicMessage::new(desc.clone());
+        let entries = match &node.value {
+            Value::Map(entries) if entries.is_empty() => return Some(any),
+            Value::Map(entries) => entries,
+            other => {
+                let found = other.describe();
+                self.error(
+                    at,
+                    node.mark,
+                    format!("expected a map with \"@type\", found {found}"),
+                );
+                return None;
+            }
+        };
+        let Some(type_url) = node.get(TYPE) else {
+            self.error(
+                at,
+                node.mark,
+                "\"@type\" is missing, which says what this is",
+            );
+            return None;
+        };
+        let Some(url) = type_url.text() else {
+            let found = type_url.value.describe();
+            self.error(
+                at,
+                type_url.mark,
+                format!("expected a type URL, found {found}"),
+            );
+            return None;
+        };
+        let inner = match resolve(desc.parent_pool(), url) {
+            Ok(inner) => inner,
+            Err(message) => {
+                self.error(at, type_url.mark, message);
+                return None;
+            }
+        };
+        let message = match well_known::is_not_a_map(inner.full_name()) {
+            false => self.fields(entries, &inner, true, at),
+            true => {
+                let others = entries.iter().filter(|e| e.key != TYPE && e.key != "value");
+                for other in others {
+                    self.unknown_field(other, &inner, at);
+                }
+                match node.get("value") {
+                    Some(value) => self.read(value, &inner, at)?,
+                    None => {
+                        self.error(at, node.mark, "\"value\" is missing beside \"@type\"");
+                        return None;
+                    }
+                }
+            }
+        };
+        any.set_field_by_number(1, Proto::String(url.to_owned()));
+        any.set_field_by_number(2, Proto::Bytes(message.encode_to_vec().into()));
+        Some(any)
+    }
+}
+
+/// A field that has been met in a map.
+struct Seen<'n> {
+    number: u32,
+    oneof: Option<OneofDescriptor>,
+    entry: &'n Entry<'n>,
+}
+
+impl Seen<'_> {
+    fn excludes(&self, other: &Seen<'_>) -> bool {
+        self.number == other.number || (self.oneof.is_some() && self.oneof == other.oneof)
+    }
+}
+
+/// The message a type URL names.
+///
+/// # Errors
+/// When it is not a type URL or names a message that is not in the API here.
+pub(super) fn resolve(pool: &DescriptorPool, url: &str) -> Result<MessageDescriptor, String> {
+    let Some((_, name)) = url.rsplit_once('/') else {
+        let hint = match pool.get_message_by_name(url) {
+            Some(_) => format!(", did you mean \"type.googleapis.com/{url}\"?"),
+            None => ", which looks like \"type.googleapis.com/…\"".to_owned(),
+        };
+        return Err(format!("{} is not a type URL{hint}", quoted(url)));
+    };
+    pool.get_message_by_name(name).ok_or_else(|| {
+        let names = pool.all_messages().map(|m| m.full_name().to_owned());
+        format!(
+            "the type {} is not supported{}",
+            quoted(name),
+            suggest::near(name, names)
+        )
+    })
+}
+
+/// A field by either of its names.
+pub(super) fn find_field(desc: &MessageDescriptor, key: &str) -> Option<FieldDescriptor> {
+    desc.get_field_by_name(key)
+        .or_else(|| desc.get_field_by_json_name(key))
+}
+
+/// Whether `null` is a value for this field, not its absence.
+fn takes_null(field: &FieldDescriptor) -> bool {
+    !field.is_list()
+        && !field.is_map()
+        && match field.kind() {
+            Kind::Message(desc) => desc.full_name() == "google.protobuf.Value",
+            Kind::Enum(desc) => desc.full_name() == "google.protobuf.NullValue",
+            _ => false,
+        }
+}
