@@ -1,5 +1,6 @@
 //! The command line: Envoy's flags by name and short form.
 
+mod api;
 mod options;
 mod unused;
 mod version;

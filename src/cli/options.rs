@@ -54,13 +54,13 @@ pub struct Options {
     #[arg(long, value_name = "PATH", help_heading = CONFIGURATION)]
     pub admin_address_path: Option<PathBuf>,
 
-    /// Name of the cluster this proxy belongs to, unless the bootstrap's node has one.
+    /// Name of the cluster this proxy belongs to, over that of the bootstrap's node.
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, help_heading = IDENTITY)]
     pub service_cluster: String,
-    /// Name of this node, unless the bootstrap's node has an id.
+    /// Name of this node, over the id of the bootstrap's node.
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, help_heading = IDENTITY)]
     pub service_node: String,
-    /// Name of the zone, unless the bootstrap's node has one.
+    /// Name of the zone, over that of the bootstrap's node.
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, help_heading = IDENTITY)]
     pub service_zone: String,
     /// IP version of the address by which this host is known.
@@ -227,6 +227,9 @@ pub enum Mode {
     Serve,
     /// Check the configuration, say so, and exit.
     Validate,
+    /// Start up to the point of accepting, then exit.
+    #[value(name = "init_only")]
+    InitOnly,
 }
 
 /// `--drain-strategy`.
@@ -308,6 +311,12 @@ impl FromStr for StatsTag {
             name: name.to_owned(),
             value: value.to_owned(),
         })
+    }
+}
+
+impl fmt::Display for StatsTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.name, self.value)
     }
 }
 

@@ -127,6 +127,11 @@ impl Log {
         )
     }
 
+    /// Whether a message of this component and level is written.
+    pub fn says(&self, component: &str, level: Level) -> bool {
+        Component::named(component).is_some_and(|component| self.enabled(component, level))
+    }
+
     /// Sets the level of every component.
     pub fn set_all(&self, level: Level) {
         for cell in &self.0.levels {
@@ -203,6 +208,14 @@ impl Log {
 /// When the file cannot be opened.
 pub fn sink(path: Option<&Path>) -> io::Result<Sink> {
     path.map_or_else(|| Ok(Sink::stderr()), Sink::file)
+}
+
+/// Whether [`Log::set_json_format`] would take this format.
+///
+/// # Errors
+/// As for setting it.
+pub fn check_json_format(format: &Struct) -> Result<(), JsonFormatError> {
+    json_pattern(format).map(drop)
 }
 
 /// A flag that cannot stand in a JSON format.

@@ -1,13 +1,19 @@
 //! The process: workers, the life of a connection across configurations, and
 //! the way it all ends.
 
+mod bootstrap;
 mod chain;
+mod control;
 mod drain;
 pub mod lifecycle;
 pub mod process;
+mod shutdown;
+mod signals;
+mod source;
 mod worker;
 mod workers;
 
+pub use bootstrap::{Bootstrap, Dns};
 pub use chain::{Chain, ChainHandle, ChainState};
 pub use drain::{DrainStrategy, Draining};
 pub use lifecycle::{Lifecycle, Phase};

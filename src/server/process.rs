@@ -1,26 +1,199 @@
 //! The life of the process, from the command line to its end.
+//!
+//! The order of a start: log, bootstrap, stats, workers (which accept nothing
+//! yet), admin, static clusters, CDS and EDS, then listeners, LDS and RDS; when all
+//! of it is warm, the workers accept. The order of an end: health fails, workers
+//! stop accepting, connections are asked to go, what is left at the end of the
+//! drain time is cut.
 
-use std::process::ExitCode;
+use std::{fs, io, path::PathBuf, process::ExitCode};
 
-use crate::{cli::Options, log};
+use tokio::task::LocalSet;
 
-/// Runs what the command line asks for.
+use crate::{
+    admin::state::ServerState,
+    api::envoy::config::bootstrap::v3::bootstrap::application_log_config::log_format::LogFormat,
+    cli::{self, Mode, Options},
+    config::Report,
+    critical,
+    log::{self, Level, Log},
+};
+
+use super::{
+    Bootstrap, DrainStrategy, Lifecycle, Workers,
+    control::Control,
+    empty_snapshot,
+    shutdown::{self, Stop},
+    signals::Signals,
+    source,
+};
+
+/// Why the process cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The log file cannot be opened.
+    #[error("cannot open the log file '{}': {source}", path.display())]
+    Log {
+        /// `--log-path`.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Neither `--config-path` nor `--config-yaml`.
+    #[error("at least one of --config-path or --config-yaml is required")]
+    NoConfig,
+    /// The configuration is not valid; every error is in the text, one a line.
+    #[error("error initializing config '{file}':\n{errors}")]
+    Config {
+        /// The bootstrap's file.
+        file: String,
+        /// Each with its place.
+        errors: String,
+    },
+    /// A file that a flag asks for cannot be written.
+    #[error("cannot write '{}' for --{flag}: {source}", path.display())]
+    Write {
+        /// The flag, without its dashes.
+        flag: &'static str,
+        /// Its value.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The system refuses what a process needs: threads, signal handlers.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Runs what the command line asks for, to the end.
 pub fn run(options: Options) -> ExitCode {
-    let sink = match log::sink(options.log_path.as_deref()) {
-        Ok(sink) => sink,
+    let log = match open_log(&options) {
+        Ok(log) => log,
         Err(error) => {
-            let path = options.log_path.unwrap_or_default();
-            eprintln!(
-                "error: cannot open the log file '{}': {error}",
-                path.display()
-            );
+            eprintln!("error: {error}");
             return ExitCode::FAILURE;
         }
     };
-    let log = log::Log::new(&options.log_settings(), sink);
-    log.install();
     for line in &options.without_effect {
         tracing::warn!(target: "main", "{line}");
     }
-    ExitCode::SUCCESS
+    match start(&options, &log) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            critical!(target: "main", "{error}");
+            // Whoever started this looks here, wherever the log goes.
+            if options.log_path.is_some() || !log.says("main", Level::Critical) {
+                eprintln!("{error}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn open_log(options: &Options) -> Result<Log, StartError> {
+    let sink = log::sink(options.log_path.as_deref()).map_err(|source| StartError::Log {
+        path: options.log_path.clone().unwrap_or_default(),
+        source,
+    })?;
+    let log = Log::new(&options.log_settings(), sink);
+    log.install();
+    Ok(log)
+}
+
+fn start(options: &Options, log: &Log) -> Result<(), StartError> {
+    if options.config_path.is_none() && options.config_yaml.is_none() {
+        return Err(StartError::NoConfig);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let tasks = LocalSet::new();
+    match options.mode {
+        Mode::Validate => tasks.block_on(&runtime, validate(options)),
+        Mode::Serve | Mode::InitOnly => tasks.block_on(&runtime, serve(options, log)),
+    }
+}
+
+async fn serve(options: &Options, log: &Log) -> Result<(), StartError> {
+    // First, so that a process 1 that is told to end while it starts does end.
+    let signals = Signals::install()?;
+    let base_id = base_id(options)?;
+    tracing::info!(
+        target: "main",
+        "initializing epoch {} (base id={base_id}, hot restart version=disabled)",
+        options.restart_epoch,
+    );
+    let report = Report::new();
+    let bootstrap = source::read(options, &report)
+        .and_then(|message| Bootstrap::compile(message, options, &report.root()));
+    let Ok(bootstrap) = bootstrap else {
+        return Err(source::explain(options, report));
+    };
+    set_log_format(log, &bootstrap);
+
+    let snapshot = empty_snapshot();
+    let lifecycle = Lifecycle::new(options.drain_time(), drain_strategy(options));
+    let control = Control::new(lifecycle.clone(), log.clone());
+    let workers = Workers::start(options.workers(), &snapshot, &lifecycle)?;
+
+    tracing::info!(target: "config", "all dependencies initialized. starting workers");
+    lifecycle.start_accepting();
+    control.reached(ServerState::Live);
+    if options.mode == Mode::Serve {
+        tracing::info!(target: "main", "starting main dispatch loop");
+        let stop = Stop { signals, control };
+        shutdown::run_to_end(stop, &lifecycle, workers).await;
+        tracing::info!(target: "main", "main dispatch loop exited");
+    }
+    tracing::info!(target: "main", "exiting");
+    Ok(())
+}
+
+/// The number of `--base-id` or `--use-dynamic-base-id`, written where it is asked for.
+fn base_id(options: &Options) -> Result<u32, StartError> {
+    let id = match options.use_dynamic_base_id {
+        // No two processes of a host have the same.
+        true => std::process::id(),
+        false => options.base_id,
+    };
+    if let Some(path) = &options.base_id_path {
+        fs::write(path, id.to_string()).map_err(|source| StartError::Write {
+            flag: "base-id-path",
+            path: path.clone(),
+            source,
+        })?;
+    }
+    Ok(id)
+}
+
+/// Puts `application_log_config` in force.
+fn set_log_format(log: &Log, bootstrap: &Bootstrap) {
+    match &bootstrap.log_format {
+        None => {}
+        Some(LogFormat::TextFormat(format)) => log.set_format(format),
+        Some(LogFormat::JsonFormat(format)) => log
+            .set_json_format(format)
+            .expect("compiling the bootstrap has checked the format"),
+    }
+}
+
+fn drain_strategy(options: &Options) -> DrainStrategy {
+    match options.drain_strategy {
+        cli::DrainStrategy::Gradual => DrainStrategy::Gradual,
+        cli::DrainStrategy::Immediate => DrainStrategy::Immediate,
+    }
+}
+
+/// `--mode validate`: says that the configuration is good, or everything that is not.
+async fn validate(options: &Options) -> Result<(), StartError> {
+    let report = Report::new();
+    let bootstrap = source::read(options, &report)
+        .and_then(|message| Bootstrap::compile(message, options, &report.root()));
+    match bootstrap {
+        Ok(_) => {
+            println!("configuration '{}' OK", options.config_name().display());
+            Ok(())
+        }
+        Err(_) => Err(source::explain(options, report)),
+    }
 }

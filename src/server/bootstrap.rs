@@ -1,0 +1,382 @@
+//! `envoy.config.bootstrap.v3.Bootstrap`, checked and taken apart for those who use it.
+
+use prost_types::{Struct, value::Kind};
+
+use crate::{
+    api::envoy::config::{
+        bootstrap::v3::{
+            Admin, Bootstrap as Message, ClusterManager, LayeredRuntime,
+            bootstrap::{
+                ApplicationLogConfig, DynamicResources, StaticResources, StatsFlush,
+                application_log_config::{LogFormat, log_format},
+            },
+        },
+        core::v3::{
+            BuildVersion, DnsResolutionConfig, Locality, Node, TypedExtensionConfig,
+            node::UserAgentVersionType,
+        },
+        metrics::v3::StatsConfig,
+    },
+    api::envoy::r#type::v3::SemanticVersion,
+    cli::{Mode, Options, Version},
+    config::{At, Reported},
+    log, refuse,
+};
+
+/// The parts of a bootstrap, each on its way to the room that compiles it.
+#[derive(Clone, Debug)]
+pub struct Bootstrap {
+    /// Who this proxy is, with what the command line and the build say of it.
+    pub node: Node,
+    /// The admin's address and access log; no admin when absent.
+    pub admin: Option<Admin>,
+    /// Listeners, clusters and secrets that do not change.
+    pub static_resources: StaticResources,
+    /// Where the others come from.
+    pub dynamic_resources: DynamicResources,
+    /// What concerns all clusters.
+    pub cluster_manager: ClusterManager,
+    /// Layers of runtime values.
+    pub layered_runtime: LayeredRuntime,
+    /// Tags, matchers and buckets of stats.
+    pub stats_config: StatsConfig,
+    /// `x-envoy` unless set.
+    pub header_prefix: String,
+    /// Value of the stat `server.version`, when set.
+    pub stats_server_version: Option<u64>,
+    /// How names are resolved, for clusters that do not say.
+    pub dns: Dns,
+    /// Format of the log, over the default and instead of `--log-format`.
+    pub log_format: Option<log_format::LogFormat>,
+}
+
+/// How names are resolved, for clusters that do not say.
+#[derive(Clone, Debug, Default)]
+pub struct Dns {
+    /// `typed_dns_resolver_config`.
+    pub resolver: Option<TypedExtensionConfig>,
+    /// `dns_resolution_config`, which came before it.
+    pub resolution: Option<DnsResolutionConfig>,
+    /// `use_tcp_for_dns_lookups`, which came before that.
+    pub use_tcp: bool,
+}
+
+impl Bootstrap {
+    /// Checks a bootstrap and adds what the command line says.
+    ///
+    /// # Errors
+    /// Reports each field that is valid in Envoy and not supported here, and what
+    /// contradicts the command line.
+    pub fn compile(message: Message, options: &Options, at: &At<'_>) -> Result<Self, Reported> {
+        let Message {
+            node,
+            static_resources,
+            dynamic_resources,
+            cluster_manager,
+            flags_path,
+            stats_sinks,
+            // Stats are kept up to date as they are written; without sinks there is
+            // nothing to flush them to.
+            stats_flush_interval: _,
+            watchdog,
+            tracing,
+            admin,
+            stats_config,
+            hds_config,
+            overload_manager,
+            enable_dispatcher_stats,
+            layered_runtime,
+            header_prefix,
+            stats_server_version_override,
+            use_tcp_for_dns_lookups,
+            bootstrap_extensions,
+            config_sources,
+            default_config_source,
+            default_socket_interface,
+            certificate_provider_instances,
+            node_context_params,
+            watchdogs,
+            fatal_actions,
+            stats_flush,
+            dns_resolution_config,
+            typed_dns_resolver_config,
+            // Headers are found equally fast whether or not they are named here.
+            inline_headers: _,
+            perf_tracing_file_path,
+            default_regex_engine,
+            xds_delegate_extension,
+            xds_config_tracker_extension,
+            listener_manager,
+            application_log_config,
+            // Every stat of a component is made together, when it is first written.
+            deferred_stat_options: _,
+            grpc_async_client_manager_config,
+            // Tunes an allocator that is not the one of this process.
+            memory_allocator_manager: _,
+            stats_eviction,
+            enable_worker_cpu_affinity,
+        } = message;
+        let stats_eviction_interval = stats_eviction;
+        let refused = refuse!(at;
+            flags_path, stats_sinks, watchdog, tracing, hds_config, overload_manager,
+            enable_dispatcher_stats, bootstrap_extensions, config_sources, default_config_source,
+            default_socket_interface, certificate_provider_instances, node_context_params,
+            watchdogs, fatal_actions, perf_tracing_file_path, xds_delegate_extension,
+            xds_config_tracker_extension, grpc_async_client_manager_config,
+            stats_eviction_interval, enable_worker_cpu_affinity,
+        );
+        // The stats an admin request sees are the newest ones in any case.
+        let (None | Some(StatsFlush::StatsFlushOnAdmin(_))) = stats_flush;
+        let regex = only(
+            default_regex_engine,
+            "envoy.extensions.regex_engines.v3.GoogleRE2",
+            &at.field("default_regex_engine"),
+        );
+        let listeners = only(
+            listener_manager,
+            "envoy.config.listener.v3.ListenerManager",
+            &at.field("listener_manager"),
+        );
+        let log_format = log_format(
+            application_log_config,
+            options,
+            &at.field("application_log_config"),
+        );
+        let node = this_node(node.unwrap_or_default(), options);
+        let dynamic_resources = dynamic_resources.unwrap_or_default();
+        let identity = check_identity(&node, &dynamic_resources, options, at);
+        refused?;
+        regex?;
+        listeners?;
+        identity?;
+        Ok(Self {
+            node,
+            admin,
+            static_resources: static_resources.unwrap_or_default(),
+            dynamic_resources,
+            cluster_manager: cluster_manager.unwrap_or_default(),
+            layered_runtime: layered_runtime.unwrap_or_default(),
+            stats_config: stats_config.unwrap_or_default(),
+            header_prefix: match header_prefix.is_empty() {
+                true => "x-envoy".to_owned(),
+                false => header_prefix,
+            },
+            stats_server_version: stats_server_version_override,
+            dns: Dns {
+                resolver: typed_dns_resolver_config,
+                resolution: dns_resolution_config,
+                use_tcp: use_tcp_for_dns_lookups,
+            },
+            log_format: log_format?,
+        })
+    }
+}
+
+/// Accepts an extension that names what this build has anyway.
+fn only(
+    extension: Option<TypedExtensionConfig>,
+    built_in: &str,
+    at: &At<'_>,
+) -> Result<(), Reported> {
+    let Some(TypedExtensionConfig { name, typed_config }) = extension else {
+        return Ok(());
+    };
+    let kind = typed_config.map(|any| any.type_url).unwrap_or_default();
+    match kind.rsplit('/').next() == Some(built_in) {
+        true => Ok(()),
+        false => Err(at.error(format_args!(
+            "'{name}' of type '{kind}' is not supported, only {built_in} is"
+        ))),
+    }
+}
+
+fn log_format(
+    config: Option<ApplicationLogConfig>,
+    options: &Options,
+    at: &At<'_>,
+) -> Result<Option<log_format::LogFormat>, Reported> {
+    let Some(ApplicationLogConfig {
+        log_format: Some(LogFormat { log_format }),
+    }) = config
+    else {
+        return Ok(None);
+    };
+    let place = at.field("log_format");
+    if options.has_log_format() {
+        return Err(place.error("only one of this and --log-format can be specified"));
+    }
+    if let Some(log_format::LogFormat::JsonFormat(format)) = &log_format
+        && let Err(error) = log::check_json_format(format)
+    {
+        return Err(place.field("json_format").error(error));
+    }
+    Ok(log_format)
+}
+
+/// The bootstrap's node, under the command line's names and with this build's facts.
+fn this_node(mut node: Node, options: &Options) -> Node {
+    let set = |field: &mut String, given: &str| {
+        if !given.is_empty() {
+            given.clone_into(field);
+        }
+    };
+    set(&mut node.id, &options.service_node);
+    set(&mut node.cluster, &options.service_cluster);
+    if !options.service_zone.is_empty() {
+        let locality = node.locality.get_or_insert_with(Locality::default);
+        set(&mut locality.zone, &options.service_zone);
+    }
+    let version = Version::of_build();
+    let mut numbers = version
+        .number
+        .split(['.', '-'])
+        .map(|n| n.parse().unwrap_or(0));
+    let mut number = || numbers.next().unwrap_or(0);
+    node.user_agent_name = "nuncio".to_owned();
+    node.user_agent_version_type =
+        Some(UserAgentVersionType::UserAgentBuildVersion(BuildVersion {
+            version: Some(SemanticVersion {
+                major_number: number(),
+                minor_number: number(),
+                patch: number(),
+            }),
+            metadata: Some(Struct {
+                fields: [
+                    ("revision.sha", version.revision),
+                    ("revision.status", version.status),
+                    ("build.type", version.build),
+                    ("ssl.version", version.tls),
+                ]
+                .map(|(key, value)| {
+                    let kind = Some(Kind::StringValue(value.to_owned()));
+                    (key.to_owned(), prost_types::Value { kind })
+                })
+                .into(),
+            }),
+        }));
+    node
+}
+
+/// Subscriptions introduce this proxy by its node.
+fn check_identity(
+    node: &Node,
+    dynamic: &DynamicResources,
+    options: &Options,
+    at: &At<'_>,
+) -> Result<(), Reported> {
+    let subscribes = dynamic.lds_config.is_some() || dynamic.cds_config.is_some();
+    // In validation the command line that names the node need not be at hand.
+    if !subscribes || options.mode == Mode::Validate {
+        return Ok(());
+    }
+    if node.id.is_empty() || node.cluster.is_empty() {
+        return Err(at.field("node").error(
+            "'id' and 'cluster' are required with dynamic_resources, \
+             here or by --service-node and --service-cluster",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::envoy::config::core::v3::ConfigSource;
+    use crate::{cli, config::Report};
+
+    fn options(line: &str) -> Options {
+        match cli::parse(line.split_whitespace()) {
+            Ok(cli::Asked::Run(options)) => *options,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn compile(message: Message, line: &str) -> Result<Bootstrap, String> {
+        let report = Report::new();
+        Bootstrap::compile(message, &options(line), &report.root()).map_err(|_| report.to_string())
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() {
+        let message = Message {
+            flags_path: "/flags".to_owned(),
+            enable_dispatcher_stats: true,
+            ..Message::default()
+        };
+        assert_eq!(
+            compile(message, "nuncio").unwrap_err(),
+            "flags_path: is not supported yet\nenable_dispatcher_stats: is not supported yet"
+        );
+    }
+
+    #[test]
+    fn the_command_line_names_the_node() {
+        let message = Message {
+            node: Some(Node {
+                id: "file".to_owned(),
+                cluster: "file".to_owned(),
+                ..Node::default()
+            }),
+            ..Message::default()
+        };
+        let line = "nuncio --service-node here --service-zone z";
+        let bootstrap = compile(message, line).unwrap();
+        assert_eq!(bootstrap.node.id, "here");
+        assert_eq!(bootstrap.node.cluster, "file");
+        assert_eq!(bootstrap.node.locality.unwrap().zone, "z");
+        assert_eq!(bootstrap.header_prefix, "x-envoy");
+    }
+
+    #[test]
+    fn subscriptions_need_a_name() {
+        let message = Message {
+            dynamic_resources: Some(DynamicResources {
+                lds_config: Some(ConfigSource::default()),
+                ..DynamicResources::default()
+            }),
+            ..Message::default()
+        };
+        let said = compile(message.clone(), "nuncio").unwrap_err();
+        assert!(
+            said.starts_with("node: 'id' and 'cluster' are required"),
+            "{said}"
+        );
+        compile(message.clone(), "nuncio --mode validate").unwrap();
+        compile(message, "nuncio --service-node n --service-cluster c").unwrap();
+    }
+
+    #[test]
+    fn one_log_format_is_enough() {
+        let with = |format| Message {
+            application_log_config: Some(ApplicationLogConfig {
+                log_format: Some(LogFormat {
+                    log_format: Some(format),
+                }),
+            }),
+            ..Message::default()
+        };
+        let text = with(log_format::LogFormat::TextFormat("%v".to_owned()));
+        assert!(
+            compile(text.clone(), "nuncio")
+                .unwrap()
+                .log_format
+                .is_some()
+        );
+        let said = compile(text, "nuncio --log-format %n").unwrap_err();
+        assert!(said.contains("--log-format can be specified"), "{said}");
+        let bad = Struct {
+            fields: [(
+                "m".to_owned(),
+                prost_types::Value {
+                    kind: Some(Kind::StringValue("%v".to_owned())),
+                },
+            )]
+            .into(),
+        };
+        let said = compile(with(log_format::LogFormat::JsonFormat(bad)), "nuncio").unwrap_err();
+        assert!(
+            said.starts_with("application_log_config.log_format.json_format: "),
+            "{said}"
+        );
+    }
+}

@@ -1,0 +1,134 @@
+//! What the admin and signals may ask of the process, and how it is done.
+
+use std::{cell::Cell, rc::Rc};
+
+use tokio::{sync::Notify, task, time};
+
+use crate::{
+    admin::state::{self, DrainListeners, LogControl, LogLevelError, ServerState},
+    log::{Component, Log},
+};
+
+use super::Lifecycle;
+
+/// The process as the control thread steers it.
+#[derive(Debug)]
+pub struct Control {
+    lifecycle: Lifecycle,
+    log: Log,
+    start: Cell<ServerState>,
+    draining_listeners: Cell<bool>,
+    quit: Notify,
+}
+
+impl Control {
+    /// A process at the beginning of its start.
+    pub fn new(lifecycle: Lifecycle, log: Log) -> Rc<Self> {
+        Rc::new(Self {
+            lifecycle,
+            log,
+            start: Cell::new(ServerState::PreInitializing),
+            draining_listeners: Cell::new(false),
+            quit: Notify::new(),
+        })
+    }
+
+    /// Notes how far the start has come.
+    pub fn reached(&self, start: ServerState) {
+        self.start.set(start);
+    }
+
+    /// Resolves when the process is to exit.
+    ///
+    /// Cancel-safe: a request is kept until it is heard.
+    pub async fn quit_asked(&self) {
+        self.quit.notified().await;
+    }
+
+    /// Stops accepting and asks what is open to finish within the drain time.
+    pub fn shut_down(&self) {
+        self.lifecycle.stop_accepting();
+        self.lifecycle.drain();
+    }
+
+    /// Opens every log file by its name again; says in the log what fails.
+    pub fn reopen_log_files(&self) {
+        if let Err(error) = self.log.reopen() {
+            tracing::error!(target: "file", "cannot reopen the log file: {error}");
+        }
+    }
+}
+
+/// The admin's view of a [`Control`], which outlives its requests.
+#[derive(Clone, Debug)]
+pub struct AdminControl(pub Rc<Control>);
+
+impl state::Lifecycle for AdminControl {
+    fn state(&self) -> ServerState {
+        let phase = self.0.lifecycle.phase();
+        match phase.health_failed || phase.draining.is_some() {
+            true => ServerState::Draining,
+            false => self.0.start.get(),
+        }
+    }
+
+    fn fail_health_checks(&self) {
+        self.0.lifecycle.set_health_failed(true);
+    }
+
+    fn pass_health_checks(&self) {
+        self.0.lifecycle.set_health_failed(false);
+    }
+
+    fn drain_listeners(&self, how: DrainListeners) {
+        if self.0.draining_listeners.replace(true) {
+            return;
+        }
+        let lifecycle = self.0.lifecycle.clone();
+        if !how.graceful {
+            return lifecycle.stop_accepting();
+        }
+        lifecycle.drain();
+        if !how.skip_exit {
+            task::spawn_local(async move {
+                time::sleep(lifecycle.drain_time()).await;
+                lifecycle.stop_accepting();
+            });
+        }
+    }
+
+    fn quit(&self) {
+        self.0.quit.notify_one();
+    }
+
+    fn reopen_logs(&self) {
+        self.0.reopen_log_files();
+    }
+
+    fn connections(&self) -> u64 {
+        0
+    }
+}
+
+impl LogControl for Log {
+    fn levels(&self) -> Vec<(&'static str, &'static str)> {
+        Log::levels(self)
+            .map(|(component, level)| (component, level.name()))
+            .collect()
+    }
+
+    fn set_level(&self, logger: Option<&str>, level: &str) -> Result<(), LogLevelError> {
+        let level = level
+            .parse()
+            .map_err(|_| LogLevelError::Level(level.to_owned()))?;
+        match logger {
+            None => self.set_all(level),
+            Some(name) => {
+                let component =
+                    Component::named(name).ok_or_else(|| LogLevelError::Logger(name.to_owned()))?;
+                self.set(component, level);
+            }
+        }
+        Ok(())
+    }
+}
