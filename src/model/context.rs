@@ -76,6 +76,8 @@ pub struct Context<'a> {
     pub sources: &'a dyn Sources,
     /// Facts about this process that configuration can refer to.
     pub server: &'a ServerInfo,
+    /// TLS settings that resources share.
+    pub tls: &'a crate::net::tls::Cache,
 }
 
 /// Facts about this process, fixed at the start.

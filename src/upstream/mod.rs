@@ -1,9 +1,30 @@
-//! Upstream.
+//! Everything on the far side: hosts, balancing, circuit breakers, TLS to the
+//! origin, and how addresses are discovered.
+//!
+//! The control thread builds immutable [`HostSet`]s and swaps them in; a worker
+//! reads them through its own [`LbState`] and shares nothing it writes.
+
+pub mod balance;
+pub mod breakers;
+mod driver;
+pub mod host;
+pub mod host_set;
+pub mod stats;
+
+pub use balance::{LbContext, LbState};
+pub use breakers::{Breakers, Permit, Priority, Resource};
+pub use driver::ClusterDriver;
+pub use host::{Endpoint, Host, HostStat, Locality};
+pub use host_set::{HostSet, Hosts};
+
+/// A worker's clusters.
 #[derive(Debug)]
 pub struct WorkerClusters {}
 impl WorkerClusters {
+    /// None yet.
     pub fn new(_worker: usize) -> Self {
         Self {}
     }
+    /// Adopts the newest snapshot.
     pub fn snapshot_changed(&self) {}
 }

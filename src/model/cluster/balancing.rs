@@ -1,0 +1,289 @@
+//! `lb_policy`, `load_balancing_policy` and `common_lb_config`, compiled.
+
+use crate::{
+    api::envoy::{
+        config::{
+            cluster::v3::{
+                self as pb,
+                cluster::{
+                    CommonLbConfig, LbConfig, LbPolicy, LeastRequestLbConfig, RoundRobinLbConfig,
+                    common_lb_config::{LocalityConfigSpecifier as Specifier, ZoneAwareLbConfig},
+                },
+            },
+            core::v3::{RuntimeDouble, TypedExtensionConfig},
+        },
+        extensions::load_balancing_policies::{
+            common::v3::{
+                LocalityLbConfig,
+                locality_lb_config::{
+                    LocalityConfigSpecifier as TypedSpecifier, ZoneAwareLbConfig as TypedZoneAware,
+                },
+            },
+            least_request::v3::{
+                LeastRequest as TypedLeastRequest, least_request::SelectionMethod,
+            },
+            random::v3::Random,
+            round_robin::v3::RoundRobin,
+        },
+        r#type::v3::Percent,
+    },
+    config::{At, Reported, unpack},
+    refuse,
+    upstream::balance::{Balancing, LeastRequest, Policy},
+};
+
+/// Where a cluster says how it balances.
+pub(super) struct Balance {
+    pub(super) lb_policy: i32,
+    pub(super) lb_config: Option<LbConfig>,
+    pub(super) load_balancing_policy: Option<pb::LoadBalancingPolicy>,
+    pub(super) common_lb_config: Option<CommonLbConfig>,
+}
+
+pub(super) struct Compiled {
+    pub(super) balancing: Balancing,
+    pub(super) close_connections_on_host_set_change: bool,
+}
+
+pub(super) fn compile(message: Balance, at: &At<'_>) -> Result<Compiled, Reported> {
+    let Balance {
+        lb_policy,
+        lb_config,
+        load_balancing_policy,
+        common_lb_config,
+    } = message;
+    let mut balancing = Balancing::default();
+    let close_connections_on_host_set_change = compile_common(
+        common_lb_config.unwrap_or_default(),
+        &mut balancing,
+        &at.field("common_lb_config"),
+    )?;
+    match load_balancing_policy {
+        // It takes the place of `lb_policy`, as in Envoy.
+        Some(policy) => compile_typed(policy, &mut balancing, &at.field("load_balancing_policy"))?,
+        None => compile_policy(lb_policy, lb_config, &mut balancing, at)?,
+    }
+    Ok(Compiled {
+        balancing,
+        close_connections_on_host_set_change,
+    })
+}
+
+fn compile_policy(
+    lb_policy: i32,
+    lb_config: Option<LbConfig>,
+    balancing: &mut Balancing,
+    at: &At<'_>,
+) -> Result<(), Reported> {
+    let place = at.field("lb_policy");
+    let policy = LbPolicy::try_from(lb_policy)
+        .map_err(|_| place.error(format_args!("{lb_policy} is not a value of LbPolicy")))?;
+    balancing.policy = match (policy, lb_config) {
+        (LbPolicy::RoundRobin, config) => {
+            if let Some(LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config })) =
+                config
+            {
+                refuse!(at.field("round_robin_lb_config"); slow_start_config)?;
+            }
+            Policy::RoundRobin
+        }
+        (LbPolicy::LeastRequest, Some(LbConfig::LeastRequestLbConfig(config))) => {
+            let at = at.field("least_request_lb_config");
+            let LeastRequestLbConfig {
+                choice_count,
+                active_request_bias,
+                slow_start_config,
+            } = config;
+            refuse!(at; slow_start_config)?;
+            let default = LeastRequest::default();
+            Policy::LeastRequest(LeastRequest {
+                choices: choice_count.unwrap_or(default.choices),
+                bias: bias(active_request_bias, &at)?,
+                full_scan: false,
+            })
+        }
+        // The settings of a policy that is not used mean nothing, in Envoy too.
+        (LbPolicy::LeastRequest, _) => Policy::LeastRequest(LeastRequest::default()),
+        (LbPolicy::Random, _) => Policy::Random,
+        (LbPolicy::ClusterProvided, _) => {
+            return Err(
+                place.error("CLUSTER_PROVIDED needs a cluster_type that brings a load balancer")
+            );
+        }
+        (LbPolicy::LoadBalancingPolicyConfig, _) => {
+            return Err(place.error("needs load_balancing_policy"));
+        }
+        (LbPolicy::RingHash | LbPolicy::Maglev, _) => {
+            let name = policy.as_str_name();
+            return Err(place.error(format_args!("{name} is not supported yet")));
+        }
+    };
+    Ok(())
+}
+
+/// `active_request_bias`: 1 unless set. There is no runtime layer at compile
+/// time, so a key is refused rather than ignored.
+fn bias(message: Option<RuntimeDouble>, at: &At<'_>) -> Result<f64, Reported> {
+    let Some(RuntimeDouble {
+        default_value,
+        runtime_key,
+    }) = message
+    else {
+        return Ok(LeastRequest::default().bias);
+    };
+    let at = at.field("active_request_bias");
+    refuse!(at; runtime_key)?;
+    match default_value >= 0.0 {
+        true => Ok(default_value),
+        false => Err(at.field("default_value").error("must not be negative")),
+    }
+}
+
+fn compile_common(
+    message: CommonLbConfig,
+    balancing: &mut Balancing,
+    at: &At<'_>,
+) -> Result<bool, Reported> {
+    let CommonLbConfig {
+        healthy_panic_threshold,
+        // Updates that come close together are merged by the control thread anyway.
+        update_merge_window: _,
+        // Says what happens until the first active health check, and
+        // `health_checks` is refused.
+        ignore_new_hosts_until_first_hc: _,
+        close_connections_on_host_set_change,
+        consistent_hashing_lb_config,
+        override_host_status,
+        locality_config_specifier,
+    } = message;
+    refuse!(at; consistent_hashing_lb_config, override_host_status)?;
+    if let Some(Percent { value }) = healthy_panic_threshold {
+        if !(0.0..=100.0).contains(&value) {
+            let place = at.field("healthy_panic_threshold");
+            return Err(place.error(format_args!("{value} is not between 0 and 100")));
+        }
+        balancing.panic_threshold = value;
+    }
+    match locality_config_specifier {
+        Some(Specifier::LocalityWeightedLbConfig(_)) => balancing.locality_weighted = true,
+        Some(Specifier::ZoneAwareLbConfig(ZoneAwareLbConfig {
+            // Zone-aware routing begins when the bootstrap names a local cluster,
+            // which is refused; until then Envoy balances as if this were not here.
+            routing_enabled: _,
+            min_cluster_size: _,
+            fail_traffic_on_panic,
+        })) => balancing.fail_traffic_on_panic = fail_traffic_on_panic,
+        None => {}
+    }
+    Ok(close_connections_on_host_set_change)
+}
+
+/// The first policy of the list that is known, as Envoy takes it.
+fn compile_typed(
+    message: pb::LoadBalancingPolicy,
+    balancing: &mut Balancing,
+    at: &At<'_>,
+) -> Result<(), Reported> {
+    let at = at.field("policies");
+    let mut names = Vec::new();
+    for (index, policy) in message.policies.into_iter().enumerate() {
+        let at = at.index(index);
+        let pb::load_balancing_policy::Policy {
+            typed_extension_config,
+        } = policy;
+        let at = at.field("typed_extension_config");
+        let Some(TypedExtensionConfig { name, typed_config }) = typed_extension_config else {
+            return Err(at.error("is required"));
+        };
+        let typed_config = typed_config.unwrap_or_default();
+        let at = at.field("typed_config");
+        let type_name = typed_config.type_url.rsplit('/').next().unwrap_or_default();
+        let locality = match type_name.strip_prefix("envoy.extensions.load_balancing_policies.") {
+            Some("round_robin.v3.RoundRobin") => {
+                let RoundRobin {
+                    slow_start_config,
+                    locality_lb_config,
+                } = unpack(&typed_config, &at)?;
+                refuse!(at; slow_start_config)?;
+                balancing.policy = Policy::RoundRobin;
+                locality_lb_config
+            }
+            Some("random.v3.Random") => {
+                let Random { locality_lb_config } = unpack(&typed_config, &at)?;
+                balancing.policy = Policy::Random;
+                locality_lb_config
+            }
+            Some("least_request.v3.LeastRequest") => {
+                let (policy, locality) = compile_least_request(unpack(&typed_config, &at)?, &at)?;
+                balancing.policy = Policy::LeastRequest(policy);
+                locality
+            }
+            _ => {
+                names.push(format!("{name:?} ({})", typed_config.type_url));
+                continue;
+            }
+        };
+        return compile_locality(locality, balancing, &at.field("locality_lb_config"));
+    }
+    Err(at.error(format_args!(
+        "none of these policies is supported: {}; supported are round_robin, random, least_request",
+        names.join(", ")
+    )))
+}
+
+fn compile_least_request(
+    message: TypedLeastRequest,
+    at: &At<'_>,
+) -> Result<(LeastRequest, Option<LocalityLbConfig>), Reported> {
+    let TypedLeastRequest {
+        choice_count,
+        active_request_bias,
+        slow_start_config,
+        locality_lb_config,
+        enable_full_scan,
+        selection_method,
+    } = message;
+    refuse!(at; slow_start_config)?;
+    let full_scan =
+        enable_full_scan == Some(true) || selection_method == i32::from(SelectionMethod::FullScan);
+    let policy = LeastRequest {
+        choices: choice_count.unwrap_or(LeastRequest::default().choices),
+        bias: bias(active_request_bias, at)?,
+        full_scan,
+    };
+    Ok((policy, locality_lb_config))
+}
+
+fn compile_locality(
+    message: Option<LocalityLbConfig>,
+    balancing: &mut Balancing,
+    at: &At<'_>,
+) -> Result<(), Reported> {
+    // A typed policy brings its own, and `common_lb_config` does not apply.
+    balancing.locality_weighted = false;
+    balancing.fail_traffic_on_panic = false;
+    let Some(LocalityLbConfig {
+        locality_config_specifier,
+    }) = message
+    else {
+        return Ok(());
+    };
+    match locality_config_specifier {
+        Some(TypedSpecifier::LocalityWeightedLbConfig(_)) => balancing.locality_weighted = true,
+        Some(TypedSpecifier::ZoneAwareLbConfig(TypedZoneAware {
+            // As in `common_lb_config`: without a local cluster they mean nothing.
+            routing_enabled: _,
+            min_cluster_size: _,
+            fail_traffic_on_panic,
+            force_locality_direct_routing: _,
+            force_local_zone: _,
+            locality_basis: _,
+        })) => balancing.fail_traffic_on_panic = fail_traffic_on_panic,
+        None => {
+            return Err(
+                at.error("one of zone_aware_lb_config, locality_weighted_lb_config is required")
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,250 @@
+//! From the API message to a [`Cluster`].
+
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use crate::{
+    api::envoy::config::cluster::v3 as pb,
+    config::{At, Reported},
+    model::Context,
+    refuse,
+    upstream::{
+        Breakers, HostSet, Hosts,
+        host_set::Membership,
+        stats::{cluster_stats, remaining_stats},
+    },
+};
+
+use super::{
+    Cluster, Discovery, Duplicates,
+    balancing::{self, Balance},
+    breakers,
+    discovery::{self, Source},
+    protocol::{self, Deprecated},
+    socket,
+};
+
+/// `connect_timeout`, unless set.
+pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// `per_connection_buffer_limit_bytes`, unless set.
+pub const DEFAULT_BUFFER_LIMIT: u32 = 1024 * 1024;
+
+impl Cluster {
+    /// Compiles a cluster. `previous` is the one of the same name that it will
+    /// replace: its hosts and circuit breakers are kept.
+    ///
+    /// # Errors
+    /// Everything in the message that is wrong or not supported is reported.
+    pub fn compile(
+        message: pb::Cluster,
+        previous: Option<&Arc<Self>>,
+        cx: &Context<'_>,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
+        let pb::Cluster {
+            name,
+            eds_cluster_config,
+            connect_timeout,
+            per_connection_buffer_limit_bytes,
+            lb_policy,
+            health_checks,
+            max_requests_per_connection,
+            circuit_breakers,
+            http_protocol_options,
+            http2_protocol_options,
+            dns_refresh_rate,
+            dns_lookup_family,
+            dns_resolvers,
+            outlier_detection,
+            // How often an ORIGINAL_DST cluster forgets hosts; that type is refused.
+            cleanup_interval: _,
+            upstream_bind_config,
+            lb_subset_config,
+            transport_socket,
+            metadata,
+            protocol_selection,
+            common_lb_config,
+            alt_stat_name,
+            common_http_protocol_options,
+            upstream_connection_options,
+            // Both say what happens when an active health check fails, and
+            // `health_checks` is refused.
+            close_connections_on_host_health_failure: _,
+            ignore_health_on_host_removal: _,
+            load_assignment,
+            typed_extension_protocol_options,
+            respect_dns_ttl,
+            filters,
+            load_balancing_policy,
+            lrs_server,
+            transport_socket_matches,
+            dns_failure_refresh_rate,
+            use_tcp_for_dns_lookups,
+            upstream_http_protocol_options,
+            track_timeout_budgets,
+            upstream_config,
+            track_cluster_stats,
+            preconnect_policy,
+            connection_pool_per_downstream_connection,
+            dns_resolution_config,
+            // Whether the start waits for the cluster: it always does, at most
+            // for the discovery's own timeout.
+            wait_for_warm_on_init: _,
+            typed_dns_resolver_config,
+            // Only for the load reports of `lrs_server`, which is refused.
+            lrs_report_endpoint_metrics: _,
+            dns_jitter,
+            transport_socket_matcher,
+            per_connection_buffer_high_watermark_timeout,
+            stats_matcher,
+            queuing_policies,
+            cluster_discovery_type,
+            lb_config,
+        } = message;
+        let refused = refuse!(at; health_checks, outlier_detection, lb_subset_config, filters,
+            lrs_server, transport_socket_matches, transport_socket_matcher, upstream_config,
+            track_timeout_budgets, preconnect_policy, connection_pool_per_downstream_connection,
+            per_connection_buffer_high_watermark_timeout, stats_matcher, queuing_policies);
+        let tracked = track_cluster_stats.map_or(Ok(()), |track| {
+            let pb::TrackClusterStats {
+                timeout_budgets,
+                request_response_sizes,
+                per_endpoint_stats,
+            } = track;
+            refuse!(at.field("track_cluster_stats"); timeout_budgets, request_response_sizes,
+                per_endpoint_stats)
+        });
+        if name.is_empty() {
+            return Err(at.field("name").error("must not be empty"));
+        }
+        let observability_name: Arc<str> = match alt_stat_name.is_empty() {
+            true => name.as_str().into(),
+            false => alt_stat_name.as_str().into(),
+        };
+        let stat_prefix = format!("cluster.{}.", stat_name(&observability_name));
+
+        let connect_timeout = connect_timeout.map_or(Ok(DEFAULT_CONNECT_TIMEOUT), |d| {
+            crate::config::duration(&d, &at.field("connect_timeout"))
+        });
+        let balance = balancing::compile(
+            Balance {
+                lb_policy,
+                lb_config,
+                load_balancing_policy,
+                common_lb_config,
+            },
+            at,
+        );
+        let breakers = breakers::compile(circuit_breakers, at);
+        let protocol = protocol::compile(
+            typed_extension_protocol_options,
+            Deprecated {
+                max_requests_per_connection,
+                http_protocol_options,
+                http2_protocol_options,
+                common_http_protocol_options,
+                upstream_http_protocol_options,
+                protocol_selection,
+            },
+            at,
+        );
+        let socket = socket::compile(upstream_bind_config, upstream_connection_options, at);
+        let discovery = discovery::compile(
+            Source {
+                cluster: &name,
+                stat_prefix: &stat_prefix,
+                kind: cluster_discovery_type,
+                eds_cluster_config,
+                load_assignment,
+                dns_refresh_rate,
+                dns_lookup_family,
+                dns_resolvers,
+                respect_dns_ttl,
+                dns_failure_refresh_rate,
+                use_tcp_for_dns_lookups,
+                dns_resolution_config,
+                typed_dns_resolver_config,
+                dns_jitter,
+            },
+            cx,
+            at,
+        );
+        // Only now give up: what comes above has reported all it found.
+        refused?;
+        tracked?;
+        let balance = balance?;
+        let (thresholds, max_connections_per_host) = breakers?;
+        let (protocol, http) = protocol?;
+        let socket = socket?;
+        let (discovery, endpoints) = discovery?;
+        let connect_timeout = connect_timeout?;
+        refuse!(at; transport_socket)?;
+
+        let threads = cx.server.concurrency + 1;
+        let name: Arc<str> = name.into();
+        let breakers = match previous {
+            Some(previous) => Arc::clone(&previous.breakers),
+            None => Arc::new(Breakers::new(&thresholds[0], &thresholds[1], threads)),
+        };
+        let remaining = ["default", "high"].map(|priority| {
+            let track = thresholds[usize::from(priority == "high")].track_remaining;
+            let prefix = format!("{stat_prefix}circuit_breakers.{priority}.");
+            track.then(|| cx.stats.block(&prefix, &remaining_stats::TABLE))
+        });
+        let known = previous.map(|previous| previous.hosts.load());
+        let membership = match (&endpoints, &known) {
+            (Some(endpoints), known) => {
+                endpoints.membership(known.as_deref(), threads, Duplicates::Kept)
+            }
+            // Until its own discovery has answered it goes on with those hosts.
+            (None, Some(known)) => known.membership().clone(),
+            (None, None) => Membership::default(),
+        };
+        let initialized = matches!(discovery, Discovery::Static);
+        let wire_identity = foldhash_of(&(protocol, http.wire(), &socket));
+        let stats = cx.stats.block(&stat_prefix, &cluster_stats::TABLE);
+        if initialized && previous.is_none() {
+            stats.inc(cluster_stats::membership_change);
+        }
+        Ok(Self {
+            hosts: Hosts::new(HostSet::new(membership, &balance.balancing)),
+            wire_identity,
+            name,
+            observability_name,
+            stats,
+            connect_timeout,
+            buffer_limit: per_connection_buffer_limit_bytes.unwrap_or(DEFAULT_BUFFER_LIMIT)
+                as usize,
+            balancing: balance.balancing,
+            protocol,
+            http,
+            socket,
+            breakers,
+            max_connections_per_host,
+            metadata: metadata.map(Arc::new),
+            close_connections_on_host_set_change: balance.close_connections_on_host_set_change,
+            discovery,
+            thresholds,
+            remaining,
+            initialized: AtomicBool::new(initialized),
+            threads,
+        })
+    }
+}
+
+/// A name as part of a stat's: `:` would end a tag.
+fn stat_name(name: &str) -> String {
+    name.replace(':', "_")
+}
+
+/// A hash that two equal configurations of this process share.
+fn foldhash_of(value: &impl std::hash::Hash) -> u64 {
+    use std::hash::BuildHasher;
+    foldhash::fast::FixedState::default().hash_one(value)
+}
+
+#[cfg(test)]
+#[path = "compile_test.rs"]
+mod tests;

@@ -1,0 +1,215 @@
+//! `envoy.config.cluster.v3.Cluster`, compiled.
+//!
+//! A [`Cluster`] is immutable but for its host set, which the control thread
+//! swaps. What belongs to its name rather than to its configuration (hosts,
+//! circuit breakers, stats) goes on when another configuration replaces it.
+
+mod balancing;
+mod breakers;
+mod compile;
+mod discovery;
+mod endpoints;
+mod http_options;
+mod protocol;
+mod socket;
+
+use std::{
+    sync::{Arc, atomic::AtomicBool, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use crate::{
+    api::envoy::config::core::v3::Metadata,
+    stats::Block,
+    upstream::{
+        Breakers, HostSet, Hosts, LbContext, LbState, Priority, Resource,
+        balance::{Balancing, Choice},
+        breakers::Thresholds,
+        host_set::Membership,
+        stats::{cluster_stats, remaining_stats},
+    },
+};
+
+pub use discovery::Discovery;
+pub use endpoints::{Duplicates, EndpointSet, EndpointSpec, LocalitySpec, Target};
+pub use http_options::{Http1Options, Http2Options, HttpOptions, KeepAlive};
+pub use protocol::Protocol;
+pub use socket::{SocketOptions, TcpKeepalive};
+
+/// One upstream cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Its name.
+    pub name: Arc<str>,
+    /// `alt_stat_name`, or its name: what its stats are called by.
+    pub observability_name: Arc<str>,
+    /// `cluster.NAME.`, of [`cluster_stats`].
+    pub stats: Arc<Block>,
+    /// `connect_timeout`, 5 s unless set. TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// `per_connection_buffer_limit_bytes`, 1 MiB unless set.
+    pub buffer_limit: usize,
+    /// How a host is chosen.
+    pub balancing: Balancing,
+    /// What an HTTP request is spoken in.
+    pub protocol: Protocol,
+    /// Limits and codec settings of HTTP.
+    pub http: Arc<HttpOptions>,
+    /// Socket options of new connections.
+    pub socket: SocketOptions,
+    /// Limits that hold for the whole process.
+    pub breakers: Arc<Breakers>,
+    /// `per_host_thresholds.max_connections` of each priority.
+    pub max_connections_per_host: [Option<u32>; 2],
+    /// `metadata`, for formatters.
+    pub metadata: Option<Arc<Metadata>>,
+    /// `close_connections_on_host_set_change`: any change of membership ends
+    /// every idle connection of the cluster.
+    pub close_connections_on_host_set_change: bool,
+    /// Equal for two configurations whose connections look the same on the wire,
+    /// so that one can use the other's.
+    pub wire_identity: u64,
+    /// Where its hosts come from.
+    pub discovery: Discovery,
+    hosts: Hosts,
+    thresholds: [Thresholds; 2],
+    /// `cluster.NAME.circuit_breakers.PRIORITY.`, with `track_remaining`.
+    remaining: [Option<Arc<Block>>; 2],
+    /// Its host set has been filled from its discovery.
+    initialized: AtomicBool,
+    /// The control thread and the workers.
+    threads: usize,
+}
+
+impl Cluster {
+    /// Chooses a host for one request or connection, and counts a panic.
+    pub fn choose<'a>(&self, state: &'a mut LbState, cx: &LbContext<'_>) -> Choice<'a> {
+        let choice = state.choose(&self.hosts, &self.balancing, cx);
+        if let Choice::Host { panic: true, .. } = choice {
+            self.stats.inc(cluster_stats::lb_healthy_panic);
+        }
+        choice
+    }
+
+    /// The hosts in force. On the request path, ask an [`LbState`].
+    pub fn hosts(&self) -> &Hosts {
+        &self.hosts
+    }
+
+    /// The control thread and the workers: what per-thread state is sized by.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// The limits it is configured with, by priority.
+    pub fn thresholds(&self, priority: Priority) -> &Thresholds {
+        &self.thresholds[priority as usize]
+    }
+
+    /// Puts other hosts in force. Only the control thread does.
+    pub fn set_members(&self, membership: Membership) {
+        let before = self.hosts.load();
+        let set = HostSet::new(membership, &self.balancing);
+        let changed = !self.initialized.swap(true, Relaxed) || !same_hosts(&before, &set);
+        self.hosts.store(set);
+        if changed {
+            self.stats.inc(cluster_stats::membership_change);
+        }
+        self.count_members();
+    }
+
+    /// Arranges the same hosts again after a health flag has changed.
+    pub fn health_changed(&self) {
+        let membership = self.hosts.load().membership().clone();
+        self.hosts.store(HostSet::new(membership, &self.balancing));
+        self.count_members();
+    }
+
+    /// Called once, on the control thread, when this configuration comes into
+    /// force: what belongs to the cluster's name follows it from here on.
+    pub fn activate(&self) {
+        for priority in [Priority::Default, Priority::High] {
+            self.breakers
+                .set_thresholds(priority, self.thresholds(priority));
+        }
+        self.count_members();
+    }
+
+    fn count_members(&self) {
+        let count = self.hosts.load().count();
+        let stats = &self.stats;
+        stats.gauge_set(cluster_stats::membership_total, count.total);
+        stats.gauge_set(cluster_stats::membership_healthy, count.healthy);
+        stats.gauge_set(cluster_stats::membership_degraded, count.degraded);
+        stats.gauge_set(cluster_stats::membership_excluded, count.excluded);
+    }
+
+    /// Brings the gauges of the circuit breakers up to date. They are computed
+    /// when somebody reads them: call this on the control thread before that.
+    pub fn refresh_gauges(&self) {
+        for (priority, gauges) in [
+            (Priority::Default, DEFAULT_GAUGES),
+            (Priority::High, HIGH_GAUGES),
+        ] {
+            for (resource, gauge) in gauges {
+                let open = self.breakers.is_open(priority, resource);
+                self.stats.gauge_set(gauge, open.into());
+            }
+            if let Some(block) = &self.remaining[priority as usize] {
+                for (resource, gauge) in REMAINING_GAUGES {
+                    block.gauge_set(gauge, self.breakers.remaining(priority, resource));
+                }
+            }
+        }
+    }
+}
+
+fn same_hosts(a: &HostSet, b: &HostSet) -> bool {
+    let ids = |set: &HostSet| {
+        let mut ids: Vec<_> = set.endpoints().map(|e| e.host.id()).collect();
+        ids.sort_unstable();
+        ids
+    };
+    ids(a) == ids(b)
+}
+
+type Gauges = [(Resource, crate::stats::Gauge); 5];
+
+const DEFAULT_GAUGES: Gauges = [
+    (Resource::Connections, cluster_stats::default_cx_open),
+    (
+        Resource::ConnectionPools,
+        cluster_stats::default_cx_pool_open,
+    ),
+    (Resource::Requests, cluster_stats::default_rq_open),
+    (
+        Resource::PendingRequests,
+        cluster_stats::default_rq_pending_open,
+    ),
+    (Resource::Retries, cluster_stats::default_rq_retry_open),
+];
+
+const HIGH_GAUGES: Gauges = [
+    (Resource::Connections, cluster_stats::high_cx_open),
+    (Resource::ConnectionPools, cluster_stats::high_cx_pool_open),
+    (Resource::Requests, cluster_stats::high_rq_open),
+    (
+        Resource::PendingRequests,
+        cluster_stats::high_rq_pending_open,
+    ),
+    (Resource::Retries, cluster_stats::high_rq_retry_open),
+];
+
+const REMAINING_GAUGES: Gauges = [
+    (Resource::Connections, remaining_stats::remaining_cx),
+    (
+        Resource::ConnectionPools,
+        remaining_stats::remaining_cx_pools,
+    ),
+    (Resource::Requests, remaining_stats::remaining_rq),
+    (
+        Resource::PendingRequests,
+        remaining_stats::remaining_pending,
+    ),
+    (Resource::Retries, remaining_stats::remaining_retries),
+];

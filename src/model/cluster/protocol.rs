@@ -1,0 +1,429 @@
+//! Which HTTP a cluster speaks: `HttpProtocolOptions`, or the deprecated fields
+//! of the cluster itself.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use prost_types::Any;
+
+use crate::{
+    api::envoy::{
+        config::{
+            cluster::v3::cluster::ClusterProtocolSelection,
+            core::v3::{
+                self as core,
+                http_protocol_options::HeadersWithUnderscoresAction,
+                http1_protocol_options::{HeaderKeyFormat, header_key_format::HeaderFormat},
+            },
+        },
+        extensions::upstreams::http::v3::{
+            self as pb,
+            http_protocol_options::{
+                ExplicitHttpConfig, UpstreamProtocolOptions as Options, UseDownstreamHttpConfig,
+                explicit_http_config::ProtocolConfig,
+            },
+        },
+    },
+    config::{At, Reported, duration, unpack},
+    refuse,
+};
+
+use super::{Http1Options, Http2Options, HttpOptions, KeepAlive};
+
+/// The key of `typed_extension_protocol_options`, and the type of its value.
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// What an HTTP request is spoken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, by prior knowledge, or ALPN `h2` under TLS.
+    Http2,
+    /// Whatever the client spoke.
+    UseDownstream,
+}
+
+/// The fields of the cluster that `HttpProtocolOptions` took the place of.
+pub(super) struct Deprecated {
+    pub(super) max_requests_per_connection: Option<u32>,
+    pub(super) http_protocol_options: Option<core::Http1ProtocolOptions>,
+    pub(super) http2_protocol_options: Option<core::Http2ProtocolOptions>,
+    pub(super) common_http_protocol_options: Option<core::HttpProtocolOptions>,
+    pub(super) upstream_http_protocol_options: Option<core::UpstreamHttpProtocolOptions>,
+    pub(super) protocol_selection: i32,
+}
+
+pub(super) fn compile(
+    mut extensions: HashMap<String, Any>,
+    deprecated: Deprecated,
+    at: &At<'_>,
+) -> Result<(Protocol, Arc<HttpOptions>), Reported> {
+    let place = at.field("typed_extension_protocol_options");
+    let http = extensions.remove(HTTP_OPTIONS);
+    let mut outcome = Ok(());
+    for name in extensions.keys() {
+        let place = place.key(name);
+        outcome = Err(place.error(format_args!(
+            "is not supported; supported is {HTTP_OPTIONS:?}"
+        )));
+    }
+    outcome?;
+    let (protocol, options) = match http {
+        // The deprecated fields then mean nothing, in Envoy too.
+        Some(any) => {
+            let place = place.key(HTTP_OPTIONS);
+            compile_options(unpack(&any, &place)?, &place)?
+        }
+        None => compile_deprecated(deprecated, at)?,
+    };
+    Ok((protocol, Arc::new(options)))
+}
+
+fn compile_deprecated(
+    message: Deprecated,
+    at: &At<'_>,
+) -> Result<(Protocol, HttpOptions), Reported> {
+    let Deprecated {
+        max_requests_per_connection,
+        http_protocol_options,
+        http2_protocol_options,
+        common_http_protocol_options,
+        upstream_http_protocol_options,
+        protocol_selection,
+    } = message;
+    let mut options = HttpOptions::default();
+    let downstream =
+        protocol_selection == i32::from(ClusterProtocolSelection::UseDownstreamProtocol);
+    let protocol = match (&http2_protocol_options, downstream) {
+        (_, true) => Protocol::UseDownstream,
+        (Some(_), false) => Protocol::Http2,
+        (None, false) => Protocol::Http1,
+    };
+    if let Some(common) = common_http_protocol_options {
+        compile_common(
+            common,
+            &mut options,
+            &at.field("common_http_protocol_options"),
+        )?;
+    }
+    if let Some(limit) = max_requests_per_connection {
+        options.max_requests_per_connection = nonzero(limit);
+    }
+    if let Some(upstream) = upstream_http_protocol_options {
+        let at = at.field("upstream_http_protocol_options");
+        compile_upstream(upstream, &mut options, &at)?;
+    }
+    if let Some(http1) = http_protocol_options {
+        options.http1 = compile_http1(http1, &at.field("http_protocol_options"))?;
+    }
+    if let Some(http2) = http2_protocol_options {
+        options.http2 = compile_http2(http2, &at.field("http2_protocol_options"))?;
+    }
+    Ok((protocol, options))
+}
+
+fn compile_options(
+    message: pb::HttpProtocolOptions,
+    at: &At<'_>,
+) -> Result<(Protocol, HttpOptions), Reported> {
+    let pb::HttpProtocolOptions {
+        common_http_protocol_options,
+        upstream_http_protocol_options,
+        http_filters,
+        header_validation_config,
+        outlier_detection,
+        request_mirror_policies,
+        hash_policy,
+        retry_policy,
+        upstream_protocol_options,
+    } = message;
+    let mut outcome = refuse!(at; header_validation_config, outlier_detection,
+        request_mirror_policies, hash_policy, retry_policy)
+    .and(only_codec(&http_filters, at));
+    let mut options = HttpOptions::default();
+    if let Some(common) = common_http_protocol_options {
+        let at = at.field("common_http_protocol_options");
+        outcome = outcome.and(compile_common(common, &mut options, &at));
+    }
+    if let Some(upstream) = upstream_http_protocol_options {
+        let at = at.field("upstream_http_protocol_options");
+        outcome = outcome.and(compile_upstream(upstream, &mut options, &at));
+    }
+    let (protocol, http1, http2) = match upstream_protocol_options {
+        Some(Options::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config })) => {
+            let at = at.field("explicit_http_config");
+            match protocol_config {
+                Some(ProtocolConfig::HttpProtocolOptions(http1)) => (
+                    Protocol::Http1,
+                    Some((http1, at.field("http_protocol_options"))),
+                    None,
+                )
+                    .compiled()?,
+                Some(ProtocolConfig::Http2ProtocolOptions(http2)) => (
+                    Protocol::Http2,
+                    None,
+                    Some((http2, at.field("http2_protocol_options"))),
+                )
+                    .compiled()?,
+                Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
+                    return Err(at.field("http3_protocol_options").unsupported());
+                }
+                None => {
+                    return Err(at.error(
+                        "one of http_protocol_options, http2_protocol_options is required",
+                    ));
+                }
+            }
+        }
+        Some(Options::UseDownstreamProtocolConfig(config)) => {
+            let at = at.field("use_downstream_protocol_config");
+            let UseDownstreamHttpConfig {
+                http_protocol_options,
+                http2_protocol_options,
+                http3_protocol_options,
+            } = config;
+            refuse!(at; http3_protocol_options)?;
+            (
+                Protocol::UseDownstream,
+                http_protocol_options.map(|o| (o, at.field("http_protocol_options"))),
+                http2_protocol_options.map(|o| (o, at.field("http2_protocol_options"))),
+            )
+                .compiled()?
+        }
+        Some(Options::AutoConfig(_)) => return Err(at.field("auto_config").unsupported()),
+        None => {
+            return Err(
+                at.error("one of explicit_http_config, use_downstream_protocol_config is required")
+            );
+        }
+    };
+    outcome?;
+    options.http1 = http1;
+    options.http2 = http2;
+    Ok((protocol, options))
+}
+
+/// Options of each version with their places, still to be compiled.
+trait Compiled {
+    fn compiled(self) -> Result<(Protocol, Http1Options, Http2Options), Reported>;
+}
+
+impl Compiled
+    for (
+        Protocol,
+        Option<(core::Http1ProtocolOptions, At<'_>)>,
+        Option<(core::Http2ProtocolOptions, At<'_>)>,
+    )
+{
+    fn compiled(self) -> Result<(Protocol, Http1Options, Http2Options), Reported> {
+        let (protocol, http1, http2) = self;
+        let http1 = http1.map(|(message, at)| compile_http1(message, &at));
+        let http2 = http2.map(|(message, at)| compile_http2(message, &at));
+        Ok((
+            protocol,
+            http1.transpose()?.unwrap_or_default(),
+            http2.transpose()?.unwrap_or_default(),
+        ))
+    }
+}
+
+/// Filters on the way to the origin are not supported; the codec, which ends
+/// the list, is what happens anyway.
+fn only_codec(
+    filters: &[crate::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter],
+    at: &At<'_>,
+) -> Result<(), Reported> {
+    let place = at.field("http_filters");
+    let mut outcome = Ok(());
+    for (index, filter) in filters.iter().enumerate() {
+        if filter.name != "envoy.filters.http.upstream_codec" {
+            let place = place.index(index);
+            outcome = Err(place.error(format_args!(
+                "upstream filter {:?} is not supported yet",
+                filter.name
+            )));
+        }
+    }
+    outcome
+}
+
+fn nonzero(limit: u32) -> Option<u32> {
+    (limit > 0).then_some(limit)
+}
+
+fn compile_common(
+    message: core::HttpProtocolOptions,
+    options: &mut HttpOptions,
+    at: &At<'_>,
+) -> Result<(), Reported> {
+    let core::HttpProtocolOptions {
+        idle_timeout,
+        max_headers_count,
+        max_connection_duration,
+        max_stream_duration,
+        headers_with_underscores_action,
+        max_requests_per_connection,
+        max_response_headers_kb,
+        max_connection_duration_jitter,
+    } = message;
+    refuse!(at; max_connection_duration_jitter)?;
+    if headers_with_underscores_action != i32::from(HeadersWithUnderscoresAction::Allow) {
+        // Envoy, too, applies it to requests only.
+        return Err(at
+            .field("headers_with_underscores_action")
+            .error("has no effect on responses; remove it, or set it on the listener"));
+    }
+    let optional = |value: Option<prost_types::Duration>, field: &str| {
+        let value = value.map(|d| duration(&d, &at.field(field))).transpose()?;
+        Ok(value.filter(|d| *d > Duration::ZERO))
+    };
+    if idle_timeout.is_some() {
+        options.idle_timeout = optional(idle_timeout, "idle_timeout")?;
+    }
+    options.max_connection_duration = optional(max_connection_duration, "max_connection_duration")?;
+    options.max_stream_duration = optional(max_stream_duration, "max_stream_duration")?;
+    options.max_requests_per_connection = max_requests_per_connection.and_then(nonzero);
+    if let Some(count) = max_headers_count {
+        options.max_headers = count;
+    }
+    if let Some(kb) = max_response_headers_kb {
+        options.max_response_headers_kb = kb;
+    }
+    Ok(())
+}
+
+fn compile_upstream(
+    message: core::UpstreamHttpProtocolOptions,
+    options: &mut HttpOptions,
+    at: &At<'_>,
+) -> Result<(), Reported> {
+    let core::UpstreamHttpProtocolOptions {
+        auto_sni,
+        auto_san_validation,
+        override_auto_sni_header,
+    } = message;
+    options.auto_sni = auto_sni;
+    options.auto_san_validation = auto_san_validation;
+    if !override_auto_sni_header.is_empty() {
+        let at = at.field("override_auto_sni_header");
+        let name = override_auto_sni_header.parse();
+        options.auto_sni_header = Some(name.map_err(|_| {
+            at.error(format_args!(
+                "{override_auto_sni_header:?} is not a header name"
+            ))
+        })?);
+    }
+    Ok(())
+}
+
+fn compile_http1(
+    message: core::Http1ProtocolOptions,
+    at: &At<'_>,
+) -> Result<Http1Options, Reported> {
+    let core::Http1ProtocolOptions {
+        // Requests from clients only.
+        allow_absolute_url: _,
+        accept_http_10: _,
+        default_host_for_http_10: _,
+        ignore_http_11_upgrade: _,
+        header_key_format,
+        // Trailers are always passed on.
+        enable_trailers: _,
+        allow_chunked_length,
+        // The connection ends either way: a stream error would tell nobody.
+        override_stream_error_on_invalid_http_message: _,
+        send_fully_qualified_url,
+        // There is one parser.
+        use_balsa_parser: _,
+        // Any method that is a token is passed on.
+        allow_custom_methods: _,
+    } = message;
+    refuse!(at; allow_chunked_length, send_fully_qualified_url)?;
+    let at = at.field("header_key_format");
+    let proper_case = match header_key_format {
+        Some(HeaderKeyFormat { header_format }) => match header_format {
+            Some(HeaderFormat::ProperCaseWords(_)) => true,
+            Some(HeaderFormat::StatefulFormatter(_)) => {
+                return Err(at.field("stateful_formatter").unsupported());
+            }
+            None => return Err(at.error("proper_case_words is required")),
+        },
+        None => false,
+    };
+    Ok(Http1Options { proper_case })
+}
+
+fn compile_http2(
+    message: core::Http2ProtocolOptions,
+    at: &At<'_>,
+) -> Result<Http2Options, Reported> {
+    let core::Http2ProtocolOptions {
+        hpack_table_size,
+        max_concurrent_streams,
+        initial_stream_window_size,
+        initial_connection_window_size,
+        // Extended CONNECT from clients only.
+        allow_connect: _,
+        allow_metadata,
+        // Limits against floods: the codec has its own, which are tighter.
+        max_outbound_frames: _,
+        max_outbound_control_frames: _,
+        max_consecutive_inbound_frames_with_empty_payload: _,
+        max_inbound_priority_frames_per_stream: _,
+        max_inbound_window_update_frames_per_data_frame_sent: _,
+        stream_reset_burst: _,
+        stream_reset_rate: _,
+        // The codec answers an invalid message with a stream error.
+        stream_error_on_invalid_http_messaging: _,
+        override_stream_error_on_invalid_http_message: _,
+        custom_settings_parameters,
+        connection_keepalive,
+        // There is one codec.
+        use_oghttp2_codec: _,
+        // Only with `allow_metadata`, which is refused.
+        max_metadata_size: _,
+        enable_huffman_encoding,
+        max_header_field_size_kb,
+        disallow_obs_text,
+    } = message;
+    refuse!(at; allow_metadata, custom_settings_parameters, max_header_field_size_kb)?;
+    if enable_huffman_encoding == Some(false) {
+        return Err(at.field("enable_huffman_encoding").unsupported());
+    }
+    if disallow_obs_text == Some(true) {
+        return Err(at.field("disallow_obs_text").unsupported());
+    }
+    let default = Http2Options::default();
+    Ok(Http2Options {
+        hpack_table_size,
+        max_concurrent_streams: max_concurrent_streams.unwrap_or(default.max_concurrent_streams),
+        stream_window: initial_stream_window_size.unwrap_or(default.stream_window),
+        connection_window: initial_connection_window_size.unwrap_or(default.connection_window),
+        keep_alive: connection_keepalive
+            .map(|message| compile_keep_alive(message, &at.field("connection_keepalive")))
+            .transpose()?,
+    })
+}
+
+fn compile_keep_alive(
+    message: core::KeepaliveSettings,
+    at: &At<'_>,
+) -> Result<KeepAlive, Reported> {
+    let core::KeepaliveSettings {
+        interval,
+        timeout,
+        // Spreads pings over time. Connections begin at different times anyway.
+        interval_jitter: _,
+        connection_idle_interval,
+    } = message;
+    refuse!(at; connection_idle_interval)?;
+    let interval = interval
+        .map(|d| duration(&d, &at.field("interval")))
+        .transpose()?;
+    let place = at.field("timeout");
+    let timeout = timeout.ok_or_else(|| place.error("is required"))?;
+    Ok(KeepAlive {
+        interval,
+        timeout: duration(&timeout, &place)?,
+    })
+}

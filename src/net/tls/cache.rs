@@ -1,0 +1,47 @@
+//! What many TLS settings have in common, kept once.
+//!
+//! Ten thousand clusters that trust the same authorities share one parsed copy
+//! of them. Entries are found by a hash of their content and live for as long
+//! as somebody uses them.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
+
+/// Values of one kind, by a hash of what they are made of.
+#[derive(Debug)]
+pub struct Interned<T>(RefCell<HashMap<u64, Weak<T>>>);
+
+impl<T> Default for Interned<T> {
+    fn default() -> Self {
+        Self(RefCell::default())
+    }
+}
+
+impl<T> Interned<T> {
+    /// The value made of this content, made now unless it is already there.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub fn get<E>(&self, hash: u64, make: impl FnOnce() -> Result<T, E>) -> Result<Arc<T>, E> {
+        if let Some(value) = self.0.borrow().get(&hash).and_then(Weak::upgrade) {
+            return Ok(value);
+        }
+        let value = Arc::new(make()?);
+        let mut values = self.0.borrow_mut();
+        if values.len() == values.capacity() {
+            values.retain(|_, value| value.strong_count() > 0);
+        }
+        values.insert(hash, Arc::downgrade(&value));
+        Ok(value)
+    }
+}
+
+/// The shared parts of all TLS settings, on the control thread.
+#[derive(Debug, Default)]
+pub struct Cache {
+    /// Settings of connections to origins.
+    pub(crate) clients: Interned<rustls::ClientConfig>,
+}

@@ -1,0 +1,75 @@
+//! How a cluster balances, compiled.
+
+/// Envoy's default of `healthy_panic_threshold`, in percent.
+pub const DEFAULT_PANIC_THRESHOLD: f64 = 50.0;
+
+/// `lb_policy` or `load_balancing_policy`, with what is common to them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Balancing {
+    /// How a host is chosen among equals.
+    pub policy: Policy,
+    /// Choose a locality by its weight first.
+    pub locality_weighted: bool,
+    /// Below this share of usable hosts, in percent, health is not looked at; 0
+    /// for never.
+    pub panic_threshold: f64,
+    /// In panic, choose none instead of any.
+    pub fail_traffic_on_panic: bool,
+}
+
+impl Default for Balancing {
+    fn default() -> Self {
+        Self {
+            policy: Policy::RoundRobin,
+            locality_weighted: false,
+            panic_threshold: DEFAULT_PANIC_THRESHOLD,
+            fail_traffic_on_panic: false,
+        }
+    }
+}
+
+/// How a host is chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Policy {
+    /// Each in turn, by weight.
+    RoundRobin,
+    /// Any, whatever its weight, as in Envoy.
+    Random,
+    /// The least loaded of a few.
+    LeastRequest(LeastRequest),
+}
+
+/// `LEAST_REQUEST`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LeastRequest {
+    /// `choice_count`: how many are compared.
+    pub choices: u32,
+    /// `active_request_bias`: how much requests under way lower a weight, where
+    /// weights differ.
+    pub bias: f64,
+    /// `selection_method: FULL_SCAN`: compare all.
+    pub full_scan: bool,
+}
+
+impl Default for LeastRequest {
+    fn default() -> Self {
+        Self {
+            choices: 2,
+            bias: 1.0,
+            full_scan: false,
+        }
+    }
+}
+
+impl LeastRequest {
+    /// A host's weight at this moment.
+    pub(super) fn weight(&self, weight: u32, active: u64) -> f64 {
+        let weight = f64::from(weight);
+        let requests = active as f64 + 1.0;
+        match self.bias {
+            bias if bias == 1.0 => weight / requests,
+            bias if bias == 0.0 => weight,
+            bias => weight / requests.powf(bias),
+        }
+    }
+}
