@@ -235,14 +235,18 @@ impl Document {
         }
     }
 
-    /// Fills in the positions that are missing in a report about this document.
-    pub fn locate(&self, report: &mut Report) {
+    /// A place in this document.
+    pub(super) fn place(&self, mark: Mark) -> Position {
+        place(&self.file, mark)
+    }
+
+    /// Fills in the positions of what was found in this document after `before`.
+    pub(super) fn locate_since(&self, report: &Report, before: (usize, usize)) {
         match self.tree() {
-            Ok(Some(tree)) => report.locate(|path| {
-                let mark = position::find(&tree, &position::parse(path));
-                Some(place(&self.file, mark))
+            Ok(Some(tree)) => report.locate_since(before, |path| {
+                Some(self.place(position::find(&tree, &position::parse(path))))
             }),
-            _ => report.locate(|_| Some(self.whole())),
+            _ => report.locate_since(before, |_| Some(self.whole())),
         }
     }
 }
