@@ -16,72 +16,75 @@ use crate::api::envoy::config::bootstrap::v3::Bootstrap;
 /// How error messages name the text of `--config-yaml`.
 const CONFIG_YAML: &str = "--config-yaml";
 
-/// Where a bootstrap came from, to find the places of errors that are found in
-/// it later.
+/// The documents a bootstrap is made of: a file, the text of `--config-yaml`, or
+/// both, in which case the text is merged over the file as protobuf merges:
+/// messages field by field, lists appended, maps by key, anything else replaced.
 #[derive(Debug)]
 pub struct Origin {
     base: Document,
     over: Option<Document>,
 }
 
-/// Reads the bootstrap of a file and of `--config-yaml`, one of which may be
-/// absent. The text is merged over the file as protobuf merges: messages field
-/// by field, lists appended, maps by key, anything else replaced.
-///
-/// # Errors
-/// Everything that is wrong goes to the report, with file, line and column.
-pub fn read_bootstrap(
-    path: Option<&Path>,
-    config_yaml: Option<&str>,
-    strictness: &Strictness,
-    report: &Report,
-) -> Result<(Bootstrap, Origin), Reported> {
-    let file = path.map(Document::load);
-    let text = config_yaml
-        .map(|text| Document::new(CONFIG_YAML, Format::Yaml, text.as_bytes().to_owned()));
-    let loaded = [file, text]
-        .into_iter()
-        .flatten()
-        .map(|document| document.map_err(|error| error.report(report)))
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut loaded = loaded.into_iter();
-    let Some(base) = loaded.next() else {
-        return Err(report
-            .root()
-            .error("at least one of --config-path and --config-yaml has to be given"));
-    };
-    let desc = descriptor::<Bootstrap>();
-    let Some(over) = loaded.next() else {
-        let message = base.message(&desc, strictness, true, report)?;
-        return Ok((typed(&message, report)?, Origin { base, over: None }));
-    };
-
-    // Both are read before either's errors end it.
-    let (below, above) = (
-        base.message(&desc, strictness, false, report),
-        over.message(&desc, strictness, false, report),
-    );
-    let (mut message, above) = (below?, above?);
-    // To decode over a message is to merge.
-    message
-        .merge(above.encode_to_vec().as_slice())
-        .map_err(|error| {
-            report
-                .root()
-                .error(format_args!("cannot be merged with {CONFIG_YAML}: {error}"))
-        })?;
-    let origin = Origin {
-        base,
-        over: Some(over),
-    };
-    let before = report.marker();
-    check::check(&message, strictness, &report.root());
-    origin.locate_since(report, before);
-    report.since(before)?;
-    Ok((typed(&message, report)?, origin))
-}
-
 impl Origin {
+    /// Loads what is given.
+    ///
+    /// # Errors
+    /// When neither is given, or the file cannot be read.
+    pub fn load(
+        path: Option<&Path>,
+        config_yaml: Option<&str>,
+        report: &Report,
+    ) -> Result<Self, Reported> {
+        let file = path.map(Document::load);
+        let text = config_yaml
+            .map(|text| Document::new(CONFIG_YAML, Format::Yaml, text.as_bytes().to_owned()));
+        let loaded = [file, text]
+            .into_iter()
+            .flatten()
+            .map(|document| document.map_err(|error| error.report(report)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut loaded = loaded.into_iter();
+        match loaded.next() {
+            Some(base) => Ok(Self {
+                base,
+                over: loaded.next(),
+            }),
+            None => Err(report
+                .root()
+                .error("at least one of --config-path and --config-yaml has to be given")),
+        }
+    }
+
+    /// Reads the bootstrap.
+    ///
+    /// # Errors
+    /// Everything that is wrong goes to the report, with file, line and column.
+    pub fn read(&self, strictness: &Strictness, report: &Report) -> Result<Bootstrap, Reported> {
+        let desc = descriptor::<Bootstrap>();
+        let Some(over) = &self.over else {
+            return typed(&self.base.message(&desc, strictness, true, report)?, report);
+        };
+        // Both are read before either's errors end it.
+        let (below, above) = (
+            self.base.message(&desc, strictness, false, report),
+            over.message(&desc, strictness, false, report),
+        );
+        let (mut message, above) = (below?, above?);
+        // To decode over a message is to merge.
+        message
+            .merge(above.encode_to_vec().as_slice())
+            .map_err(|error| {
+                report
+                    .root()
+                    .error(format_args!("cannot be merged with {CONFIG_YAML}: {error}"))
+            })?;
+        let before = report.marker();
+        check::check(&message, strictness, &report.root());
+        self.locate_since(report, before);
+        report.since(before)?;
+        typed(&message, report)
+    }
+
     /// Fills in the positions that are missing in a report about this bootstrap.
     pub fn locate(&self, report: &mut Report) {
         self.locate_since(report, (0, 0));

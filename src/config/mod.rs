@@ -20,7 +20,7 @@ mod values;
 mod well_known;
 mod yaml;
 
-pub use bootstrap::{Origin, read_bootstrap};
+pub use bootstrap::Origin;
 pub use discovery::{Discovery, RawResource, read_discovery};
 pub use document::{Document, DocumentError, Format, read};
 pub use place::{At, ConfigError, IsSet, Position, Report, Reported};

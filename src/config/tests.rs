@@ -123,8 +123,8 @@ fn syntax_errors_have_their_place() {
 fn merged(base: &str, over: &str) -> Result<Bootstrap, String> {
     let (_folder, path) = file("b.yaml", base);
     let mut report = Report::new();
-    let read = read_bootstrap(Some(&path), Some(over), &Strictness::default(), &report);
-    let Ok((bootstrap, origin)) = read else {
+    let origin = Origin::load(Some(&path), Some(over), &report).unwrap();
+    let Ok(bootstrap) = origin.read(&Strictness::default(), &report) else {
         return Err(without_folder(&report.to_string()));
     };
     report.root().field("node").field("id").error("found later");
@@ -167,12 +167,13 @@ fn a_broken_rule_of_a_merged_bootstrap_is_found_in_its_text() {
 #[test]
 fn a_bootstrap_has_to_come_from_somewhere() {
     let report = Report::new();
-    assert!(read_bootstrap(None, None, &Strictness::default(), &report).is_err());
+    assert!(Origin::load(None, None, &report).is_err());
     let text = Some("node: {id: a}");
-    let alone = read_bootstrap(None, text, &Strictness::default(), &report);
-    assert_eq!(alone.unwrap().0.node.unwrap().id, "a");
+    let alone = Origin::load(None, text, &report).unwrap();
+    let alone = alone.read(&Strictness::default(), &report).unwrap();
+    assert_eq!(alone.node.unwrap().id, "a");
     let nowhere = Some(std::path::Path::new("/nonexistent.yaml"));
-    assert!(read_bootstrap(nowhere, text, &Strictness::default(), &report).is_err());
+    assert!(Origin::load(nowhere, text, &report).is_err());
     assert_eq!(
         report.to_string(),
         "at least one of --config-path and --config-yaml has to be given\n\
