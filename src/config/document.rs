@@ -235,6 +235,21 @@ impl Document {
         }
     }
 
+    /// Reads the whole document as one message.
+    ///
+    /// # Errors
+    /// Everything that is wrong goes to the report, with file, line and column.
+    pub fn read<M: Message + Name + Default>(
+        &self,
+        strictness: &Strictness,
+        report: &Report,
+    ) -> Result<M, Reported> {
+        typed(
+            &self.message(&descriptor::<M>(), strictness, true, report)?,
+            report,
+        )
+    }
+
     /// A place in this document.
     pub(super) fn place(&self, mark: Mark) -> Position {
         place(&self.file, mark)
@@ -298,6 +313,5 @@ pub fn read<M: Message + Name + Default>(
     report: &Report,
 ) -> Result<M, Reported> {
     let document = Document::load(path).map_err(|error| error.report(report))?;
-    let message = document.message(&descriptor::<M>(), strictness, true, report)?;
-    typed(&message, report)
+    document.read(strictness, report)
 }

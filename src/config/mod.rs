@@ -32,3 +32,6 @@ pub use values::{
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod property_tests;
