@@ -11,7 +11,6 @@ pub mod admin;
 pub mod api;
 pub mod cli;
 pub mod config;
-pub mod formatter;
 pub mod http;
 pub mod log;
 pub mod model;

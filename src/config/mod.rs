@@ -1,7 +1,6 @@
 //! From a document to a checked API message: YAML, JSON and protobuf, rules,
 //! lines and columns.
 
-mod bootstrap;
 mod check;
 mod discovery;
 mod document;
@@ -9,22 +8,19 @@ mod hash;
 mod json;
 pub mod place;
 mod position;
-mod print;
 mod reader;
 mod rules;
 mod scalar;
 mod strictness;
-mod suggest;
+pub(crate) mod suggest;
 mod tree;
 mod values;
 mod well_known;
 mod yaml;
 
-pub use bootstrap::Origin;
 pub use discovery::{Discovery, RawResource, read_discovery};
 pub use document::{Document, DocumentError, Format, read};
 pub use place::{At, ConfigError, IsSet, Position, Report, Reported};
-pub use print::{Printed, to_dynamic, to_json};
 pub use strictness::{Strictness, Unknown};
 pub use values::{
     Fraction, duration, fraction, optional_duration, share, type_name, type_of_url, unpack,
@@ -32,6 +28,3 @@ pub use values::{
 
 #[cfg(test)]
 mod tests;
-
-#[cfg(test)]
-mod property_tests;

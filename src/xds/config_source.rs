@@ -1,0 +1,171 @@
+//! `envoy.config.core.v3.ConfigSource`, compiled: where resources come from.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use crate::{
+    api::envoy::config::core::v3::{self as pb, config_source::ConfigSourceSpecifier},
+    config::{At, Reported, duration},
+    model::context::ServerInfo,
+    refuse,
+};
+
+/// `initial_fetch_timeout` when it is not set.
+pub const DEFAULT_INITIAL_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Where resources come from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ConfigSource {
+    /// The file.
+    pub path: Arc<PathBuf>,
+    /// `watched_directory`: what is moved into it makes the file read again.
+    pub watched_directory: Option<Arc<PathBuf>>,
+    /// How long the first answer is awaited; `None` is forever.
+    pub initial_fetch_timeout: Option<Duration>,
+}
+
+impl ConfigSource {
+    /// Compiles a source.
+    ///
+    /// # Errors
+    /// When it is not a file, which is all that is supported; reported by name.
+    pub fn compile(message: &pb::ConfigSource, at: &At<'_>) -> Result<Self, Reported> {
+        let pb::ConfigSource {
+            initial_fetch_timeout,
+            // AUTO and V3 are one; V2 has been gone for years and is refused as a value below.
+            resource_api_version,
+            authorities,
+            config_source_specifier,
+        } = message.clone();
+        let mut refused = refuse!(at; authorities);
+        if resource_api_version == pb::ApiVersion::V2 as i32 {
+            let at = at.field("resource_api_version");
+            refused = Err(at.error("V2 is not supported; use V3"));
+        }
+        let initial_fetch_timeout = match initial_fetch_timeout {
+            Some(given) => duration(&given, &at.field("initial_fetch_timeout")).map(Some),
+            None => Ok(Some(DEFAULT_INITIAL_FETCH_TIMEOUT)),
+        };
+        let file = match config_source_specifier {
+            Some(ConfigSourceSpecifier::Path(path)) => Ok((path, None)),
+            Some(ConfigSourceSpecifier::PathConfigSource(source)) => {
+                compile_path(source, &at.field("path_config_source"))
+            }
+            Some(ConfigSourceSpecifier::ApiConfigSource(_)) => {
+                Err(at.field("api_config_source").unsupported())
+            }
+            Some(ConfigSourceSpecifier::Ads(_)) => Err(at.field("ads").unsupported()),
+            Some(ConfigSourceSpecifier::Self_(_)) => Err(at.field("self").unsupported()),
+            None => Err(at.error("names no source; use path_config_source")),
+        };
+        refused?;
+        let (path, directory) = file?;
+        Ok(Self {
+            path: Arc::new(path.into()),
+            watched_directory: directory.map(|d| Arc::new(d.into())),
+            initial_fetch_timeout: initial_fetch_timeout?.filter(|t| !t.is_zero()),
+        })
+    }
+
+    /// Refuses a source whose file does not exist.
+    ///
+    /// # Errors
+    /// Reported in Envoy's words.
+    pub fn check_exists(&self, at: &At<'_>) -> Result<(), Reported> {
+        if self.path.exists() {
+            return Ok(());
+        }
+        let path = self.path.display();
+        Err(at.error(format_args!(
+            "paths must refer to an existing path in the system: '{path}' does not exist"
+        )))
+    }
+
+    /// Refuses any source when this process has not been named, as Envoy does.
+    ///
+    /// # Errors
+    /// Reported in Envoy's words.
+    pub fn check_node(&self, server: &ServerInfo, at: &At<'_>) -> Result<(), Reported> {
+        if !server.node_id.is_empty() && !server.node_cluster.is_empty() {
+            return Ok(());
+        }
+        Err(at.error(
+            "node 'id' and 'cluster' are required. Set it either in 'node' config \
+             or via --service-node and --service-cluster options.",
+        ))
+    }
+}
+
+fn compile_path(
+    message: pb::PathConfigSource,
+    at: &At<'_>,
+) -> Result<(String, Option<String>), Reported> {
+    let pb::PathConfigSource {
+        path,
+        watched_directory,
+        poll_interval,
+    } = message;
+    refuse!(at; poll_interval)?;
+    let directory = match watched_directory {
+        Some(pb::WatchedDirectory { path, watch_modify }) => {
+            let at = at.field("watched_directory");
+            refuse!(at; watch_modify)?;
+            if path.is_empty() {
+                return Err(at.field("path").error("is empty"));
+            }
+            Some(path)
+        }
+        None => None,
+    };
+    match path.is_empty() {
+        true => Err(at.field("path").error("is empty")),
+        false => Ok((path, directory)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Report;
+
+    fn compile(specifier: ConfigSourceSpecifier) -> Result<ConfigSource, String> {
+        let report = Report::new();
+        let message = pb::ConfigSource {
+            config_source_specifier: Some(specifier),
+            ..Default::default()
+        };
+        ConfigSource::compile(&message, &report.root()).map_err(|_| report.to_string())
+    }
+
+    #[test]
+    fn both_spellings_of_a_file_are_read() {
+        let old = compile(ConfigSourceSpecifier::Path("a.yaml".into())).unwrap();
+        let new = compile(ConfigSourceSpecifier::PathConfigSource(
+            pb::PathConfigSource {
+                path: "a.yaml".into(),
+                ..Default::default()
+            },
+        ));
+        assert_eq!(old, new.unwrap());
+        assert_eq!(
+            old.initial_fetch_timeout,
+            Some(DEFAULT_INITIAL_FETCH_TIMEOUT)
+        );
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_by_name() {
+        assert_eq!(
+            compile(ConfigSourceSpecifier::Ads(Default::default())),
+            Err("ads: is not supported yet".to_owned())
+        );
+        let polled = pb::PathConfigSource {
+            path: "a.yaml".into(),
+            poll_interval: Some(Default::default()),
+            ..Default::default()
+        };
+        assert_eq!(
+            compile(ConfigSourceSpecifier::PathConfigSource(polled)),
+            Err("path_config_source.poll_interval: is not supported yet".to_owned())
+        );
+    }
+}

@@ -1,0 +1,473 @@
+//! The road of every resource into the running configuration.
+//!
+//! Static resources, files and (by [`Configurator::answer`]) streams meet here.
+//! The order: secrets and clusters of the bootstrap, CDS, listeners of the
+//! bootstrap; once no cluster warms any more, LDS; once no listener warms any
+//! more, the process is live. After that every event (a file replaced, endpoints
+//! that came, a time that ran out) is handled in the same way: it is applied,
+//! then everything that waited for it gets its chance, and at the end one
+//! snapshot is published.
+
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+use crate::{
+    admin::state::{ConfigView, Kind, Resource, ServerState, Source, Unready},
+    api::envoy::config::bootstrap::v3::bootstrap::{DynamicResources, StaticResources},
+    config::{At, Reported, Strictness},
+    model::{Snapshot, SnapshotSlot, context::ServerInfo},
+    refuse, stats,
+};
+
+use super::{
+    feed::Feed,
+    kinds::{ClusterKind, ListenerKind},
+    manager::Manager,
+    subscriptions::Subscriptions,
+    watcher::{Change, Watcher},
+};
+
+/// How often a listener is tried again whose address another process has.
+const BIND_RETRY: Duration = Duration::from_secs(1);
+
+/// How many times things that wait for one another are gone through for one event.
+const MAX_ROUNDS: usize = 16;
+
+/// What the configurator needs from the process.
+pub struct Setup {
+    /// Where stats are made.
+    pub stats: Arc<stats::Registry>,
+    /// Facts about the process.
+    pub server: ServerInfo,
+    /// How strictly discovered resources are read.
+    pub strictness: Strictness,
+    /// Where snapshots are put.
+    pub snapshot: SnapshotSlot,
+    /// The bootstrap as merged, encoded, and when it was read, for the admin.
+    pub bootstrap: (Bytes, SystemTime),
+    /// Told the generation of each snapshot that was put there.
+    pub publish: Box<dyn Fn(u64)>,
+}
+
+/// The running configuration, on the control thread.
+pub struct Configurator {
+    subscriptions: Subscriptions,
+    watcher: Rc<Watcher>,
+    state: RefCell<State>,
+    snapshot: SnapshotSlot,
+    bootstrap: (Bytes, SystemTime),
+    publish: Box<dyn Fn(u64)>,
+    phase: watch::Sender<ServerState>,
+    reload: Notify,
+    warmed: Rc<Notify>,
+}
+
+struct State {
+    clusters: Manager<ClusterKind>,
+    listeners: Manager<ListenerKind>,
+    cds: Option<Feed>,
+    lds: Option<Feed>,
+    lds_begun: bool,
+}
+
+impl Configurator {
+    /// Takes the resources of the bootstrap, then those of CDS.
+    ///
+    /// # Errors
+    /// A resource of the bootstrap that is not valid, a listener of it that
+    /// cannot be bound, a file for LDS or CDS that does not exist; reported.
+    pub fn start(
+        resources: Option<StaticResources>,
+        dynamic: Option<DynamicResources>,
+        setup: Setup,
+        at: &At<'_>,
+    ) -> Result<Rc<Self>, Reported> {
+        let Setup {
+            stats,
+            server,
+            strictness,
+            snapshot,
+            bootstrap,
+            publish,
+        } = setup;
+        let watcher = Watcher::new().map_err(|error| at.error(error))?;
+        let workers = server.concurrency;
+        let listeners = ListenerKind::new(workers, &stats);
+        let warmed = Rc::new(Notify::new());
+        let clusters = ClusterKind::new(&stats, Rc::clone(&warmed));
+        let this = Self {
+            subscriptions: Subscriptions::new(stats, server, strictness, Rc::clone(&watcher)),
+            watcher,
+            state: RefCell::new(State {
+                clusters: Manager::new(clusters),
+                listeners: Manager::new(listeners),
+                cds: None,
+                lds: None,
+                lds_begun: false,
+            }),
+            snapshot,
+            bootstrap,
+            publish,
+            phase: watch::Sender::new(ServerState::PreInitializing),
+            reload: Notify::new(),
+            warmed,
+        };
+        this.begin(
+            resources.unwrap_or_default(),
+            dynamic.unwrap_or_default(),
+            at,
+        )?;
+        Ok(Rc::new(this))
+    }
+
+    fn begin(
+        &self,
+        resources: StaticResources,
+        dynamic: DynamicResources,
+        at: &At<'_>,
+    ) -> Result<(), Reported> {
+        let StaticResources {
+            listeners,
+            clusters,
+            secrets,
+        } = resources;
+        let DynamicResources {
+            lds_config,
+            cds_config,
+            ads_config,
+            lds_resources_locator,
+            cds_resources_locator,
+        } = dynamic;
+        let at_dynamic = at.field("dynamic_resources");
+        let mut outcome =
+            refuse!(at_dynamic; ads_config, lds_resources_locator, cds_resources_locator);
+        let mut note = |result: Result<(), Reported>| {
+            if let Err(reported) = result {
+                outcome = Err(reported);
+            }
+        };
+        let mut state = self.state.borrow_mut();
+        let State {
+            clusters: cluster_manager,
+            cds,
+            lds,
+            ..
+        } = &mut *state;
+        for (config, feed, name) in [(cds_config, cds, "cds"), (lds_config, lds, "lds")] {
+            if let Some(config) = config {
+                let field = format!("{name}_config");
+                let found = Feed::open(
+                    &config,
+                    name,
+                    &self.subscriptions,
+                    &at_dynamic.field(&field),
+                );
+                note(found.map(|found| *feed = Some(found)));
+            }
+        }
+        let at_static = at.field("static_resources");
+        let at_secrets = at_static.field("secrets");
+        for (i, secret) in secrets.into_iter().enumerate() {
+            note(
+                self.subscriptions
+                    .add_static_secret(secret, &at_secrets.index(i)),
+            );
+        }
+        let at_clusters = at_static.field("clusters");
+        for (i, cluster) in clusters.into_iter().enumerate() {
+            let at = at_clusters.index(i);
+            note(cluster_manager.add_static(cluster, &at, &self.subscriptions));
+        }
+        drop(state);
+        self.read_cds();
+        self.subscriptions
+            .set_clusters(self.state.borrow().clusters.names());
+        let mut state = self.state.borrow_mut();
+        let at_listeners = at_static.field("listeners");
+        for (i, listener) in listeners.into_iter().enumerate() {
+            let at = at_listeners.index(i);
+            note(
+                state
+                    .listeners
+                    .add_static(listener, &at, &self.subscriptions),
+            );
+        }
+        drop(state);
+        outcome?;
+        self.settle();
+        Ok(())
+    }
+
+    /// Runs for as long as the process does.
+    pub async fn run(&self) {
+        loop {
+            let deadline = self.deadline();
+            let time_is_up = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.watcher.ready() => self.files_changed(),
+                () = self.reload.notified() => self.read_all(),
+                () = self.warmed.notified() => {}
+                () = time_is_up => {}
+            }
+            self.settle();
+        }
+    }
+
+    /// Reads every file again: SIGHUP.
+    pub fn reload_all(&self) {
+        self.reload.notify_one();
+    }
+
+    /// The state of the process as far as its configuration goes. It is
+    /// [`ServerState::Live`] once workers can begin to accept.
+    pub fn phase(&self) -> watch::Receiver<ServerState> {
+        self.phase.subscribe()
+    }
+
+    fn files_changed(&self) {
+        for (id, change) in self.watcher.changes() {
+            let feed = {
+                let state = self.state.borrow();
+                let is = |feed: &Option<Feed>| feed.as_ref().is_some_and(|f| f.watches(id));
+                match (is(&state.cds), is(&state.lds)) {
+                    (true, _) => Some(Kind::Cluster),
+                    (_, true) => Some(Kind::Listener),
+                    _ => None,
+                }
+            };
+            match (feed, change) {
+                (Some(Kind::Cluster), Change::Replaced) => self.read_cds(),
+                (Some(_), Change::Replaced) => self.read_lds(),
+                (Some(kind), Change::EditedInPlace) => {
+                    if let Some(feed) = self.state.borrow().feed(kind) {
+                        feed.edited_in_place();
+                    }
+                }
+                (None, change) => self.subscriptions.changed(id, change),
+            }
+        }
+    }
+
+    fn read_all(&self) {
+        tracing::info!(target: "config", "reading every configuration file again");
+        self.subscriptions.reload_all();
+        self.read_cds();
+        self.read_lds();
+    }
+
+    fn read_cds(&self) {
+        let mut state = self.state.borrow_mut();
+        let State { clusters, cds, .. } = &mut *state;
+        if let Some(feed) = cds {
+            feed.read(clusters, &self.subscriptions);
+        }
+    }
+
+    fn read_lds(&self) {
+        let mut state = self.state.borrow_mut();
+        let State {
+            listeners,
+            lds,
+            lds_begun: true,
+            ..
+        } = &mut *state
+        else {
+            // It is read once the clusters are there.
+            return;
+        };
+        if let Some(feed) = lds {
+            feed.read(listeners, &self.subscriptions);
+        }
+    }
+
+    /// Gives everything that waits its chance, until nothing moves any more;
+    /// then publishes.
+    fn settle(&self) {
+        for _ in 0..MAX_ROUNDS {
+            let now = Instant::now();
+            let mut moved = self.subscriptions.refresh();
+            let mut state = self.state.borrow_mut();
+            moved |= state.clusters.refresh(&self.subscriptions);
+            moved |= state.clusters.poll(now);
+            self.subscriptions.set_clusters(state.clusters.names());
+            moved |= state.listeners.refresh(&self.subscriptions);
+            moved |= state.listeners.poll(now);
+            drop(state);
+            moved |= self.next_phase();
+            if !moved {
+                break;
+            }
+        }
+        self.publish();
+        self.subscriptions.prune();
+    }
+
+    /// Goes on with the start when what it waits for is there.
+    fn next_phase(&self) -> bool {
+        let phase = *self.phase.borrow();
+        let mut state = self.state.borrow_mut();
+        match phase {
+            ServerState::PreInitializing if state.clusters.warming().next().is_none() => {
+                tracing::info!(target: "main", "all clusters initialized. initializing init manager");
+                state.lds_begun = true;
+                drop(state);
+                self.read_lds();
+                self.phase.send_replace(ServerState::Initializing);
+                true
+            }
+            ServerState::Initializing if state.listeners.warming().next().is_none() => {
+                tracing::info!(target: "config", "all dependencies initialized. starting workers");
+                self.phase.send_replace(ServerState::Live);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Puts what has changed into a new snapshot, in one step.
+    fn publish(&self) {
+        let mut state = self.state.borrow_mut();
+        let State {
+            clusters,
+            listeners,
+            cds,
+            lds,
+            ..
+        } = &mut *state;
+        for (feed, whole) in [(cds, clusters.is_whole()), (lds, listeners.is_whole())] {
+            if let (Some(feed), true) = (feed, whole) {
+                feed.cured();
+            }
+        }
+        let (clusters_changed, listeners_changed) =
+            (clusters.take_changed(), listeners.take_changed());
+        if !clusters_changed && !listeners_changed {
+            return;
+        }
+        let old = self.snapshot.load();
+        let generation = old.generation + 1;
+        let new = Snapshot {
+            generation,
+            clusters: match clusters_changed {
+                true => Arc::new(shared(
+                    clusters.active().map(|(_, driver)| driver.cluster()),
+                    |c| &c.name,
+                )),
+                false => old.clusters.clone(),
+            },
+            listeners: match listeners_changed {
+                true => Arc::new(shared(
+                    listeners.active().map(|(_, listener)| listener),
+                    |l| &l.name,
+                )),
+                false => old.listeners.clone(),
+            },
+        };
+        self.snapshot.store(Arc::new(new));
+        (self.publish)(generation);
+    }
+
+    /// When something has to be looked at again although no event came.
+    fn deadline(&self) -> Option<Instant> {
+        let state = self.state.borrow();
+        let bind = state
+            .listeners
+            .may_be_cured()
+            .then(|| Instant::now() + BIND_RETRY);
+        let deadlines = [state.clusters.deadline(), state.listeners.deadline(), bind];
+        deadlines.into_iter().flatten().min()
+    }
+}
+
+impl State {
+    fn feed(&self, kind: Kind) -> Option<&Feed> {
+        match kind {
+            Kind::Cluster => self.cds.as_ref(),
+            _ => self.lds.as_ref(),
+        }
+    }
+}
+
+fn shared<'a, T: 'a, M: FromIterator<(Arc<str>, Arc<T>)>>(
+    active: impl Iterator<Item = &'a Arc<T>>,
+    name: impl Fn(&T) -> &Arc<str>,
+) -> M {
+    active
+        .map(|built| (name(built).clone(), built.clone()))
+        .collect()
+}
+
+impl ConfigView for Configurator {
+    fn bootstrap(&self) -> (Bytes, SystemTime) {
+        self.bootstrap.clone()
+    }
+
+    fn resources(&self, kind: Kind) -> Vec<Resource> {
+        let strictness = self.subscriptions.strictness();
+        match kind {
+            Kind::Cluster => self.state.borrow().clusters.view(strictness),
+            Kind::Listener => self.state.borrow().listeners.view(strictness),
+            Kind::Endpoint | Kind::Route | Kind::Secret => self.subscriptions.view(kind),
+        }
+    }
+
+    fn version(&self, kind: Kind) -> Arc<str> {
+        let state = self.state.borrow();
+        state.feed(kind).map(Feed::version_info).unwrap_or_default()
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        let state = self.state.borrow();
+        let feeds = state.lds.iter().chain(&state.cds).map(Feed::source);
+        let named = self.subscriptions.all();
+        feeds
+            .chain(named.iter().filter_map(|named| named.source()))
+            .collect()
+    }
+
+    fn unready(&self) -> Vec<Unready> {
+        let state = self.state.borrow();
+        let mut server = Vec::new();
+        if state.clusters.warming().next().is_some() {
+            server.push("Cluster manager".to_owned());
+        }
+        if state.lds.is_some() && !state.lds_begun {
+            server.push("LDS".to_owned());
+        }
+        let mut unready = Vec::new();
+        if !server.is_empty() {
+            unready.push(Unready {
+                name: "init manager Server".to_owned(),
+                targets: server,
+            });
+        }
+        for (name, _, needs) in state.clusters.warming() {
+            unready.push(Unready {
+                name: format!("init manager Cluster {name}"),
+                targets: needs.awaited().collect(),
+            });
+        }
+        for (name, _, needs) in state.listeners.warming() {
+            unready.push(Unready {
+                name: format!("init manager Listener-local-init-manager {name}"),
+                targets: needs.awaited().collect(),
+            });
+        }
+        unready
+    }
+}

@@ -1,0 +1,154 @@
+//! What a compiled resource needs besides its own message, found while it was
+//! compiled.
+
+use std::{
+    cell::Cell,
+    fmt, fs,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
+
+use xxhash_rust::xxh64::xxh64;
+
+use super::watcher::Watch;
+
+/// How often a file is read until two reads in a row agree.
+const MAX_READS: usize = 8;
+
+/// A subscription whose first answer a resource waits for.
+pub trait Awaited {
+    /// As `/init_dump` names it.
+    fn target(&self) -> String;
+    /// Whether it has been answered, be it without a value.
+    fn is_answered(&self) -> bool;
+    /// Whether there is a value.
+    fn has_value(&self) -> bool;
+    /// How long it may be awaited; `None` is forever.
+    fn timeout(&self) -> Option<Duration>;
+}
+
+/// What a compiled resource needs besides its own message. Subscriptions end
+/// when no resource holds them here.
+#[derive(Default)]
+pub struct Dependencies {
+    pub(super) subscriptions: Vec<Rc<dyn Awaited>>,
+    pub(super) files: Vec<(Rc<TrackedFile>, u64)>,
+    pub(super) missing: Vec<Watch>,
+    pub(super) lacks_other: bool,
+}
+
+impl Dependencies {
+    /// Whether every subscription has been answered, good or bad.
+    pub fn answered(&self) -> bool {
+        self.subscriptions.iter().all(|s| s.is_answered())
+    }
+
+    /// Whether every subscription has a value.
+    pub fn complete(&self) -> bool {
+        self.subscriptions.iter().all(|s| s.has_value())
+    }
+
+    /// What has not been answered yet, as `/init_dump` names it.
+    pub fn awaited(&self) -> impl Iterator<Item = String> {
+        let open = self.subscriptions.iter().filter(|s| !s.has_value());
+        open.map(|s| s.target())
+    }
+
+    /// How long to wait for the slowest of them; `None` is forever.
+    pub fn timeout(&self) -> Option<Duration> {
+        if self.subscriptions.is_empty() {
+            return None;
+        }
+        let timeouts = self.subscriptions.iter().map(|s| s.timeout());
+        timeouts.fold(Some(Duration::ZERO), |longest, next| {
+            Some(longest?.max(next?))
+        })
+    }
+
+    /// Whether a file has changed since.
+    pub fn stale(&self) -> bool {
+        self.files
+            .iter()
+            .any(|(file, seen)| file.version.get() != *seen)
+    }
+
+    /// Whether something was missing that may come.
+    pub fn lacking(&self) -> bool {
+        self.lacks_other
+            || !self.missing.is_empty()
+            || self
+                .files
+                .iter()
+                .any(|(file, _)| file.content.get().is_none())
+    }
+}
+
+impl fmt::Debug for Dependencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dependencies")
+            .field("awaited", &self.awaited().collect::<Vec<_>>())
+            .field("stale", &self.stale())
+            .field("lacking", &self.lacking())
+            .finish()
+    }
+}
+
+/// A file whose content is part of a resource: a certificate, a key, a body.
+#[derive(Debug)]
+pub struct TrackedFile {
+    path: PathBuf,
+    _watch: Watch,
+    /// Hash of the content; `None` when there is no such file.
+    content: Cell<Option<u64>>,
+    /// Grows by one with each change of the content.
+    version: Cell<u64>,
+}
+
+impl TrackedFile {
+    pub(super) fn new(path: &Path, watch: Watch) -> Self {
+        Self {
+            path: path.to_owned(),
+            _watch: watch,
+            content: Cell::new(settled_hash(path)),
+            version: Cell::new(0),
+        }
+    }
+
+    pub(super) fn version(&self) -> u64 {
+        self.version.get()
+    }
+
+    /// Reads the file again. One that is gone is no change: the last good
+    /// content stays in use.
+    pub(super) fn reload(&self) {
+        if let Some(found) = settled_hash(&self.path)
+            && self.content.replace(Some(found)) != Some(found)
+        {
+            self.version.set(self.version.get() + 1);
+        }
+    }
+
+    pub(super) fn edited_in_place(&self) {
+        let path = self.path.display();
+        tracing::warn!(
+            target: "file",
+            "{path} was edited in place, which is not applied; \
+             move a new file onto it, or send SIGHUP"
+        );
+    }
+}
+
+/// The content's hash, once two reads agree.
+fn settled_hash(path: &Path) -> Option<u64> {
+    let read = || fs::read(path).ok().map(|content| xxh64(&content, 0));
+    let mut last = read();
+    for _ in 0..MAX_READS {
+        let next = read();
+        if next == last {
+            break;
+        }
+        last = next;
+    }
+    last
+}

@@ -1,0 +1,9 @@
+//! The kinds of resources, and how each is built.
+
+mod cluster;
+mod listener;
+mod named;
+
+pub use cluster::ClusterKind;
+pub use listener::ListenerKind;
+pub use named::{EndpointKind, RouteKind, SecretKind};

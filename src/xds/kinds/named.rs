@@ -1,0 +1,81 @@
+//! Resources that are subscribed to by name.
+
+use crate::{
+    admin::state,
+    api::envoy::{
+        config::{endpoint::v3::ClusterLoadAssignment, route::v3::RouteConfiguration},
+        extensions::transport_sockets::tls::v3::Secret as SecretMessage,
+    },
+    config::{At, Reported},
+    model::{Context, cluster::EndpointSet, route::RouteTable, secret::Secret},
+    xds::named::NamedKind,
+};
+
+/// Route tables, by RDS.
+pub enum RouteKind {}
+/// Secrets, by SDS.
+pub enum SecretKind {}
+/// Endpoints, by EDS.
+pub enum EndpointKind {}
+
+impl NamedKind for RouteKind {
+    type Message = RouteConfiguration;
+    type Value = RouteTable;
+    const SHORT: &'static str = "rds";
+    const KIND: state::Kind = state::Kind::Route;
+    const TARGET: &'static str = "RdsRouteConfigSubscription init";
+
+    fn name(message: &Self::Message) -> &str {
+        &message.name
+    }
+
+    fn compile(
+        message: Self::Message,
+        cx: &Context<'_>,
+        at: &At<'_>,
+    ) -> Result<Self::Value, Reported> {
+        let _ = (message, cx);
+        Err(at.unsupported())
+    }
+}
+
+impl NamedKind for SecretKind {
+    type Message = SecretMessage;
+    type Value = Secret;
+    const SHORT: &'static str = "sds";
+    const KIND: state::Kind = state::Kind::Secret;
+    const TARGET: &'static str = "SdsApi";
+
+    fn name(message: &Self::Message) -> &str {
+        &message.name
+    }
+
+    fn compile(
+        message: Self::Message,
+        cx: &Context<'_>,
+        at: &At<'_>,
+    ) -> Result<Self::Value, Reported> {
+        let _ = (message, cx);
+        Err(at.unsupported())
+    }
+}
+
+impl NamedKind for EndpointKind {
+    type Message = ClusterLoadAssignment;
+    type Value = EndpointSet;
+    const SHORT: &'static str = "eds";
+    const KIND: state::Kind = state::Kind::Endpoint;
+    const TARGET: &'static str = "EDS";
+
+    fn name(message: &Self::Message) -> &str {
+        &message.cluster_name
+    }
+
+    fn compile(
+        message: Self::Message,
+        cx: &Context<'_>,
+        at: &At<'_>,
+    ) -> Result<Self::Value, Reported> {
+        EndpointSet::compile(message, cx, at)
+    }
+}

@@ -1,0 +1,488 @@
+//! The state machine behind clusters and listeners: what serves, what warms,
+//! what was refused.
+//!
+//! Each resource by itself goes through these states; an update of one never
+//! depends on whether another is good.
+//!
+//! ```text
+//!                built, and all it needs has come
+//!     ┌──────────────────────────────────────────────────────▶ active
+//!     │                                                          ▲
+//!     │  built, but waits         ready, or initial_fetch_timeout│
+//!  answer ──────────────▶ warming ───────────────────────────────┘
+//!     │
+//!     │  not built                 what it lacks has come
+//!     └──────────────▶ refused ──────────────────────▶ built again
+//! ```
+//!
+//! While a version is refused or warms, the active one before it goes on. Only
+//! an answer in which the resource is absent takes it away. A resource is
+//! compared by hash first: what is the same is neither decoded nor built.
+
+mod entry;
+mod kind;
+#[cfg(test)]
+mod tests;
+
+use std::{cell::Cell, collections::HashMap, sync::Arc, time::SystemTime};
+
+use tokio::time::Instant;
+
+use crate::{
+    admin::state::{self, Origin},
+    config::{At, Discovery, RawResource, Report, Reported, Strictness},
+};
+
+use super::{
+    dependencies::Dependencies,
+    resource::{Encoded, Refused, Version},
+    subscriptions::Subscriptions,
+};
+
+use entry::{Entries, Entry, Warming};
+pub use kind::{Event, Kind, Needs, Peers};
+
+/// What came of an answer.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// What was refused, by name, and why.
+    pub refused: Vec<(Arc<str>, Arc<str>)>,
+    /// Names that are new or have another version.
+    pub changed: usize,
+    /// How many were taken away.
+    pub removed: usize,
+    /// How many stayed as they were.
+    pub unchanged: usize,
+}
+
+/// Every resource of a kind.
+pub struct Manager<K: Kind> {
+    kind: K,
+    entries: Entries<K::Built>,
+    /// Taken away, but still in the last published snapshot.
+    leaving: Vec<Version<K::Built>>,
+    changed: bool,
+    /// Resources of the last answer that no entry stands for.
+    duplicates: usize,
+}
+
+/// An answer that is being applied.
+struct Update {
+    version_info: Arc<str>,
+    place: Arc<str>,
+    /// What the answer names, and whether it has been met.
+    named: HashMap<Box<str>, Option<Encoded>, foldhash::fast::RandomState>,
+    outcome: Outcome,
+}
+
+impl<K: Kind> Manager<K> {
+    /// No resources yet.
+    pub fn new(kind: K) -> Self {
+        Self {
+            kind,
+            entries: Entries::new(),
+            leaving: Vec::new(),
+            changed: false,
+            duplicates: 0,
+        }
+    }
+
+    /// What is in force.
+    pub fn active(&self) -> impl Iterator<Item = (&Arc<str>, &K::Built)> {
+        self.entries
+            .iter()
+            .filter_map(|(name, entry)| Some((name, &entry.active.as_ref()?.built)))
+    }
+
+    /// What is in force or warms, by name.
+    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.entries
+            .iter()
+            .filter(|(_, entry)| entry.active.is_some() || entry.warming.is_some())
+            .map(|(name, _)| name)
+    }
+
+    /// What warms, and the targets of what each waits for, for `/init_dump`.
+    pub fn warming(&self) -> impl Iterator<Item = (&Arc<str>, &K::Built, &Dependencies)> {
+        self.entries.iter().filter_map(|(name, entry)| {
+            let version = &entry.warming.as_ref()?.version;
+            Some((name, &version.built, &version.dependencies))
+        })
+    }
+
+    /// When the first of what warms goes on without what it waits for.
+    pub fn deadline(&self) -> Option<Instant> {
+        let warming = self.entries.values().filter_map(|e| e.warming.as_ref());
+        warming.filter_map(|warming| warming.deadline).min()
+    }
+
+    /// Whether anything was refused that may be good later.
+    pub fn may_be_cured(&self) -> bool {
+        let mut refused = self.entries.values().filter_map(|e| e.refused.as_ref());
+        refused.any(Refused::may_be_cured)
+    }
+
+    /// Whether nothing of the last answer is refused.
+    pub fn is_whole(&self) -> bool {
+        let mut found = self.entries.values().filter(|entry| !entry.is_static());
+        self.duplicates == 0 && found.all(|entry| entry.refused.is_none())
+    }
+
+    /// Whether what is in force has changed since this was last asked. What was
+    /// taken away until now is let go of: call it when a snapshot is published.
+    pub fn take_changed(&mut self) -> bool {
+        self.leaving.clear();
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Takes a resource of the bootstrap.
+    ///
+    /// # Errors
+    /// What is wrong has been reported.
+    pub fn add_static(
+        &mut self,
+        message: K::Message,
+        at: &At<'_>,
+        subscriptions: &Subscriptions,
+    ) -> Result<(), Reported> {
+        let name: Arc<str> = K::name(&message).into();
+        if self.entries.contains_key(&name) {
+            let at = at.field("name");
+            return Err(at.error(format_args!("duplicate {} {name} found", K::NOUN)));
+        }
+        let encoded = Encoded::of(&message);
+        let (built, dependencies) = self.build(&name, message, at, subscriptions);
+        let version = Version {
+            hash: encoded.hash(),
+            encoded,
+            version_info: Arc::default(),
+            updated: SystemTime::now(),
+            built: built?,
+            dependencies,
+        };
+        self.accept(&name, Origin::Static, version);
+        self.count_totals();
+        Ok(())
+    }
+
+    /// Takes an answer that holds the whole set: what it does not name is taken
+    /// away, unless it is of the bootstrap.
+    pub fn apply(
+        &mut self,
+        answer: Discovery,
+        place: &Arc<str>,
+        subscriptions: &Subscriptions,
+    ) -> Outcome {
+        let Discovery {
+            version_info,
+            resources,
+        } = answer;
+        let mut update = Update {
+            version_info: version_info.into(),
+            place: place.clone(),
+            named: resources.iter().map(|r| (r.name().into(), None)).collect(),
+            outcome: Outcome::default(),
+        };
+        self.duplicates = resources.len() - update.named.len();
+        if K::REMOVE_FIRST {
+            self.remove_unnamed(&mut update);
+        }
+        for raw in resources {
+            self.put(raw, &mut update, subscriptions);
+        }
+        if !K::REMOVE_FIRST {
+            self.remove_unnamed(&mut update);
+        }
+        self.count_totals();
+        update.outcome
+    }
+
+    fn put(&mut self, raw: RawResource, update: &mut Update, subscriptions: &Subscriptions) {
+        let encoded = Encoded::from(raw);
+        if let Some(Some(first)) = update
+            .named
+            .insert(encoded.name().into(), Some(encoded.clone()))
+        {
+            return duplicate::<K>(&first, &encoded, update);
+        }
+        if let Some(entry) = self.entries.get_mut(encoded.name()) {
+            if entry.is_static() {
+                return skip::<K>(entry, encoded, update);
+            }
+            let was_warming = entry.warming.is_some();
+            if entry.keep(&encoded) {
+                self.changed |= was_warming != entry.warming.is_some();
+                update.outcome.unchanged += 1;
+                return;
+            }
+        }
+        let name: Arc<str> = encoded.name().into();
+        match self.attempt(&name, encoded, &update.version_info, subscriptions) {
+            Ok(version) => {
+                self.accept(&name, Origin::Dynamic(update.place.clone()), version);
+                update.outcome.changed += 1;
+            }
+            Err(refused) => {
+                let details = refused.details.clone();
+                tracing::warn!(target: "config", "{} '{name}' refused: {details}", K::NOUN);
+                let origin = || Entry::new(Origin::Dynamic(update.place.clone()));
+                let entry = self.entries.entry(name.clone()).or_insert_with(origin);
+                entry.refused = Some(refused);
+                update.outcome.refused.push((name, details));
+            }
+        }
+    }
+
+    /// Decodes and builds a version, or says why not.
+    fn attempt(
+        &mut self,
+        name: &Arc<str>,
+        encoded: Encoded,
+        version_info: &Arc<str>,
+        subscriptions: &Subscriptions,
+    ) -> Result<Version<K::Built>, Refused> {
+        let mut report = Report::new();
+        let (built, dependencies) = match encoded.decode(subscriptions.strictness(), &report) {
+            Ok(message) => self.build(name, message, &report.root(), subscriptions),
+            Err(reported) => (Err(reported), Dependencies::default()),
+        };
+        let hash = encoded.hash();
+        let version_info = version_info.clone();
+        let now = SystemTime::now();
+        match built {
+            Ok(built) => Ok(Version {
+                encoded,
+                hash,
+                version_info,
+                updated: now,
+                built,
+                dependencies,
+            }),
+            Err(_) => {
+                encoded.locate(&mut report);
+                Err(Refused {
+                    encoded,
+                    hash,
+                    version_info,
+                    at: now,
+                    details: report.to_string().into(),
+                    dependencies,
+                })
+            }
+        }
+    }
+
+    fn build(
+        &mut self,
+        name: &Arc<str>,
+        message: K::Message,
+        at: &At<'_>,
+        subscriptions: &Subscriptions,
+    ) -> (Result<K::Built, Reported>, Dependencies) {
+        let collector = subscriptions.collector();
+        let peers = Peers {
+            name,
+            entries: &self.entries,
+            leaving: &self.leaving,
+            lacks: Cell::new(false),
+        };
+        let built = self.kind.build(message, &peers, &collector.context(), at);
+        if peers.lacks.get() {
+            collector.lacks();
+        }
+        (built, collector.into_dependencies())
+    }
+
+    /// A good version: it warms, or is in force at once.
+    fn accept(&mut self, name: &Arc<str>, origin: Origin, version: Version<K::Built>) {
+        let new = || Entry::new(origin);
+        let entry = self.entries.entry(name.clone()).or_insert_with(new);
+        self.kind.count(match entry.built().last() {
+            None => Event::Added,
+            Some(old) => Event::Modified {
+                old,
+                new: &version.built,
+            },
+        });
+        let timeout = version.dependencies.timeout();
+        entry.refused = None;
+        entry.warming = Some(Warming {
+            version,
+            deadline: timeout.map(|timeout| Instant::now() + timeout),
+        });
+        self.changed = true;
+        self.promote(name, false);
+    }
+
+    /// Puts a warming version in force when it is ready. True when it did.
+    fn promote(&mut self, name: &str, waited: bool) -> bool {
+        let Some(entry) = self.entries.get_mut(name) else {
+            return false;
+        };
+        let Some(warming) = entry.warming.take() else {
+            return false;
+        };
+        let needs = Needs {
+            dependencies: &warming.version.dependencies,
+            replaces: entry.active.is_some(),
+            waited,
+        };
+        if !self.kind.is_ready(&warming.version.built, &needs) {
+            entry.warming = Some(warming);
+            return false;
+        }
+        let previous = entry.active.as_ref().map(|version| &version.built);
+        self.kind.activate(&warming.version.built, previous);
+        entry.active = Some(warming.version);
+        self.changed = true;
+        true
+    }
+
+    /// Puts in force whatever has become ready, or has waited long enough.
+    /// True when something did.
+    pub fn poll(&mut self, now: Instant) -> bool {
+        let warming = self.entries.iter().filter_map(|(name, entry)| {
+            let deadline = entry.warming.as_ref()?.deadline;
+            Some((
+                name.clone(),
+                deadline.is_some_and(|deadline| deadline <= now),
+            ))
+        });
+        let warming: Vec<_> = warming.collect();
+        let mut promoted = false;
+        for (name, waited) in warming {
+            promoted |= self.promote(&name, waited);
+        }
+        if promoted {
+            self.count_totals();
+        }
+        promoted
+    }
+
+    /// Builds again what lacked something that may have come, and what depends
+    /// on a file that changed. True when something else is in force or warms.
+    pub fn refresh(&mut self, subscriptions: &Subscriptions) -> bool {
+        let again = self.entries.iter().filter_map(|(name, entry)| {
+            let (encoded, version_info) = entry.to_refresh()?;
+            Some((name.clone(), encoded, version_info))
+        });
+        let again: Vec<_> = again.collect();
+        let mut changed = false;
+        for (name, encoded, version_info) in again {
+            match self.attempt(&name, encoded, &version_info, subscriptions) {
+                Ok(version) => {
+                    tracing::info!(target: "config", "{} '{name}' built again", K::NOUN);
+                    let origin = self.entries[&name].origin.clone();
+                    self.accept(&name, origin, version);
+                    changed = true;
+                }
+                Err(refused) => self.refuse_again(&name, refused),
+            }
+        }
+        if changed {
+            self.count_totals();
+        }
+        changed
+    }
+
+    /// What is refused for the same reason as before is said only once.
+    fn refuse_again(&mut self, name: &str, refused: Refused) {
+        let Some(entry) = self.entries.get_mut(name) else {
+            return;
+        };
+        let details = &refused.details;
+        if entry.refused.as_ref().map(|old| &old.details) != Some(details) {
+            tracing::warn!(target: "config", "{} '{name}' refused: {details}", K::NOUN);
+        }
+        entry.refused = Some(refused);
+    }
+
+    fn remove_unnamed(&mut self, update: &mut Update) {
+        let absent = self
+            .entries
+            .iter()
+            .filter(|(name, entry)| !entry.is_static() && !update.named.contains_key(&***name));
+        let absent: Vec<_> = absent.map(|(name, _)| name.clone()).collect();
+        for entry in absent.iter().filter_map(|name| self.entries.remove(name)) {
+            let Entry {
+                origin: _,
+                active,
+                warming,
+                refused: _,
+            } = entry;
+            if active.is_none() && warming.is_none() {
+                continue;
+            }
+            self.leaving.extend(active);
+            self.leaving.extend(warming.map(|warming| warming.version));
+            self.changed = true;
+            self.kind.count(Event::Removed);
+            update.outcome.removed += 1;
+        }
+        for (name, entry) in &mut self.entries {
+            if entry.is_static() && !update.named.contains_key(&**name) {
+                entry.unskip();
+            }
+        }
+    }
+
+    fn count_totals(&mut self) {
+        let active = self.entries.values().filter(|e| e.active.is_some()).count();
+        let warming = self
+            .entries
+            .values()
+            .filter(|e| e.warming.is_some())
+            .count();
+        self.kind.count(Event::Totals { active, warming });
+    }
+
+    /// Every resource, for the admin; those of the bootstrap first.
+    pub fn view(&self, strictness: &Strictness) -> Vec<state::Resource> {
+        let (fixed, found): (Vec<_>, Vec<_>) = self
+            .entries
+            .iter()
+            .partition(|(_, entry)| entry.is_static());
+        let all = fixed.into_iter().chain(found);
+        all.map(|(name, entry)| entry.view::<K>(name, strictness))
+            .collect()
+    }
+}
+
+/// The first of a name stands; the second is refused.
+fn duplicate<K: Kind>(first: &Encoded, second: &Encoded, update: &mut Update) {
+    let mut report = Report::new();
+    let name = second.name();
+    let first = first.place();
+    report.root().field("name").error(format_args!(
+        "duplicate {} {name} found, the first is at {first}",
+        K::NOUN
+    ));
+    second.locate(&mut report);
+    let details = report.to_string();
+    tracing::warn!(target: "config", "{details}");
+    update.outcome.refused.push((name.into(), details.into()));
+}
+
+/// A resource of the bootstrap cannot be replaced. Envoy skips what wants to,
+/// and says nothing.
+fn skip<K: Kind>(entry: &mut Entry<K::Built>, encoded: Encoded, update: &Update) {
+    let hash = encoded.hash();
+    let details: Arc<str> = format!(
+        "{}: {} '{}' is skipped: the bootstrap has a static one of that name",
+        encoded.place(),
+        K::NOUN,
+        encoded.name(),
+    )
+    .into();
+    if entry.refused.as_ref().is_none_or(|old| old.hash != hash) {
+        tracing::info!(target: "config", "{details}");
+    }
+    entry.refused = Some(Refused {
+        encoded,
+        hash,
+        version_info: update.version_info.clone(),
+        at: SystemTime::now(),
+        details,
+        dependencies: Dependencies::default(),
+    });
+}

@@ -1,0 +1,160 @@
+//! A resource as it came, kept small: what it is compiled from again, compared
+//! with and shown as.
+
+use std::{sync::Arc, time::SystemTime};
+
+use bytes::Bytes;
+use prost::{Message, Name};
+
+use crate::{
+    admin::state::{self, Refusal},
+    config::{RawResource, Report, Reported, Strictness},
+};
+
+use super::dependencies::Dependencies;
+
+/// A message that has not been decoded, or not kept.
+#[derive(Clone, Debug)]
+pub enum Encoded {
+    /// From a discovery answer.
+    Raw(Arc<RawResource>),
+    /// From the bootstrap.
+    Message(Bytes),
+}
+
+impl Encoded {
+    /// Of a message that stands in the bootstrap.
+    pub fn of(message: &impl Message) -> Self {
+        Self::Message(message.encode_to_vec().into())
+    }
+
+    /// The name it came under; empty for a message of the bootstrap.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Raw(raw) => raw.name(),
+            Self::Message(_) => "",
+        }
+    }
+
+    /// Where it stands: `cds.yaml:12:3`.
+    pub fn place(&self) -> String {
+        let mut report = Report::new();
+        report.root().error("");
+        self.locate(&mut report);
+        let position = report.into_errors().pop().and_then(|error| error.position);
+        position.map_or_else(String::new, |p| match p.line {
+            0 => p.file,
+            _ => format!("{}:{}:{}", p.file, p.line, p.column),
+        })
+    }
+
+    /// Equal for equal resources. Not to be kept across restarts.
+    pub fn hash(&self) -> u64 {
+        match self {
+            Self::Raw(raw) => raw.hash(),
+            Self::Message(bytes) => xxhash_rust::xxh64::xxh64(bytes, 0),
+        }
+    }
+
+    /// Decodes and checks the message.
+    ///
+    /// # Errors
+    /// What is wrong has been reported.
+    pub fn decode<M: Message + Name + Default>(
+        &self,
+        strictness: &Strictness,
+        report: &Report,
+    ) -> Result<M, Reported> {
+        match self {
+            Self::Raw(raw) => raw.decode(strictness, report),
+            Self::Message(bytes) => M::decode(bytes.clone()).map_err(|e| report.root().error(e)),
+        }
+    }
+
+    /// Gives each error its line and column.
+    pub fn locate(&self, report: &mut Report) {
+        if let Self::Raw(raw) = self {
+            raw.locate(report);
+        }
+    }
+
+    /// The encoded message for a dump; `None` when it cannot be decoded.
+    pub fn bytes<M: Message + Name + Default>(&self, strictness: &Strictness) -> Option<Bytes> {
+        match self {
+            Self::Raw(_) => {
+                let message: M = self.decode(strictness, &Report::new()).ok()?;
+                Some(message.encode_to_vec().into())
+            }
+            Self::Message(bytes) => Some(bytes.clone()),
+        }
+    }
+}
+
+impl From<RawResource> for Encoded {
+    fn from(raw: RawResource) -> Self {
+        Self::Raw(Arc::new(raw))
+    }
+}
+
+/// One accepted version of a resource and what it became.
+#[derive(Debug)]
+pub struct Version<T> {
+    /// As it came.
+    pub encoded: Encoded,
+    /// [`Encoded::hash`].
+    pub hash: u64,
+    /// `version_info` of the answer that brought it.
+    pub version_info: Arc<str>,
+    /// When it was accepted.
+    pub updated: SystemTime,
+    /// What it was compiled to.
+    pub built: T,
+    /// What it needs besides.
+    pub dependencies: Dependencies,
+}
+
+impl<T> Version<T> {
+    /// For the admin.
+    pub fn view<M: Message + Name + Default>(&self, strictness: &Strictness) -> state::Version {
+        state::Version {
+            version_info: self.version_info.clone(),
+            last_updated: self.updated,
+            message: self.encoded.bytes::<M>(strictness).unwrap_or_default(),
+        }
+    }
+}
+
+/// The last attempt to update a resource, which failed.
+#[derive(Debug)]
+pub struct Refused {
+    /// As it came.
+    pub encoded: Encoded,
+    /// [`Encoded::hash`].
+    pub hash: u64,
+    /// `version_info` of the answer that brought it.
+    pub version_info: Arc<str>,
+    /// When.
+    pub at: SystemTime,
+    /// Every error, one a line.
+    pub details: Arc<str>,
+    /// What was found to be needed before it was refused. Held so that what is
+    /// missing is noticed when it comes.
+    pub dependencies: Dependencies,
+}
+
+impl Refused {
+    /// Whether another attempt may end better although the resource is the same.
+    pub fn may_be_cured(&self) -> bool {
+        self.dependencies.lacking() || self.dependencies.stale()
+    }
+
+    /// For the admin.
+    pub fn view<M: Message + Name + Default>(&self, strictness: &Strictness) -> Refusal {
+        Refusal {
+            message: self.encoded.bytes::<M>(strictness),
+            version_info: self.version_info.clone(),
+            at: self.at,
+            details: self.details.clone(),
+        }
+    }
+}

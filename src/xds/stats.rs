@@ -1,0 +1,74 @@
+//! The stats of subscriptions and of what is configured, under Envoy's names.
+
+crate::stat_table! {
+    /// One subscription: `listener_manager.lds.`, `cluster.web.`, `sds.server.`, …
+    pub mod subscription_stats {
+        counters {
+            init_fetch_timeout, update_attempt, update_failure, update_rejected, update_success,
+            // Not in Envoy: a file was written in place, which is not applied.
+            update_ignored_in_place,
+        }
+        gauges { update_time, version }
+        histograms { update_duration: Milliseconds }
+        texts { version_text }
+    }
+}
+
+crate::stat_table! {
+    /// What some subscriptions count besides: `cluster_manager.cds.`, `http.ingress.rds.local.`
+    pub mod reload_stats {
+        counters { config_reload }
+        gauges { config_reload_time_ms }
+        histograms {}
+        texts {}
+    }
+}
+
+crate::stat_table! {
+    /// An answer without the resource that was asked for: `http.ingress.rds.local.`
+    pub mod empty_stats {
+        counters { update_empty }
+        gauges {}
+        histograms {}
+        texts {}
+    }
+}
+
+crate::stat_table! {
+    /// `sds.NAME.`
+    pub mod rotation_stats {
+        counters { key_rotation_failed }
+        gauges {}
+        histograms {}
+        texts {}
+    }
+}
+
+crate::stat_table! {
+    /// `cluster_manager.`
+    pub mod cluster_manager_stats {
+        counters {
+            cluster_added, cluster_modified, cluster_removed, cluster_updated,
+            cluster_updated_via_merge, update_merge_cancelled, update_out_of_merge_window,
+        }
+        gauges { active_clusters, warming_clusters }
+        histograms {}
+        texts {}
+    }
+}
+
+crate::stat_table! {
+    /// `listener_manager.`
+    pub mod listener_manager_stats {
+        counters {
+            listener_added, listener_create_failure, listener_create_success,
+            listener_in_place_updated, listener_modified, listener_removed, listener_stopped,
+        }
+        gauges {
+            total_filter_chains_draining, total_listeners_active, total_listeners_draining,
+            total_listeners_warming, workers_started,
+        }
+        histograms {}
+        texts {}
+    }
+}

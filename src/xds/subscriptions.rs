@@ -1,0 +1,378 @@
+//! Every named subscription and tracked file there is, and the [`Sources`] by
+//! which a resource that is being compiled asks for them.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap, HashSet},
+    path::{Path, PathBuf},
+    rc::{Rc, Weak},
+    sync::Arc,
+};
+
+use crate::{
+    admin::state,
+    api::envoy::{
+        config::core::v3::ConfigSource as ConfigSourceMessage,
+        extensions::transport_sockets::tls::v3::Secret as SecretMessage,
+    },
+    config::{At, Reported, Strictness, suggest},
+    model::{
+        Context, Sources, cluster::EndpointSet, context::ServerInfo, route::RouteTable,
+        secret::Secret,
+    },
+    net::tls,
+    stats,
+};
+
+use super::{
+    config_source::ConfigSource,
+    dependencies::{Dependencies, TrackedFile},
+    kinds::{EndpointKind, RouteKind, SecretKind},
+    named::{AnyNamed, Named, NamedKind},
+    slot::Slot,
+    watcher::{Change, WatchId, Watcher},
+};
+
+/// Named subscriptions of one kind, by where they come from, name and stat prefix.
+type Registry<K> = RefCell<HashMap<(ConfigSource, Box<str>, Box<str>), Weak<Named<K>>>>;
+
+/// Who hears of a watch.
+enum Reader {
+    Named(Weak<dyn AnyNamed>),
+    File(Weak<TrackedFile>),
+}
+
+/// Every named subscription and tracked file there is.
+pub struct Subscriptions {
+    stats: Arc<stats::Registry>,
+    server: ServerInfo,
+    strictness: Strictness,
+    tls: tls::Cache,
+    watcher: Rc<Watcher>,
+    routes: Registry<RouteKind>,
+    secrets: Registry<SecretKind>,
+    endpoints: Registry<EndpointKind>,
+    static_secrets: RefCell<BTreeMap<Arc<str>, Rc<Named<SecretKind>>>>,
+    files: RefCell<HashMap<PathBuf, Weak<TrackedFile>>>,
+    readers: RefCell<HashMap<WatchId, Reader>>,
+    clusters: RefCell<HashSet<Arc<str>>>,
+}
+
+impl Subscriptions {
+    /// None yet.
+    pub fn new(
+        stats: Arc<stats::Registry>,
+        server: ServerInfo,
+        strictness: Strictness,
+        watcher: Rc<Watcher>,
+    ) -> Self {
+        Self {
+            stats,
+            server,
+            strictness,
+            tls: tls::Cache::default(),
+            watcher,
+            routes: Registry::default(),
+            secrets: Registry::default(),
+            endpoints: Registry::default(),
+            static_secrets: RefCell::default(),
+            files: RefCell::default(),
+            readers: RefCell::default(),
+            clusters: RefCell::default(),
+        }
+    }
+
+    /// Where stats are made.
+    pub fn stats(&self) -> &Arc<stats::Registry> {
+        &self.stats
+    }
+
+    /// Facts about this process.
+    pub fn server(&self) -> &ServerInfo {
+        &self.server
+    }
+
+    /// How strictly resources are read.
+    pub fn strictness(&self) -> &Strictness {
+        &self.strictness
+    }
+
+    /// What watches the files.
+    pub fn watcher(&self) -> &Rc<Watcher> {
+        &self.watcher
+    }
+
+    /// For the compilation of one resource.
+    pub fn collector(&self) -> Collector<'_> {
+        Collector {
+            subscriptions: self,
+            found: RefCell::default(),
+        }
+    }
+
+    /// Takes a secret of the bootstrap, to which names without a source refer.
+    ///
+    /// # Errors
+    /// What is wrong has been reported.
+    pub fn add_static_secret(&self, message: SecretMessage, at: &At<'_>) -> Result<(), Reported> {
+        let name: Arc<str> = SecretKind::name(&message).into();
+        if self.static_secrets.borrow().contains_key(&name) {
+            let at = at.field("name");
+            return Err(at.error(format_args!("duplicate static secret {name:?}")));
+        }
+        let secret = Named::fixed(message, at, &format!("sds.{name}."), self)?;
+        self.static_secrets.borrow_mut().insert(name, secret);
+        Ok(())
+    }
+
+    /// Tells which clusters there are, for [`Sources::require_cluster`].
+    pub fn set_clusters<'a>(&self, names: impl Iterator<Item = &'a Arc<str>>) {
+        *self.clusters.borrow_mut() = names.cloned().collect();
+    }
+
+    /// Passes a file's change on to who reads it. A path that was missing has no
+    /// reader yet: whoever lacks it is given a chance after every event.
+    pub fn changed(&self, id: WatchId, change: Change) {
+        enum Found {
+            Named(Rc<dyn AnyNamed>),
+            File(Rc<TrackedFile>),
+        }
+        let found = match self.readers.borrow().get(&id) {
+            Some(Reader::Named(named)) => named.upgrade().map(Found::Named),
+            Some(Reader::File(file)) => file.upgrade().map(Found::File),
+            None => None,
+        };
+        match (found, change) {
+            (Some(Found::Named(named)), Change::Replaced) => named.reload(self),
+            (Some(Found::Named(named)), Change::EditedInPlace) => named.edited_in_place(),
+            (Some(Found::File(file)), Change::Replaced) => file.reload(),
+            (Some(Found::File(file)), Change::EditedInPlace) => file.edited_in_place(),
+            (None, _) => {}
+        }
+    }
+
+    /// Compiles again what depends on files that changed, or lacked something.
+    /// True when anything else is in force now.
+    pub fn refresh(&self) -> bool {
+        let mut changed = false;
+        for named in self.all() {
+            changed |= named.refresh(self);
+        }
+        changed
+    }
+
+    /// Reads every file again, whether it was replaced or not.
+    pub fn reload_all(&self) {
+        for named in self.all() {
+            named.reload(self);
+        }
+        for file in self.live_files() {
+            file.reload();
+        }
+    }
+
+    /// Every named resource, those of the bootstrap first.
+    pub fn all(&self) -> Vec<Rc<dyn AnyNamed>> {
+        fn add<K: NamedKind>(all: &mut Vec<Rc<dyn AnyNamed>>, registry: &Registry<K>) {
+            let registry = registry.borrow();
+            let live = registry.values().filter_map(Weak::upgrade);
+            all.extend(live.map(|named| named as Rc<dyn AnyNamed>));
+        }
+        let mut all: Vec<Rc<dyn AnyNamed>> = Vec::new();
+        for secret in self.static_secrets.borrow().values() {
+            all.push(secret.clone());
+        }
+        // Secrets first: what else is compiled may refer to them.
+        add(&mut all, &self.secrets);
+        add(&mut all, &self.endpoints);
+        add(&mut all, &self.routes);
+        all
+    }
+
+    /// Every named resource of a kind, for the admin.
+    pub fn view(&self, kind: state::Kind) -> Vec<state::Resource> {
+        let all = self.all();
+        let of_kind = all.iter().filter(|named| named.kind() == kind);
+        of_kind.map(|named| named.resource(self)).collect()
+    }
+
+    /// Forgets what nobody holds any more.
+    pub fn prune(&self) {
+        self.routes
+            .borrow_mut()
+            .retain(|_, named| named.strong_count() > 0);
+        self.secrets
+            .borrow_mut()
+            .retain(|_, named| named.strong_count() > 0);
+        self.endpoints
+            .borrow_mut()
+            .retain(|_, named| named.strong_count() > 0);
+        self.files
+            .borrow_mut()
+            .retain(|_, file| file.strong_count() > 0);
+        self.readers.borrow_mut().retain(|_, reader| match reader {
+            Reader::Named(named) => named.strong_count() > 0,
+            Reader::File(file) => file.strong_count() > 0,
+        });
+    }
+
+    fn live_files(&self) -> Vec<Rc<TrackedFile>> {
+        self.files
+            .borrow()
+            .values()
+            .filter_map(Weak::upgrade)
+            .collect()
+    }
+
+    fn track(&self, path: &Path) -> std::io::Result<Rc<TrackedFile>> {
+        if let Some(known) = self.files.borrow().get(path).and_then(Weak::upgrade) {
+            return Ok(known);
+        }
+        let watch = self.watcher.watch(path, None)?;
+        let id = watch.id();
+        let file = Rc::new(TrackedFile::new(path, watch));
+        let reader = Reader::File(Rc::downgrade(&file));
+        self.readers.borrow_mut().insert(id, reader);
+        self.files
+            .borrow_mut()
+            .insert(path.to_owned(), Rc::downgrade(&file));
+        Ok(file)
+    }
+}
+
+/// The [`Sources`] of one resource that is being compiled; remembers what it
+/// asked for.
+pub struct Collector<'a> {
+    subscriptions: &'a Subscriptions,
+    found: RefCell<Dependencies>,
+}
+
+impl Collector<'_> {
+    /// What `compile` functions are handed.
+    pub fn context(&self) -> Context<'_> {
+        Context {
+            stats: &self.subscriptions.stats,
+            sources: self,
+            server: &self.subscriptions.server,
+            tls: &self.subscriptions.tls,
+        }
+    }
+
+    /// What was asked for.
+    pub fn into_dependencies(self) -> Dependencies {
+        self.found.into_inner()
+    }
+
+    /// Remembers that something was missing that may come.
+    pub fn lacks(&self) {
+        self.found.borrow_mut().lacks_other = true;
+    }
+
+    /// Joins a subscription, or begins it. Secrets keep their name's prefix, so
+    /// `prefix` is part of what makes two subscriptions one.
+    fn subscribe<K: NamedKind>(
+        &self,
+        registry: &Registry<K>,
+        source: &ConfigSourceMessage,
+        name: &str,
+        prefix: &str,
+        at: &At<'_>,
+    ) -> Result<Arc<Slot<K::Value>>, Reported> {
+        let source = ConfigSource::compile(source, at)?;
+        source.check_node(&self.subscriptions.server, at)?;
+        let key = (source, Box::from(name), Box::from(prefix));
+        let known = registry.borrow().get(&key).and_then(Weak::upgrade);
+        let named = match known {
+            Some(named) => named,
+            None => {
+                let source = key.0.clone();
+                let directory = source.watched_directory.as_deref();
+                let watch = self
+                    .subscriptions
+                    .watcher
+                    .watch(&source.path, directory.map(PathBuf::as_path))
+                    .map_err(|e| at.error(e))?;
+                if let Err(reported) = source.check_exists(at) {
+                    self.found.borrow_mut().missing.push(watch);
+                    return Err(reported);
+                }
+                let id = watch.id();
+                let named = Named::subscribe(name, source, watch, prefix, self.subscriptions);
+                let reader: Weak<dyn AnyNamed> = Rc::<Named<K>>::downgrade(&named);
+                let readers = &self.subscriptions.readers;
+                readers.borrow_mut().insert(id, Reader::Named(reader));
+                registry.borrow_mut().insert(key, Rc::downgrade(&named));
+                named
+            }
+        };
+        let slot = named.slot().clone();
+        self.found.borrow_mut().subscriptions.push(named);
+        Ok(slot)
+    }
+}
+
+impl Sources for Collector<'_> {
+    fn routes(
+        &self,
+        source: &ConfigSourceMessage,
+        name: &str,
+        stat_prefix: &str,
+        at: &At<'_>,
+    ) -> Result<Arc<Slot<RouteTable>>, Reported> {
+        let prefix = format!("{stat_prefix}rds.{name}.");
+        self.subscribe(&self.subscriptions.routes, source, name, &prefix, at)
+    }
+
+    fn secret(
+        &self,
+        source: Option<&ConfigSourceMessage>,
+        name: &str,
+        at: &At<'_>,
+    ) -> Result<Arc<Slot<Secret>>, Reported> {
+        if let Some(source) = source {
+            let prefix = format!("sds.{name}.");
+            return self.subscribe(&self.subscriptions.secrets, source, name, &prefix, at);
+        }
+        let secrets = self.subscriptions.static_secrets.borrow();
+        match secrets.get(name) {
+            Some(secret) => Ok(secret.slot().clone()),
+            None => {
+                let near = suggest::near(name, secrets.keys().map(|k| k.to_string()));
+                Err(at.error(format_args!("Unknown static secret: {name}{near}")))
+            }
+        }
+    }
+
+    fn endpoints(
+        &self,
+        source: &ConfigSourceMessage,
+        name: &str,
+        stat_prefix: &str,
+        at: &At<'_>,
+    ) -> Result<Arc<Slot<EndpointSet>>, Reported> {
+        self.subscribe(&self.subscriptions.endpoints, source, name, stat_prefix, at)
+    }
+
+    fn require_cluster(&self, name: &str, at: &At<'_>) -> Result<(), Reported> {
+        let clusters = self.subscriptions.clusters.borrow();
+        if clusters.contains(name) {
+            return Ok(());
+        }
+        self.lacks();
+        let near = suggest::near(name, clusters.iter().map(|c| c.to_string()));
+        Err(at.error(format_args!("unknown cluster '{name}'{near}")))
+    }
+
+    fn depends_on_file(&self, path: &Path) {
+        match self.subscriptions.track(path) {
+            Ok(file) => {
+                let version = file.version();
+                self.found.borrow_mut().files.push((file, version));
+            }
+            Err(error) => tracing::warn!(
+                target: "file",
+                "{} is not watched: {error}", path.display()
+            ),
+        }
+    }
+}
