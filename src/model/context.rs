@@ -89,6 +89,8 @@ pub struct ServerInfo {
     pub node_cluster: String,
     /// `node.locality.zone`, or `--service-zone`.
     pub zone: String,
+    /// The address by which this host is known, for `x-forwarded-for` from a loopback one.
+    pub local_address: Option<std::net::IpAddr>,
     /// Number of workers, `--concurrency`.
     pub concurrency: usize,
     /// `--drain-time-s`.

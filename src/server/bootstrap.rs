@@ -1,5 +1,7 @@
 //! `envoy.config.bootstrap.v3.Bootstrap`, checked and taken apart for those who use it.
 
+use std::time::Duration;
+
 use prost_types::{Struct, value::Kind};
 
 use crate::{
@@ -19,9 +21,11 @@ use crate::{
     },
     api::envoy::r#type::v3::SemanticVersion,
     cli::{Mode, Options, Version},
-    config::{At, Reported},
+    config::{self, At, Reported},
     log, refuse,
 };
+
+use super::watchdog;
 
 /// The parts of a bootstrap, each on its way to the room that compiles it.
 #[derive(Clone, Debug)]
@@ -44,6 +48,10 @@ pub struct Bootstrap {
     pub header_prefix: String,
     /// Value of the stat `server.version`, when set.
     pub stats_server_version: Option<u64>,
+    /// How often the intervals of histograms end; `None` when the admin ends them.
+    pub stats_flush: Option<Duration>,
+    /// How long threads may stand still.
+    pub watchdog: watchdog::Settings,
     /// How names are resolved, for clusters that do not say.
     pub dns: Dns,
     /// Format of the log, over the default and instead of `--log-format`.
@@ -75,9 +83,7 @@ impl Bootstrap {
             cluster_manager,
             flags_path,
             stats_sinks,
-            // Stats are kept up to date as they are written; without sinks there is
-            // nothing to flush them to.
-            stats_flush_interval: _,
+            stats_flush_interval,
             watchdog,
             tracing,
             admin,
@@ -118,15 +124,21 @@ impl Bootstrap {
         } = message;
         let stats_eviction_interval = stats_eviction;
         let refused = refuse!(at;
-            flags_path, stats_sinks, watchdog, tracing, hds_config, overload_manager,
+            flags_path, stats_sinks, tracing, hds_config, overload_manager,
             enable_dispatcher_stats, bootstrap_extensions, config_sources, default_config_source,
             default_socket_interface, certificate_provider_instances, node_context_params,
-            watchdogs, fatal_actions, perf_tracing_file_path, xds_delegate_extension,
+            fatal_actions, perf_tracing_file_path, xds_delegate_extension,
             xds_config_tracker_extension, grpc_async_client_manager_config,
             stats_eviction_interval, enable_worker_cpu_affinity,
         );
-        // The stats an admin request sees are the newest ones in any case.
-        let (None | Some(StatsFlush::StatsFlushOnAdmin(_))) = stats_flush;
+        let stats_flush = match stats_flush {
+            Some(StatsFlush::StatsFlushOnAdmin(true)) => Ok(None),
+            Some(StatsFlush::StatsFlushOnAdmin(false)) | None => flush_interval(
+                stats_flush_interval.as_ref(),
+                &at.field("stats_flush_interval"),
+            ),
+        };
+        let watchdog = watchdog::Settings::compile(watchdog, watchdogs, at);
         let regex = only(
             default_regex_engine,
             "envoy.extensions.regex_engines.v3.GoogleRE2",
@@ -162,6 +174,8 @@ impl Bootstrap {
                 false => header_prefix,
             },
             stats_server_version: stats_server_version_override,
+            stats_flush: stats_flush?,
+            watchdog: watchdog?,
             dns: Dns {
                 resolver: typed_dns_resolver_config,
                 resolution: dns_resolution_config,
@@ -170,6 +184,17 @@ impl Bootstrap {
             log_format: log_format?,
         })
     }
+}
+
+/// Envoy's default of `stats_flush_interval`.
+const STATS_FLUSH: Duration = Duration::from_secs(5);
+
+fn flush_interval(
+    given: Option<&prost_types::Duration>,
+    at: &At<'_>,
+) -> Result<Option<Duration>, Reported> {
+    let given = config::optional_duration(given, at)?;
+    Ok(Some(given.unwrap_or(STATS_FLUSH)))
 }
 
 /// Accepts an extension that names what this build has anyway.

@@ -6,9 +6,9 @@
 //! stop accepting, connections are asked to go, what is left at the end of the
 //! drain time is cut.
 
-use std::{fs, io, path::PathBuf, process::ExitCode};
+use std::{fs, io, path::PathBuf, process::ExitCode, time::Instant};
 
-use tokio::task::LocalSet;
+use tokio::task::{self, LocalSet};
 
 use crate::{
     admin::state::ServerState,
@@ -17,6 +17,7 @@ use crate::{
     config::Report,
     critical,
     log::{self, Level, Log},
+    stats,
 };
 
 use super::{
@@ -26,6 +27,8 @@ use super::{
     shutdown::{self, Stop},
     signals::Signals,
     source,
+    stats::ServerStats,
+    watchdog::Watchdog,
 };
 
 /// Why the process cannot start.
@@ -117,6 +120,7 @@ fn start(options: &Options, log: &Log) -> Result<(), StartError> {
 async fn serve(options: &Options, log: &Log) -> Result<(), StartError> {
     // First, so that a process 1 that is told to end while it starts does end.
     let signals = Signals::install()?;
+    let started = Instant::now();
     let base_id = base_id(options)?;
     tracing::info!(
         target: "main",
@@ -134,11 +138,23 @@ async fn serve(options: &Options, log: &Log) -> Result<(), StartError> {
     let snapshot = empty_snapshot();
     let lifecycle = Lifecycle::new(options.drain_time(), drain_strategy(options));
     let control = Control::new(lifecycle.clone(), log.clone());
-    let workers = Workers::start(options.workers(), &snapshot, &lifecycle)?;
+    let registry = stats::Registry::new(options.workers());
+    let server = ServerStats::new(&registry, options, bootstrap.stats_server_version, started);
+    let mut watchdog = Watchdog::new(bootstrap.watchdog, &registry);
+    task::spawn_local(watchdog.main_thread().run());
+    let workers = Workers::start(
+        options.workers(),
+        &snapshot,
+        &lifecycle,
+        server.block(),
+        &mut watchdog,
+    )?;
+    let _watch = watchdog.start(options.workers() + 1)?;
 
     tracing::info!(target: "config", "all dependencies initialized. starting workers");
     lifecycle.start_accepting();
     control.reached(ServerState::Live);
+    server.serving();
     if options.mode == Mode::Serve {
         tracing::info!(target: "main", "starting main dispatch loop");
         let stop = Stop { signals, control };

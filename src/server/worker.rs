@@ -17,9 +17,10 @@ use arc_swap::{ArcSwap, Cache};
 use crate::{
     model::{Snapshot, SnapshotSlot, listener::Listener},
     net::{ConnectionInfo, accept::AcceptLoops, signal::Signal, socket::Sockets},
+    stats::Block,
 };
 
-use super::{Chain, Draining, Lifecycle, Phase};
+use super::{Chain, Draining, Lifecycle, Phase, stats::server_stats};
 
 /// A listener as this worker sees it: one [`Chain`] for each filter chain.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub struct Worker {
     phase: Cell<Phase>,
     phase_changed: Signal,
     connections: Cell<usize>,
+    /// Stats under `server.`.
+    server: Arc<Block>,
     connection_ids: Arc<AtomicU64>,
     random: Cell<u64>,
 }
@@ -52,6 +55,7 @@ impl Worker {
         index: usize,
         snapshot: SnapshotSlot,
         lifecycle: Lifecycle,
+        server: Arc<Block>,
         connection_ids: Arc<AtomicU64>,
         seed: u64,
     ) -> Rc<Self> {
@@ -66,6 +70,7 @@ impl Worker {
             lifecycle,
             phase_changed: Signal::new(),
             connections: Cell::new(0),
+            server,
             connection_ids,
             random: Cell::new(seed | 1),
         })
@@ -219,6 +224,7 @@ impl Worker {
     /// Counts a connection for as long as the guard lives.
     pub fn connection_guard(self: &Rc<Self>) -> ConnectionGuard {
         self.connections.set(self.connections.get() + 1);
+        self.server.gauge_add(server_stats::total_connections, 1);
         ConnectionGuard(self.clone())
     }
 
@@ -246,6 +252,7 @@ pub struct ConnectionGuard(Rc<Worker>);
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.connections.set(self.0.connections.get() - 1);
+        self.0.server.gauge_sub(server_stats::total_connections, 1);
         if self.0.connections.get() == 0 {
             // A worker that drains waits for its last connection.
             self.0.phase_changed.raise();

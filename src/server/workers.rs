@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::{model::SnapshotSlot, stats};
 
-use super::{Lifecycle, Worker};
+use super::{Lifecycle, Worker, watchdog::Watchdog};
 
 /// The worker threads.
 #[derive(Debug)]
@@ -21,10 +21,17 @@ pub struct Workers {
 
 impl Workers {
     /// Starts `count` workers. They accept nothing before the lifecycle says so.
+    /// `server` is the block of stats under `server.`.
     ///
     /// # Errors
     /// When a thread or its runtime cannot be made.
-    pub fn start(count: usize, snapshot: &SnapshotSlot, lifecycle: &Lifecycle) -> io::Result<Self> {
+    pub fn start(
+        count: usize,
+        snapshot: &SnapshotSlot,
+        lifecycle: &Lifecycle,
+        server: &Arc<stats::Block>,
+        watchdog: &mut Watchdog,
+    ) -> io::Result<Self> {
         let published = watch::Sender::new(0);
         let connection_ids = Arc::new(AtomicU64::new(0));
         let mut threads = Vec::with_capacity(count);
@@ -35,6 +42,8 @@ impl Workers {
             let snapshot = snapshot.clone();
             let lifecycle = lifecycle.clone();
             let connection_ids = connection_ids.clone();
+            let server = server.clone();
+            let beat = watchdog.worker(index);
             let published = published.subscribe();
             let thread = std::thread::Builder::new()
                 .name(format!("wrk:worker_{index}"))
@@ -45,7 +54,9 @@ impl Workers {
                     let seed = std::hash::BuildHasher::hash_one(&seed, index);
                     tasks.block_on(&runtime, async move {
                         let phase = lifecycle.subscribe();
-                        let worker = Worker::new(index, snapshot, lifecycle, connection_ids, seed);
+                        tokio::task::spawn_local(beat.run());
+                        let worker =
+                            Worker::new(index, snapshot, lifecycle, server, connection_ids, seed);
                         run(&worker, phase, published).await;
                     });
                 })?;

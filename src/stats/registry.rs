@@ -32,10 +32,11 @@ struct Blocks {
 const LEAST_SWEEP: usize = 1024;
 
 impl Registry {
-    /// A registry for the control thread and `workers` workers.
+    /// A registry for the control thread, `workers` workers, and the watchdog's
+    /// thread, which writes the array after theirs.
     pub fn new(workers: usize) -> Arc<Self> {
         Arc::new(Self {
-            threads: workers + 1,
+            threads: workers + 2,
             blocks: Mutex::default(),
         })
     }
