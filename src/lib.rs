@@ -11,6 +11,7 @@ pub mod admin;
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod formatter;
 pub mod http;
 pub mod log;
 pub mod model;

@@ -64,13 +64,23 @@ enum Body {
 /// When the file cannot be read or is no such answer, or when a resource is of
 /// another type or has no name.
 pub fn read_discovery(path: &Path, type_url: &str) -> Result<Discovery, DocumentError> {
-    split(Arc::new(Document::load(path)?), type_of_url(type_url))
+    Discovery::of(Document::load(path)?, type_url)
 }
 
-fn split(document: Arc<Document>, expected: &str) -> Result<Discovery, DocumentError> {
+impl Discovery {
+    /// As [`read_discovery`], from a document that is already loaded.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn of(document: Document, type_url: &str) -> Result<Self, DocumentError> {
+        split(&Arc::new(document), type_of_url(type_url))
+    }
+}
+
+fn split(document: &Arc<Document>, expected: &str) -> Result<Discovery, DocumentError> {
     if let Some(text) = document.json() {
         if let Ok(response) = serde_json::from_str::<Response<'_>>(text) {
-            if let Some(discovery) = split_json(&document, text, &response, expected) {
+            if let Some(discovery) = split_json(document, text, &response, expected) {
                 return Ok(discovery);
             }
         }
@@ -79,7 +89,7 @@ fn split(document: Arc<Document>, expected: &str) -> Result<Discovery, DocumentE
     match document.tree() {
         Err(error) => Err(DocumentError::Invalid(vec![error])),
         Ok(Some(tree)) => split_tree(document.file(), &tree, expected),
-        Ok(None) => split_encoded(&document, expected),
+        Ok(None) => split_encoded(document, expected),
     }
 }
 

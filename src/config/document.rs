@@ -235,14 +235,33 @@ impl Document {
         }
     }
 
-    /// Fills in the positions that are missing in a report about this document.
-    pub fn locate(&self, report: &mut Report) {
+    /// Reads the whole document as one message.
+    ///
+    /// # Errors
+    /// Everything that is wrong goes to the report, with file, line and column.
+    pub fn read<M: Message + Name + Default>(
+        &self,
+        strictness: &Strictness,
+        report: &Report,
+    ) -> Result<M, Reported> {
+        typed(
+            &self.message(&descriptor::<M>(), strictness, true, report)?,
+            report,
+        )
+    }
+
+    /// A place in this document.
+    pub(super) fn place(&self, mark: Mark) -> Position {
+        place(&self.file, mark)
+    }
+
+    /// Fills in the positions of what was found in this document after `before`.
+    pub(super) fn locate_since(&self, report: &Report, before: (usize, usize)) {
         match self.tree() {
-            Ok(Some(tree)) => report.locate(|path| {
-                let mark = position::find(&tree, &position::parse(path));
-                Some(place(&self.file, mark))
+            Ok(Some(tree)) => report.locate_since(before, |path| {
+                Some(self.place(position::find(&tree, &position::parse(path))))
             }),
-            _ => report.locate(|_| Some(self.whole())),
+            _ => report.locate_since(before, |_| Some(self.whole())),
         }
     }
 }
@@ -294,6 +313,5 @@ pub fn read<M: Message + Name + Default>(
     report: &Report,
 ) -> Result<M, Reported> {
     let document = Document::load(path).map_err(|error| error.report(report))?;
-    let message = document.message(&descriptor::<M>(), strictness, true, report)?;
-    typed(&message, report)
+    document.read(strictness, report)
 }

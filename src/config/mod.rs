@@ -1,6 +1,7 @@
 //! From a document to a checked API message: YAML, JSON and protobuf, rules,
 //! lines and columns.
 
+mod bootstrap;
 mod check;
 mod discovery;
 mod document;
@@ -8,6 +9,7 @@ mod hash;
 mod json;
 pub mod place;
 mod position;
+mod print;
 mod reader;
 mod rules;
 mod scalar;
@@ -18,9 +20,11 @@ mod values;
 mod well_known;
 mod yaml;
 
+pub use bootstrap::Origin;
 pub use discovery::{Discovery, RawResource, read_discovery};
 pub use document::{Document, DocumentError, Format, read};
 pub use place::{At, ConfigError, IsSet, Position, Report, Reported};
+pub use print::{Printed, to_dynamic, to_json};
 pub use strictness::{Strictness, Unknown};
 pub use values::{
     Fraction, duration, fraction, optional_duration, share, type_name, type_of_url, unpack,
@@ -28,3 +32,6 @@ pub use values::{
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod property_tests;

@@ -119,3 +119,282 @@ fn syntax_errors_have_their_place() {
     );
     assert!(error("b.pb", "x").starts_with("b.pb: is not a envoy.config.bootstrap.v3.Bootstrap"));
 }
+
+fn merged(base: &str, over: &str) -> Result<Bootstrap, String> {
+    let (_folder, path) = file("b.yaml", base);
+    let mut report = Report::new();
+    let origin = Origin::load(Some(&path), Some(over), &report).unwrap();
+    let Ok(bootstrap) = origin.read(&Strictness::default(), &report) else {
+        return Err(without_folder(&report.to_string()));
+    };
+    report.root().field("node").field("id").error("found later");
+    origin.locate(&mut report);
+    assert_eq!(
+        report.to_string(),
+        "--config-yaml:1:8: node.id: found later"
+    );
+    Ok(bootstrap)
+}
+
+#[test]
+fn config_yaml_is_merged_over_the_file() {
+    let merged = merged(
+        "node: {id: a, cluster: c, metadata: {x: 1}}\nstatic_resources: {clusters: [{name: a}]}\n",
+        "node: {id: b, metadata: {y: 2}}\nstatic_resources: {clusters: [{name: b}]}\n",
+    )
+    .unwrap();
+    let node = merged.node.unwrap();
+    assert_eq!((node.id.as_str(), node.cluster.as_str()), ("b", "c"));
+    let keys: Vec<_> = node.metadata.unwrap().fields.into_keys().collect();
+    assert_eq!(keys, ["x", "y"]);
+    let names = merged.static_resources.unwrap().clusters;
+    let names: Vec<_> = names.iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+}
+
+#[test]
+fn a_broken_rule_of_a_merged_bootstrap_is_found_in_its_text() {
+    assert_eq!(
+        merged(
+            "node: {id: a}\nstatic_resources: {clusters: [{name: a}]}\n",
+            "node: {id: b}\nstatic_resources:\n  clusters:\n  - name: ''\n",
+        )
+        .unwrap_err(),
+        "--config-yaml:4:5: static_resources.clusters[1].name: must not be empty"
+    );
+}
+
+#[test]
+fn a_bootstrap_has_to_come_from_somewhere() {
+    let report = Report::new();
+    assert!(Origin::load(None, None, &report).is_err());
+    let text = Some("node: {id: a}");
+    let alone = Origin::load(None, text, &report).unwrap();
+    let alone = alone.read(&Strictness::default(), &report).unwrap();
+    assert_eq!(alone.node.unwrap().id, "a");
+    let nowhere = Some(std::path::Path::new("/nonexistent.yaml"));
+    assert!(Origin::load(nowhere, text, &report).is_err());
+    assert_eq!(
+        report.to_string(),
+        "at least one of --config-path and --config-yaml has to be given\n\
+         unable to read file: /nonexistent.yaml: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn unknown_fields_pass_when_they_may() {
+    let text = "nodee: {}\nstatic_resources: {clusters: [{name: a, type: NEW}]}\n";
+    assert!(bootstrap("b.yaml", text).is_err());
+    for unknown in [Unknown::Warn, Unknown::Ignore] {
+        let read = bootstrap_with("b.yaml", text, Strictness { unknown }).unwrap();
+        assert_eq!(read.static_resources.unwrap().clusters[0].name, "a");
+    }
+    let (_folder, path) = file("b.yaml", text);
+    let report = Report::new();
+    read::<Bootstrap>(&path, &Strictness::for_static(true), &report).unwrap();
+    let warnings = report.take_warnings();
+    assert_eq!(warnings.len(), 2);
+    assert!(warnings[0].to_string().ends_with(
+        "b.yaml:1:1: nodee: unknown field in envoy.config.bootstrap.v3.Bootstrap, \
+         did you mean node?"
+    ));
+}
+
+#[test]
+fn deprecated_fields_are_warned_of() {
+    let (_folder, path) = file(
+        "b.yaml",
+        "admin:\n  access_log_path: /dev/null\n  address: {pipe: {path: x}}\n",
+    );
+    let report = Report::new();
+    read::<Bootstrap>(&path, &Strictness::default(), &report).unwrap();
+    let warnings = report.take_warnings();
+    assert!(warnings[0].to_string().ends_with(
+        "b.yaml:2:3: admin.access_log_path: deprecated field \
+         envoy.config.bootstrap.v3.Admin.access_log_path"
+    ));
+}
+
+#[test]
+fn a_wrong_any_says_what_is_wrong() {
+    let with = |config: &str| {
+        error(
+            "b.yaml",
+            &format!(
+                "admin:\n  address: {{pipe: {{path: x}}}}\n  access_log:\n  - name: x\n    typed_config: {config}\n"
+            ),
+        )
+    };
+    let place = "b.yaml:5:19: admin.access_log[0].typed_config:";
+    assert_eq!(
+        with("{path: x}"),
+        format!("{place} \"@type\" is missing, which says what this is")
+    );
+    let place = "b.yaml:5:29: admin.access_log[0].typed_config:";
+    assert_eq!(
+        with("{\"@type\": envoy.extensions.access_loggers.file.v3.FileAccessLog}"),
+        format!(
+            "{place} \"envoy.extensions.access_loggers.file.v3.FileAccessLog\" is not a type URL, \
+             did you mean \"type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog\"?"
+        )
+    );
+    assert_eq!(
+        with(
+            "{\"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAcessLog}"
+        ),
+        format!(
+            "{place} the type \"envoy.extensions.access_loggers.file.v3.FileAcessLog\" is not \
+             supported, did you mean envoy.extensions.access_loggers.file.v3.FileAccessLog?"
+        )
+    );
+    let typed_struct = with("{\"@type\": type.googleapis.com/xds.type.v3.TypedStruct}");
+    assert!(
+        typed_struct.contains("the type \"xds.type.v3.TypedStruct\" is not supported"),
+        "{typed_struct}"
+    );
+    let inside = with(
+        "{\"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, pathh: x}",
+    );
+    assert!(
+        inside.contains("admin.access_log[0].typed_config.pathh: unknown field")
+            && inside.contains("admin.access_log[0].typed_config.path: must not be empty"),
+        "{inside}"
+    );
+}
+
+#[test]
+fn a_yaml_bomb_and_deep_nesting_are_refused() {
+    let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for i in 1..10 {
+        let alias = format!("*a{}", i - 1);
+        bomb += &format!("a{i}: &a{i} [{}]\n", vec![alias; 10].join(", "));
+    }
+    let text = error("b.yaml", &bomb);
+    assert!(
+        text.ends_with("aliases expand to more than 100000 values"),
+        "{text}"
+    );
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    for name in ["b.yaml", "b.json"] {
+        let text = error(name, &deep);
+        assert!(
+            text.contains("nested deeper than 100 levels")
+                || text.contains("too deep")
+                || text.contains("recursion"),
+            "{text}"
+        );
+    }
+    let text = error("b.yaml", "a: &a [*a]\n");
+    assert!(
+        text.ends_with("the alias refers to the node that contains it"),
+        "{text}"
+    );
+}
+
+const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+
+fn discovery(name: &str, content: impl AsRef<[u8]>) -> Result<Discovery, String> {
+    let (_folder, path) = file(name, content);
+    read_discovery(&path, CLUSTER).map_err(|error| without_folder(&error.to_string()))
+}
+
+#[test]
+fn resources_are_told_apart_in_every_format() {
+    use crate::api::envoy::{
+        config::cluster::v3::Cluster, service::discovery::v3::DiscoveryResponse,
+    };
+    use prost::Message;
+    let json = format!(
+        r#"{{"version_info": "7", "resources": [
+             {{"@type": "{CLUSTER}", "name": "a", "connectTimeout": "1s"}},
+             {{"@type": "type.googleapis.com/envoy.service.discovery.v3.Resource", "name": "b",
+               "resource": {{"@type": "{CLUSTER}", "name": "b"}}}}]}}"#
+    );
+    let yaml = format!(
+        "version_info: '7'\nresources:\n- {{'@type': {CLUSTER}, name: a, connect_timeout: 1s}}\n- {{'@type': {CLUSTER}, name: b}}\n"
+    );
+    let report = Report::new();
+    let decode = |discovery: &Discovery| -> Vec<Cluster> {
+        let decode = |raw: &RawResource| raw.decode(&Strictness::default(), &report).unwrap();
+        discovery.resources.iter().map(decode).collect()
+    };
+    let from_yaml = discovery("c.yaml", yaml).unwrap();
+    let clusters = decode(&from_yaml);
+    assert_eq!(from_yaml.version_info, "7");
+    assert_eq!(from_yaml.resources[1].name(), "b");
+    assert_ne!(from_yaml.resources[0].hash(), from_yaml.resources[1].hash());
+    assert_eq!(decode(&discovery("c.json", json).unwrap()), clusters);
+
+    let encoded = DiscoveryResponse {
+        resources: clusters
+            .iter()
+            .map(|cluster| prost_types::Any {
+                type_url: CLUSTER.into(),
+                value: cluster.encode_to_vec(),
+            })
+            .collect(),
+        ..Default::default()
+    };
+    assert_eq!(
+        decode(&discovery("c.pb", encoded.encode_to_vec()).unwrap()),
+        clusters
+    );
+    assert!(report.is_empty());
+}
+
+#[test]
+fn what_is_wrong_with_an_answer_is_said_with_its_place() {
+    let wrong = |text: &str| discovery("c.yaml", text).unwrap_err();
+    assert_eq!(wrong(""), "c.yaml:1:1: the file is empty");
+    assert_eq!(
+        wrong("resourcez: []"),
+        "c.yaml:1:1: resourcez: unknown field in envoy.service.discovery.v3.DiscoveryResponse, did you mean resources?"
+    );
+    assert_eq!(
+        wrong(
+            "resources:\n- {'@type': type.googleapis.com/envoy.config.listener.v3.Listener, name: x}\n- name: y\n"
+        ),
+        "c.yaml:2:13: resources[0]: expected envoy.config.cluster.v3.Cluster, found envoy.config.listener.v3.Listener\n\
+         c.yaml:3:3: resources[1]: \"@type\" is missing, expected envoy.config.cluster.v3.Cluster"
+    );
+    assert_eq!(
+        wrong(&format!("resources:\n- '@type': {CLUSTER}\n")),
+        "c.yaml:2:3: resources[0]: name is required"
+    );
+    assert_eq!(
+        wrong("type_url: type.googleapis.com/envoy.config.listener.v3.Listener\n"),
+        "c.yaml:1:11: type_url: expected envoy.config.cluster.v3.Cluster, found envoy.config.listener.v3.Listener"
+    );
+    assert_eq!(
+        discovery("c.json", "{\"resources\": [{\"@type\": \"x\"").unwrap_err(),
+        "c.json:1:29: expected ',' or '}', the file ends inside the map that starts at line 1, column 16"
+    );
+    assert!(
+        discovery("c.yaml", "resources: []")
+            .unwrap()
+            .resources
+            .is_empty()
+    );
+}
+
+#[test]
+fn a_resource_is_located_in_its_file() {
+    use crate::api::envoy::config::cluster::v3::Cluster;
+    let json = format!(
+        "{{\"resources\": [\n  {{\"@type\": \"{CLUSTER}\", \"name\": \"a\"}}, {{\"@type\": \"{CLUSTER}\",\n   \"name\": \"b\", \"connectTimeout\": \"0s\"}}]}}"
+    );
+    let (_folder, path) = file("c.json", json);
+    let discovery = read_discovery(&path, CLUSTER).unwrap();
+    let mut report = Report::new();
+    let raw = &discovery.resources[1];
+    assert!(
+        raw.decode::<Cluster>(&Strictness::default(), &report)
+            .is_err()
+    );
+    report.root().field("name").error("found later");
+    raw.locate(&mut report);
+    assert_eq!(
+        without_folder(&report.to_string()),
+        "c.json:3:4: name: found later\nc.json:3:17: connect_timeout: must be greater than 0s, is 0s"
+    );
+}

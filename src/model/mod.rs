@@ -3,7 +3,9 @@
 
 pub mod cluster;
 pub mod context;
+pub mod data_source;
 pub mod listener;
+pub mod matcher;
 pub mod route;
 pub mod secret;
 mod snapshot;

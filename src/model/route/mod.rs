@@ -1,5 +1,38 @@
-//! `envoy.config.route.v3.RouteConfiguration`, compiled.
+//! `envoy.config.route.v3.RouteConfiguration`, compiled: which route a request
+//! takes, and what the route does to it.
+//!
+//! A request's host picks a [`VirtualHost`] by hash ([`hosts`]); its path picks
+//! the routes that can match ([`paths`]); the first of them, in the order of the
+//! configuration, whose other [`condition`]s hold is the route.
 
-/// Virtual hosts and their routes, compiled for matching.
-#[derive(Debug)]
-pub struct RouteTable {}
+mod cluster;
+mod condition;
+mod entry;
+mod forward;
+mod handle;
+mod hash;
+mod headers;
+mod hosts;
+mod mutate;
+mod paths;
+mod per_filter;
+mod redirect;
+mod retry;
+mod rewrite;
+mod table;
+mod tree;
+mod virtual_host;
+
+pub use cluster::{Chosen, ChosenName, ClusterChoice, ClusterName, WeightedEntry};
+pub use condition::Fraction;
+pub use entry::{Action, DirectResponse, Route};
+pub use forward::{DEFAULT_TIMEOUT, Forward, GrpcTimeout};
+pub use handle::RouteHandle;
+pub use hash::{HashCookie, HashPolicy, HashSource};
+pub use headers::HeaderRules;
+pub use mutate::set_host;
+pub use redirect::Redirect;
+pub use retry::{RequestRetry, RetryOn, RetryPolicy};
+pub use rewrite::{HostRewrite, PathRewrite};
+pub use table::{Outcome, RouteIndex, RouteTable};
+pub use virtual_host::VirtualHost;

@@ -1,0 +1,249 @@
+//! What holds for every text and every message.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+use prost::Message;
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value};
+
+use super::{
+    document::descriptor,
+    json,
+    place::Report,
+    position,
+    print::to_json,
+    reader::Reader,
+    strictness::Strictness,
+    tree::{self, Mark, Node},
+    well_known, yaml,
+};
+use crate::api::envoy::config::bootstrap::v3::Bootstrap;
+
+/// JSON values with what is awkward about them.
+fn values() -> impl Strategy<Value = serde_json::Value> {
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i32>().prop_map(Into::into),
+        // Quotes, escapes, controls, and what needs more than one byte.
+        "[a-z\"\\\\\n\t/\u{1}ä€😀]{0,8}".prop_map(Into::into),
+    ];
+    leaf.prop_recursive(6, 48, 6, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Into::into),
+            prop::collection::btree_map("[a-z_\"\n]{1,6}", inner, 0..6)
+                .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+fn without_places(node: &Node<'_>) -> serde_json::Value {
+    match &node.value {
+        tree::Value::Null => serde_json::Value::Null,
+        tree::Value::Bool(value) => (*value).into(),
+        tree::Value::Number(literal) => serde_json::from_str(literal).unwrap(),
+        tree::Value::Text(text) => text.as_ref().into(),
+        tree::Value::List(items) => items.iter().map(without_places).collect(),
+        tree::Value::Map(entries) => entries
+            .iter()
+            .map(|entry| (entry.key.clone().into_owned(), without_places(&entry.value)))
+            .collect(),
+    }
+}
+
+proptest! {
+    #[test]
+    fn json_is_read_as_serde_json_reads_it(value in values(), pretty: bool) {
+        let text = match pretty {
+            true => serde_json::to_string_pretty(&value),
+            false => serde_json::to_string(&value),
+        }.unwrap();
+        prop_assert_eq!(without_places(&json::parse(&text).unwrap()), value);
+    }
+
+    #[test]
+    fn a_json_text_is_yaml_of_the_same_value(value in values()) {
+        // Escaped, since YAML allows fewer characters as they are.
+        let text = serde_json::to_string_pretty(&value).unwrap();
+        prop_assert_eq!(without_places(&yaml::parse(&text).unwrap()), value);
+    }
+
+    #[test]
+    fn a_broken_json_text_is_an_error_within_it(
+        value in values(), at in any::<prop::sample::Index>(), with in "[\\[\\]{}:,\"a0 ]?",
+    ) {
+        let mut text: Vec<char> = serde_json::to_string_pretty(&value).unwrap().chars().collect();
+        let at = at.index(text.len());
+        text.splice(at..=at, with.chars());
+        let text: String = text.into_iter().collect();
+        let expected = serde_json::from_str::<serde_json::Value>(&text);
+        match json::parse(&text) {
+            Ok(node) => prop_assert_eq!(without_places(&node), expected.unwrap()),
+            Err(error) => {
+                let lines = text.lines().count().max(1);
+                prop_assert!((1..=lines + 1).contains(&(error.mark.line as usize)));
+                prop_assert!(expected.is_err() || error.message.starts_with("duplicate key"));
+            }
+        }
+    }
+
+    #[test]
+    fn no_text_makes_a_reader_panic(text in "[a-z0-9:\\-\\[\\]{},&*!|>#'\"\\\\ \n\t]{0,80}") {
+        let report = Report::new();
+        for (tree, file) in [(yaml::parse(&text), "y"), (json::parse(&text), "j")] {
+            if let Ok(tree) = tree {
+                reader(file).message(&tree, &descriptor::<Bootstrap>(), &report.root());
+            }
+        }
+        prop_assert!(report.into_errors().iter().all(|error| error.position.is_some()));
+    }
+
+    #[test]
+    fn every_step_of_a_path_is_read_back(
+        steps in prop::collection::vec(
+            prop_oneof![
+                "[a-z][a-z0-9_]{0,6}".prop_map(position::Step::Field),
+                (0..1000_usize).prop_map(position::Step::Index),
+                "[a-z.\"\\[\\] ]{0,8}".prop_map(position::Step::Key),
+            ],
+            1..8,
+        ),
+    ) {
+        let report = Report::new();
+        fn place(at: &super::At<'_>, steps: &[position::Step]) {
+            match steps.split_first() {
+                None => {
+                    at.error("here");
+                }
+                Some((position::Step::Field(name), rest)) => place(&at.field(name), rest),
+                Some((position::Step::Index(index), rest)) => place(&at.index(*index), rest),
+                Some((position::Step::Key(key), rest)) => place(&at.key(key), rest),
+            }
+        }
+        place(&report.root(), &steps);
+        let path = report.into_errors().remove(0).path;
+        prop_assert_eq!(position::parse(&path), steps, "{}", path);
+    }
+
+    #[test]
+    fn what_is_printed_is_read_back(seed: u64) {
+        let mut maker = Maker(seed | 1);
+        let message = maker.message(&descriptor::<Bootstrap>(), 5);
+        let text = to_json(&message);
+        let report = Report::new();
+        for tree in [json::parse(&text), yaml::parse(&text)] {
+            let read = reader("x").message(&tree.unwrap(), &message.descriptor(), &report.root());
+            prop_assert_eq!(report.to_string(), "");
+            prop_assert_eq!(to_json(&read), text.as_str());
+        }
+    }
+}
+
+use prost_reflect::ReflectMessage as _;
+
+fn reader(file: &str) -> Reader<'_> {
+    Reader {
+        file,
+        start: Mark::START,
+        strictness: &Strictness {
+            unknown: super::Unknown::Refuse,
+        },
+        check_rules: false,
+    }
+}
+
+/// Makes messages of any type; xorshift, since the shape is what matters.
+struct Maker(u64);
+
+impl Maker {
+    fn next(&mut self, below: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % below
+    }
+
+    fn message(&mut self, desc: &MessageDescriptor, depth: u32) -> DynamicMessage {
+        let mut message = DynamicMessage::new(desc.clone());
+        match desc.full_name() {
+            "google.protobuf.Any" => {
+                let pool = desc.parent_pool();
+                let types = pool.all_messages().len() as u64;
+                let index = self.next(types) as usize;
+                let inner = pool.all_messages().nth(index).unwrap();
+                if inner.is_map_entry() || well_known::is_not_a_map(inner.full_name()) {
+                    return message;
+                }
+                // Secrets are not printed.
+                if inner.full_name().contains(".tls.v3.") {
+                    return message;
+                }
+                let url = format!("type.googleapis.com/{}", inner.full_name());
+                let inner = self.message(&inner, depth.saturating_sub(1));
+                message.set_field_by_number(1, Value::String(url));
+                message.set_field_by_number(2, Value::Bytes(inner.encode_to_vec().into()));
+            }
+            "google.protobuf.Duration" => {
+                let seconds = self.next(100_000) as i64 - 50_000;
+                let nanos = self.next(1_000_000_000) as i32 * seconds.signum() as i32;
+                message.set_field_by_number(1, Value::I64(seconds));
+                message.set_field_by_number(2, Value::I32(nanos));
+            }
+            "google.protobuf.Timestamp" => {
+                message.set_field_by_number(1, Value::I64(self.next(1 << 32) as i64));
+            }
+            "google.protobuf.Value" => {
+                message.set_field_by_number(2, Value::F64(self.next(1000) as f64));
+            }
+            "google.protobuf.FieldMask" => {}
+            _ if depth == 0 => {}
+            _ => {
+                for field in desc.fields() {
+                    if self.next(4) == 0 && !field.full_name().contains("GoogleGrpc") {
+                        let value = self.field(&field, depth);
+                        message.set_field(&field, value);
+                    }
+                }
+            }
+        }
+        message
+    }
+
+    fn field(&mut self, field: &FieldDescriptor, depth: u32) -> Value {
+        let count = self.next(3) + 1;
+        let kind = field.kind();
+        if field.is_list() {
+            return Value::List((0..count).map(|_| self.value(&kind, depth)).collect());
+        }
+        if field.is_map() {
+            let value = kind.as_message().unwrap().map_entry_value_field().kind();
+            let entries = (0..count).map(|_| {
+                let key = MapKey::String(format!("k{}", self.next(9)));
+                (key, self.value(&value, depth))
+            });
+            return Value::Map(entries.collect::<HashMap<_, _>>());
+        }
+        self.value(&kind, depth)
+    }
+
+    fn value(&mut self, kind: &Kind, depth: u32) -> Value {
+        let number = self.next(1 << 40);
+        match kind {
+            Kind::Bool => Value::Bool(number % 2 == 0),
+            Kind::String => Value::String(format!("yes \"{number}\" ä\n")),
+            Kind::Bytes => Value::Bytes(number.to_be_bytes().to_vec().into()),
+            Kind::Double => Value::F64(number as f64 / 1024.0),
+            Kind::Float => Value::F32(number as f32 / 1024.0),
+            Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => Value::I32(number as i32),
+            Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => Value::I64(-(number as i64)),
+            Kind::Uint32 | Kind::Fixed32 => Value::U32(number as u32),
+            Kind::Uint64 | Kind::Fixed64 => Value::U64(u64::MAX - number),
+            Kind::Enum(desc) => {
+                let values = desc.values().len() as u64;
+                let index = self.next(values) as usize;
+                Value::EnumNumber(desc.values().nth(index).unwrap().number())
+            }
+            Kind::Message(desc) => Value::Message(self.message(desc, depth - 1)),
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Matchers that several resources use: strings, regular expressions, headers.
+
+mod header;
+mod regex;
+mod string;
+
+pub use header::HeaderMatcher;
+pub use regex::{Regex, Substitution};
+pub use string::StringMatcher;

@@ -1,0 +1,294 @@
+//! Which cluster a route leads to.
+
+use std::sync::Arc;
+
+use http::header::HeaderName;
+
+use crate::{
+    api::envoy::config::route::v3::{
+        WeightedCluster,
+        route_action::ClusterSpecifier,
+        weighted_cluster::{
+            ClusterWeight, RandomValueSpecifier, cluster_weight::HostRewriteSpecifier,
+        },
+    },
+    config::{At, Reported},
+    formatter::{FieldName, RequestView},
+    refuse,
+};
+
+use super::{headers::HeaderRules, per_filter};
+
+/// Where a route's cluster comes from.
+#[derive(Clone, Debug)]
+pub enum ClusterChoice {
+    /// Always the same.
+    Name(Arc<str>),
+    /// Named by a request header; no such header is no such cluster.
+    Header(FieldName),
+    /// One of several, by weight.
+    Weighted(Weighted),
+}
+
+/// Clusters with weights.
+#[derive(Clone, Debug)]
+pub struct Weighted {
+    clusters: Box<[WeightedEntry]>,
+    total: u64,
+    /// A request header that holds the random number.
+    random_header: Option<HeaderName>,
+    /// The random number is the request's hash by `hash_policy`.
+    use_hash_policy: bool,
+}
+
+/// One of several clusters.
+#[derive(Clone, Debug)]
+pub struct WeightedEntry {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// Rules for requests that go there.
+    pub request_headers: HeaderRules,
+    /// Rules for responses that come from there.
+    pub response_headers: HeaderRules,
+    /// `host_rewrite_literal`, before the route's.
+    pub host_rewrite: Option<Box<str>>,
+    /// Weights up to and with this one.
+    up_to: u64,
+}
+
+/// The name of a weighted cluster.
+#[derive(Clone, Debug)]
+pub enum ClusterName {
+    /// Given.
+    Fixed(Arc<str>),
+    /// In a request header.
+    Header(FieldName),
+}
+
+/// The outcome of a [`ClusterChoice`] for one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Chosen<'a> {
+    /// The cluster's name; empty when the header that holds it is missing.
+    pub name: ChosenName<'a>,
+    /// The entry, when it was one of several.
+    pub entry: Option<&'a WeightedEntry>,
+}
+
+/// A chosen cluster's name: configured ones can be looked up by identity.
+#[derive(Clone, Copy, Debug)]
+pub enum ChosenName<'a> {
+    /// From the configuration.
+    Configured(&'a Arc<str>),
+    /// From a request header.
+    Requested(&'a str),
+}
+
+impl<'a> ChosenName<'a> {
+    /// The name.
+    pub fn as_str(self) -> &'a str {
+        match self {
+            Self::Configured(name) => name,
+            Self::Requested(name) => name,
+        }
+    }
+}
+
+impl ClusterChoice {
+    pub(super) fn compile(
+        message: Option<ClusterSpecifier>,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
+        match message {
+            None => {
+                Err(at.error("one of cluster, cluster_header and weighted_clusters is required"))
+            }
+            Some(ClusterSpecifier::Cluster(name)) => Ok(Self::Name(name.into())),
+            Some(ClusterSpecifier::ClusterHeader(name)) => {
+                header(&name, &at.field("cluster_header")).map(Self::Header)
+            }
+            Some(ClusterSpecifier::WeightedClusters(weighted)) => {
+                Weighted::compile(weighted, &at.field("weighted_clusters")).map(Self::Weighted)
+            }
+            Some(ClusterSpecifier::ClusterSpecifierPlugin(_)) => {
+                Err(at.field("cluster_specifier_plugin").unsupported())
+            }
+            Some(ClusterSpecifier::InlineClusterSpecifierPlugin(_)) => {
+                Err(at.field("inline_cluster_specifier_plugin").unsupported())
+            }
+        }
+    }
+
+    /// The cluster for a request. `hash` is the request's hash when the route has
+    /// a `hash_policy` that gave one.
+    pub fn choose<'a>(
+        &'a self,
+        request: &RequestView<'a>,
+        random: u64,
+        hash: Option<u64>,
+    ) -> Chosen<'a> {
+        match self {
+            Self::Name(name) => Chosen {
+                name: ChosenName::Configured(name),
+                entry: None,
+            },
+            Self::Header(name) => Chosen {
+                name: requested(name, request),
+                entry: None,
+            },
+            Self::Weighted(weighted) => {
+                let entry = weighted.choose(request, random, hash);
+                let name = match &entry.cluster {
+                    ClusterName::Fixed(name) => ChosenName::Configured(name),
+                    ClusterName::Header(name) => requested(name, request),
+                };
+                Chosen {
+                    name,
+                    entry: Some(entry),
+                }
+            }
+        }
+    }
+
+    /// Names that stand in the configuration.
+    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        let (one, several) = match self {
+            Self::Name(name) => (Some(name), None),
+            Self::Header(_) => (None, None),
+            Self::Weighted(weighted) => (None, Some(weighted)),
+        };
+        let several = several.into_iter().flat_map(|w| &w.clusters);
+        one.into_iter()
+            .chain(several.filter_map(|entry| match &entry.cluster {
+                ClusterName::Fixed(name) => Some(name),
+                ClusterName::Header(_) => None,
+            }))
+    }
+}
+
+fn header(name: &str, at: &At<'_>) -> Result<FieldName, Reported> {
+    FieldName::parse(name).map_err(|error| at.error(error))
+}
+
+fn requested<'a>(name: &FieldName, request: &RequestView<'a>) -> ChosenName<'a> {
+    let value = name.in_request(request);
+    let text = value.and_then(|v| std::str::from_utf8(v).ok());
+    ChosenName::Requested(text.unwrap_or_default())
+}
+
+impl Weighted {
+    fn compile(message: WeightedCluster, at: &At<'_>) -> Result<Self, Reported> {
+        let WeightedCluster {
+            clusters,
+            // Weights by runtime; without a layer that sets the keys the configured ones count.
+            runtime_key_prefix: _,
+            // Deprecated: the sum of the weights counts, as in Envoy.
+            total_weight: _,
+            random_value_specifier,
+        } = message;
+        let mut outcome = Ok(());
+        let mut entries = Vec::with_capacity(clusters.len());
+        let mut total = 0;
+        let clusters_at = at.field("clusters");
+        for (index, cluster) in clusters.into_iter().enumerate() {
+            match WeightedEntry::compile(cluster, &mut total, &clusters_at.index(index)) {
+                Ok(entry) => entries.push(entry),
+                Err(reported) => outcome = Err(reported),
+            }
+        }
+        outcome?;
+        if total == 0 {
+            return Err(clusters_at.error("the sum of the weights must be greater than 0"));
+        }
+        if total > u32::MAX.into() {
+            return Err(clusters_at.error(format_args!(
+                "the sum of the weights is {total}; at most {} is allowed",
+                u32::MAX
+            )));
+        }
+        let (mut random_header, mut use_hash_policy) = (None, false);
+        match random_value_specifier {
+            Some(RandomValueSpecifier::HeaderName(name)) if !name.is_empty() => {
+                let header_at = at.field("header_name");
+                let name = HeaderName::from_bytes(name.as_bytes());
+                random_header =
+                    Some(name.map_err(|_| header_at.error("is not a valid header name"))?);
+            }
+            Some(RandomValueSpecifier::UseHashPolicy(on)) => use_hash_policy = on,
+            Some(RandomValueSpecifier::HeaderName(_)) | None => {}
+        }
+        Ok(Self {
+            clusters: entries.into(),
+            total,
+            random_header,
+            use_hash_policy,
+        })
+    }
+
+    fn choose(&self, request: &RequestView<'_>, random: u64, hash: Option<u64>) -> &WeightedEntry {
+        let from_header = || {
+            let value = request.headers.get(self.random_header.as_ref()?)?;
+            value.to_str().ok()?.parse().ok()
+        };
+        let number = match hash.filter(|_| self.use_hash_policy) {
+            Some(hash) => hash,
+            None => from_header().unwrap_or(random),
+        };
+        let point = number % self.total;
+        let at = self.clusters.partition_point(|c| c.up_to <= point);
+        &self.clusters[at]
+    }
+}
+
+impl WeightedEntry {
+    fn compile(message: ClusterWeight, total: &mut u64, at: &At<'_>) -> Result<Self, Reported> {
+        let ClusterWeight {
+            name,
+            weight,
+            metadata_match,
+            request_headers_to_add,
+            response_headers_to_add,
+            response_headers_to_remove,
+            request_headers_to_remove,
+            typed_per_filter_config,
+            cluster_header,
+            host_rewrite_specifier,
+        } = message;
+        let refused = refuse!(at; metadata_match);
+        let filters = per_filter::compile(typed_per_filter_config, at);
+        let request_headers = HeaderRules::compile(
+            request_headers_to_add,
+            "request_headers_to_add",
+            request_headers_to_remove,
+            "request_headers_to_remove",
+            at,
+        );
+        let response_headers = HeaderRules::compile(
+            response_headers_to_add,
+            "response_headers_to_add",
+            response_headers_to_remove,
+            "response_headers_to_remove",
+            at,
+        );
+        let cluster = match (name.is_empty(), cluster_header.is_empty()) {
+            (false, true) => Ok(ClusterName::Fixed(name.into())),
+            (true, false) => {
+                header(&cluster_header, &at.field("cluster_header")).map(ClusterName::Header)
+            }
+            _ => Err(at.error("exactly one of name and cluster_header is required")),
+        };
+        refused?;
+        filters?;
+        *total += u64::from(weight.unwrap_or(0));
+        Ok(Self {
+            cluster: cluster?,
+            request_headers: request_headers?,
+            response_headers: response_headers?,
+            host_rewrite: host_rewrite_specifier.and_then(
+                |HostRewriteSpecifier::HostRewriteLiteral(host)| {
+                    (!host.is_empty()).then(|| host.into())
+                },
+            ),
+            up_to: *total,
+        })
+    }
+}

@@ -1,0 +1,252 @@
+//! `envoy.config.route.v3.RouteAction`, compiled: a request goes to an upstream.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::{
+    api::envoy::config::{
+        core::v3::RoutingPriority,
+        route::v3::{
+            RouteAction,
+            route_action::{
+                ClusterNotFoundResponseCode, HostRewriteSpecifier, MaxStreamDuration, UpgradeConfig,
+            },
+        },
+    },
+    config::{At, Reported, duration},
+    formatter::FieldName,
+    model::matcher::Substitution,
+    refuse,
+};
+
+use super::{
+    cluster::ClusterChoice,
+    hash::HashPolicy,
+    retry::RetryPolicy,
+    rewrite::{HostRewrite, PathRewrite},
+};
+
+/// A route's timeout unless it says otherwise.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What is done with a request that goes to an upstream.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// Where to.
+    pub cluster: ClusterChoice,
+    /// The answer when there is no such cluster.
+    pub cluster_not_found: StatusCode,
+    /// What becomes of the path.
+    pub path: PathRewrite,
+    /// What becomes of the host.
+    pub host: HostRewrite,
+    /// Tell the upstream of the host that was rewritten, in `x-forwarded-host`.
+    pub append_x_forwarded_host: bool,
+    /// From the end of the request to the end of the response; `None` is no limit.
+    pub timeout: Option<Duration>,
+    /// Time without a byte; `None` leaves it to the connection manager, zero is no limit.
+    pub idle_timeout: Option<Duration>,
+    /// Time for the rest of a response once it was written here; `None` leaves
+    /// it to the connection manager, zero is no limit.
+    pub flush_timeout: Option<Duration>,
+    /// Life of the stream; `None` leaves it to the connection manager, zero is no limit.
+    pub max_stream_duration: Option<Duration>,
+    /// How `grpc-timeout` is heard.
+    pub grpc_timeout: GrpcTimeout,
+    /// When to try again; the virtual host's, when the route has none.
+    pub retry: Option<RetryPolicy>,
+    /// What ties requests to hosts.
+    pub hash: Box<[HashPolicy]>,
+    /// Upgrades by name in lower case, and whether they are allowed: these come
+    /// before the connection manager's.
+    pub upgrades: Box<[(Box<str>, bool)]>,
+    /// Whether the circuit breakers of high priority count.
+    pub high_priority: bool,
+}
+
+/// `max_stream_duration.grpc_timeout_header_max` and `…_offset`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GrpcTimeout {
+    /// The most that `grpc-timeout` may ask for; `None` ignores that header,
+    /// zero has no most.
+    pub max: Option<Duration>,
+    /// Taken off what the header asks for.
+    pub offset: Option<Duration>,
+}
+
+impl Forward {
+    pub(super) fn compile(message: RouteAction, at: &At<'_>) -> Result<Self, Reported> {
+        let RouteAction {
+            metadata_match,
+            prefix_rewrite,
+            timeout,
+            retry_policy,
+            priority,
+            rate_limits,
+            include_vh_rate_limits,
+            hash_policy,
+            cors,
+            cluster_not_found_response_code,
+            max_grpc_timeout,
+            idle_timeout,
+            upgrade_configs,
+            internal_redirect_action,
+            hedge_policy,
+            grpc_timeout_offset,
+            request_mirror_policies,
+            max_internal_redirects,
+            regex_rewrite,
+            retry_policy_typed_config,
+            internal_redirect_policy,
+            max_stream_duration,
+            append_x_forwarded_host,
+            early_data_policy,
+            path_rewrite_policy,
+            flush_timeout,
+            path_rewrite,
+            cluster_specifier,
+            host_rewrite_specifier,
+        } = message;
+        // What Envoy does by default is harmless to write out.
+        let include_vh_rate_limits = include_vh_rate_limits.filter(|on| *on);
+        let refused = refuse!(at; metadata_match, rate_limits, include_vh_rate_limits, cors,
+            internal_redirect_action, hedge_policy, request_mirror_policies,
+            max_internal_redirects, retry_policy_typed_config, internal_redirect_policy,
+            early_data_policy, path_rewrite_policy, path_rewrite);
+
+        let mut outcome = refused;
+        let mut time = |field: &str, message: Option<prost_types::Duration>| {
+            let compiled = message.map(|d| duration(&d, &at.field(field))).transpose();
+            compiled.unwrap_or_else(|reported| {
+                outcome = Err(reported);
+                None
+            })
+        };
+        let timeout = time("timeout", timeout).unwrap_or(DEFAULT_TIMEOUT);
+        let idle_timeout = time("idle_timeout", idle_timeout);
+        let flush_timeout = time("flush_timeout", flush_timeout);
+        let mut grpc_timeout = GrpcTimeout {
+            max: time("max_grpc_timeout", max_grpc_timeout),
+            offset: time("grpc_timeout_offset", grpc_timeout_offset),
+        };
+        let mut longest = None;
+        if let Some(MaxStreamDuration {
+            max_stream_duration,
+            grpc_timeout_header_max,
+            grpc_timeout_header_offset,
+        }) = max_stream_duration
+        {
+            longest = time("max_stream_duration", max_stream_duration);
+            grpc_timeout = GrpcTimeout {
+                max: time("grpc_timeout_header_max", grpc_timeout_header_max),
+                offset: time("grpc_timeout_header_offset", grpc_timeout_header_offset),
+            };
+        }
+
+        let cluster = ClusterChoice::compile(cluster_specifier, at);
+        let host = host_rewrite_specifier.map_or(Ok(HostRewrite::None), |h| host_rewrite(h, at));
+        let path = match (prefix_rewrite.is_empty(), regex_rewrite) {
+            (true, None) => Ok(PathRewrite::None),
+            (false, None) => Ok(PathRewrite::Prefix(prefix_rewrite.into())),
+            (true, Some(regex)) => {
+                Substitution::compile(regex, &at.field("regex_rewrite")).map(PathRewrite::Regex)
+            }
+            (false, Some(_)) => Err(at
+                .field("prefix_rewrite")
+                .error("and regex_rewrite can't both be set")),
+        };
+        let retry = retry_policy
+            .map(|policy| RetryPolicy::compile(policy, &at.field("retry_policy")))
+            .transpose();
+        let mut hash = Vec::with_capacity(hash_policy.len());
+        let hash_at = at.field("hash_policy");
+        for (index, policy) in hash_policy.into_iter().enumerate() {
+            match HashPolicy::compile(policy, &hash_at.index(index)) {
+                Ok(policy) => hash.extend(policy),
+                Err(reported) => outcome = Err(reported),
+            }
+        }
+        let upgrades = upgrades(upgrade_configs, &at.field("upgrade_configs"));
+        let cluster_not_found =
+            match ClusterNotFoundResponseCode::try_from(cluster_not_found_response_code) {
+                Ok(ClusterNotFoundResponseCode::NotFound) => StatusCode::NOT_FOUND,
+                Ok(ClusterNotFoundResponseCode::InternalServerError) => {
+                    StatusCode::INTERNAL_SERVER_ERROR
+                }
+                Ok(ClusterNotFoundResponseCode::ServiceUnavailable) | Err(_) => {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
+            };
+        outcome?;
+        Ok(Self {
+            cluster: cluster?,
+            cluster_not_found,
+            path: path?,
+            host: host?,
+            append_x_forwarded_host,
+            timeout: (!timeout.is_zero()).then_some(timeout),
+            idle_timeout,
+            flush_timeout,
+            max_stream_duration: longest,
+            grpc_timeout,
+            retry: retry?,
+            hash: hash.into(),
+            upgrades: upgrades?,
+            high_priority: priority == RoutingPriority::High as i32,
+        })
+    }
+}
+
+fn host_rewrite(message: HostRewriteSpecifier, at: &At<'_>) -> Result<HostRewrite, Reported> {
+    Ok(match message {
+        HostRewriteSpecifier::HostRewriteLiteral(host) if host.is_empty() => HostRewrite::None,
+        HostRewriteSpecifier::HostRewriteLiteral(host) => HostRewrite::Literal(host.into()),
+        HostRewriteSpecifier::AutoHostRewrite(true) => HostRewrite::Auto,
+        HostRewriteSpecifier::AutoHostRewrite(false) => HostRewrite::None,
+        HostRewriteSpecifier::HostRewriteHeader(name) => {
+            let at = at.field("host_rewrite_header");
+            match FieldName::parse(&name) {
+                Ok(FieldName::Header(name)) => HostRewrite::Header(name),
+                Ok(_) => return Err(at.error(format_args!("{name}: an ordinary header is needed"))),
+                Err(error) => return Err(at.error(error)),
+            }
+        }
+        HostRewriteSpecifier::HostRewritePathRegex(regex) => HostRewrite::PathRegex(
+            Substitution::compile(regex, &at.field("host_rewrite_path_regex"))?,
+        ),
+        HostRewriteSpecifier::HostRewrite(_) => return Err(at.field("host_rewrite").unsupported()),
+    })
+}
+
+fn upgrades(
+    messages: Vec<UpgradeConfig>,
+    at: &At<'_>,
+) -> Result<Box<[(Box<str>, bool)]>, Reported> {
+    let mut upgrades: Vec<(Box<str>, bool)> = Vec::with_capacity(messages.len());
+    let mut outcome = Ok(());
+    for (index, message) in messages.into_iter().enumerate() {
+        let at = at.index(index);
+        let UpgradeConfig {
+            upgrade_type,
+            enabled,
+            connect_config,
+        } = message;
+        if let Err(reported) = refuse!(at; connect_config) {
+            outcome = Err(reported);
+        }
+        let name = upgrade_type.to_ascii_lowercase();
+        if name.starts_with("connect") {
+            outcome = Err(at
+                .field("upgrade_type")
+                .error(format_args!("{upgrade_type} is not supported yet")));
+        }
+        if upgrades.iter().any(|(known, _)| **known == *name) {
+            outcome = Err(at
+                .field("upgrade_type")
+                .error(format_args!("{upgrade_type} stands here twice")));
+        }
+        upgrades.push((name.into(), enabled.unwrap_or(true)));
+    }
+    outcome.map(|()| upgrades.into())
+}

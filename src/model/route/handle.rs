@@ -1,0 +1,47 @@
+//! A chosen route, held for the life of a request.
+
+use std::{fmt, rc::Rc, sync::Arc};
+
+use super::{
+    entry::Route,
+    table::{RouteIndex, RouteTable},
+    virtual_host::VirtualHost,
+};
+
+/// A route together with its table.
+///
+/// A worker keeps one `Rc` to the table of the moment, so that holding a route
+/// touches no counter that another worker touches.
+#[derive(Clone)]
+pub struct RouteHandle {
+    table: Rc<Arc<RouteTable>>,
+    index: RouteIndex,
+}
+
+impl RouteHandle {
+    /// A route that this table's [`find`](RouteTable::find) gave.
+    pub fn new(table: Rc<Arc<RouteTable>>, index: RouteIndex) -> Self {
+        Self { table, index }
+    }
+
+    /// The route.
+    pub fn route(&self) -> &Route {
+        self.table.route(self.index)
+    }
+
+    /// Its virtual host.
+    pub fn virtual_host(&self) -> &VirtualHost {
+        self.table.virtual_host(self.index.virtual_host)
+    }
+
+    /// Its table.
+    pub fn table(&self) -> &Arc<RouteTable> {
+        &self.table
+    }
+}
+
+impl fmt::Debug for RouteHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.virtual_host().name(), self.route().name())
+    }
+}

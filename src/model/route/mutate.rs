@@ -1,0 +1,200 @@
+//! What a route does to the headers of a request and of its response.
+//!
+//! Requests keep `:authority` in their `host` field and `:path` in a URI in
+//! origin form, whatever protocol they came by; a URI with an authority is
+//! understood, and loses it when the host is rewritten.
+
+use http::{
+    HeaderMap, StatusCode, Uri,
+    header::{HOST, HeaderName, HeaderValue},
+    request::Parts,
+    uri::PathAndQuery,
+};
+
+use crate::formatter::{FormatContext, HeaderView, RequestView};
+
+use super::{
+    RouteHandle, cluster::WeightedEntry, entry::Action, headers::HeaderRules, rewrite::HostRewrite,
+};
+
+const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+impl RouteHandle {
+    /// Rules in the order in which they are followed: the last one wins.
+    fn ordered<'a>(
+        &'a self,
+        entry: Option<&'a HeaderRules>,
+        of: fn(&'a Self) -> [&'a HeaderRules; 3],
+    ) -> impl Iterator<Item = &'a HeaderRules> {
+        let [route, host, table] = of(self);
+        let order = match self.table().most_specific_wins {
+            true => [Some(table), Some(host), Some(route), entry],
+            false => [entry, Some(route), Some(host), Some(table)],
+        };
+        order
+            .into_iter()
+            .flatten()
+            .filter(|rules| !rules.is_empty())
+    }
+
+    fn request_rules(&self) -> [&HeaderRules; 3] {
+        [
+            &self.route().request_headers,
+            &self.virtual_host().request_headers,
+            &self.table().request_headers,
+        ]
+    }
+
+    fn response_rules(&self) -> [&HeaderRules; 3] {
+        [
+            &self.route().response_headers,
+            &self.virtual_host().response_headers,
+            &self.table().response_headers,
+        ]
+    }
+
+    /// Prepares a request for the upstream: header rules, then the host, then
+    /// the path, as Envoy does.
+    ///
+    /// `cx` is what formats read; its request is `parts` as they are then, with
+    /// `cx.request.scheme`. `entry` is the weighted cluster that was chosen.
+    /// With `keep_original`, what is rewritten is kept in
+    /// `x-envoy-original-path` and `x-envoy-original-host`.
+    pub fn rewrite_request(
+        &self,
+        parts: &mut Parts,
+        entry: Option<&WeightedEntry>,
+        cx: &FormatContext<'_>,
+        keep_original: bool,
+    ) {
+        let scheme = cx.request.scheme;
+        let entry_rules = entry.map(|e| &e.request_headers);
+        for rules in self.ordered(entry_rules, Self::request_rules) {
+            rules.remove(&mut parts.headers);
+            let changes = rules.changes(&FormatContext {
+                request: RequestView::of(parts, scheme),
+                ..*cx
+            });
+            HeaderRules::apply(changes, &mut parts.headers);
+        }
+        let Action::Forward(forward) = &self.route().action else {
+            return;
+        };
+        let literal = entry.and_then(|e| e.host_rewrite.as_deref());
+        let host = match (literal, &forward.host) {
+            (Some(literal), _) => Some(literal.to_owned()),
+            (None, HostRewrite::None | HostRewrite::Auto) => None,
+            (None, HostRewrite::Literal(host)) => Some(host.to_string()),
+            (None, HostRewrite::Header(name)) => parts
+                .headers
+                .get(name)
+                .and_then(|v| v.to_str().ok())
+                .filter(|v| !v.is_empty())
+                .map(str::to_owned),
+            (None, HostRewrite::PathRegex(regex)) => Some(regex.apply(parts.uri.path())),
+        };
+        if let Some(host) = host {
+            set_host(parts, &host, forward.append_x_forwarded_host, keep_original);
+        }
+        let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+        if !matches!(forward.path, super::PathRewrite::None) {
+            let new = forward.path.apply(path, self.route().matched_length(path));
+            set_path(parts, new, keep_original);
+        }
+    }
+
+    /// Follows the header rules for a response, whether it came from an
+    /// upstream or was made here.
+    pub fn rewrite_response(
+        &self,
+        status: StatusCode,
+        headers: &mut HeaderMap,
+        entry: Option<&WeightedEntry>,
+        cx: &FormatContext<'_>,
+    ) {
+        debug_assert!(cx.info.response_code.is_none_or(|code| code == status));
+        let entry_rules = entry.map(|e| &e.response_headers);
+        for rules in self.ordered(entry_rules, Self::response_rules) {
+            rules.remove(headers);
+            let changes = rules.changes(&FormatContext {
+                response: HeaderView::Map(headers),
+                ..*cx
+            });
+            HeaderRules::apply(changes, headers);
+        }
+    }
+
+    /// Whether any rule changes requests, so that a caller can do without a
+    /// [`FormatContext`] when none does.
+    pub fn rewrites_responses(&self, entry: Option<&WeightedEntry>) -> bool {
+        let entry_rules = entry.map(|e| &e.response_headers);
+        self.ordered(entry_rules, Self::response_rules)
+            .next()
+            .is_some()
+    }
+}
+
+/// Gives a request another host, as `auto_host_rewrite` does once the upstream
+/// host is chosen.
+///
+/// With `append_forwarded`, the old one is added to `x-forwarded-host`, unless
+/// it stands last there already; with `keep_original`, it goes to
+/// `x-envoy-original-host`. A host that cannot stand in a header changes nothing.
+pub fn set_host(parts: &mut Parts, host: &str, append_forwarded: bool, keep_original: bool) {
+    let Ok(value) = HeaderValue::from_str(host) else {
+        return;
+    };
+    let old = match parts.uri.authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => parts.headers.get(HOST).cloned(),
+    };
+    if let Some(old) = old.filter(|old| !old.is_empty()) {
+        if append_forwarded {
+            append_forwarded_host(&mut parts.headers, &old);
+        }
+        if keep_original {
+            parts.headers.insert(ORIGINAL_HOST, old);
+        }
+    }
+    if parts.uri.authority().is_some() {
+        let mut uri = std::mem::take(&mut parts.uri).into_parts();
+        uri.scheme = None;
+        uri.authority = None;
+        parts.uri = Uri::from_parts(uri).unwrap_or_default();
+    }
+    parts.headers.insert(HOST, value);
+}
+
+fn append_forwarded_host(headers: &mut HeaderMap, host: &HeaderValue) {
+    let Some(before) = headers.get(FORWARDED_HOST).filter(|v| !v.is_empty()) else {
+        headers.insert(FORWARDED_HOST, host.clone());
+        return;
+    };
+    let last = before
+        .as_bytes()
+        .rsplit(|b| *b == b',')
+        .find(|p| !p.is_empty());
+    if last == Some(host.as_bytes()) {
+        return;
+    }
+    let joined = [before.as_bytes(), b",", host.as_bytes()].concat();
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(FORWARDED_HOST, joined);
+    }
+}
+
+/// Gives a request another path. One that cannot stand in a URI changes nothing.
+fn set_path(parts: &mut Parts, path: String, keep_original: bool) {
+    let old = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    if keep_original && let Ok(old) = HeaderValue::from_str(old) {
+        parts.headers.insert(ORIGINAL_PATH, old);
+    }
+    let Ok(path) = PathAndQuery::from_maybe_shared(bytes::Bytes::from(path)) else {
+        return;
+    };
+    let mut uri = std::mem::take(&mut parts.uri).into_parts();
+    uri.path_and_query = Some(path);
+    parts.uri = Uri::from_parts(uri).unwrap_or_default();
+}

@@ -1,0 +1,240 @@
+//! The whole table.
+
+use std::{collections::HashSet, sync::Arc};
+
+use http::header::HeaderName;
+
+use crate::{
+    api::envoy::config::route::v3::RouteConfiguration,
+    config::{At, Reported},
+    formatter::RequestView,
+    model::Context,
+    refuse,
+};
+
+use super::{
+    entry::{Action, Limits, Route},
+    headers::HeaderRules,
+    hosts::{Hosts, without_port},
+    per_filter,
+    virtual_host::VirtualHost,
+};
+
+/// The largest body of a direct response unless the table says otherwise.
+pub const DEFAULT_MAX_DIRECT_RESPONSE_BODY: u64 = 4096;
+
+/// Virtual hosts and their routes, compiled for matching.
+#[derive(Debug)]
+pub struct RouteTable {
+    name: Arc<str>,
+    hosts: Hosts,
+    virtual_hosts: Box<[VirtualHost]>,
+    pub(super) request_headers: HeaderRules,
+    pub(super) response_headers: HeaderRules,
+    /// Rules are followed from the table to the route; else from the route to the table.
+    pub(super) most_specific_wins: bool,
+    internal_only_headers: Box<[HeaderName]>,
+    ignore_port: bool,
+    ignore_path_parameters: bool,
+    validate_clusters: Option<bool>,
+}
+
+/// A route in its table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RouteIndex {
+    /// Index of the virtual host.
+    pub virtual_host: u32,
+    /// Index of the route in it.
+    pub route: u32,
+}
+
+/// What became of looking for a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// No virtual host has this domain.
+    NoVirtualHost,
+    /// The virtual host of this index has no route for it.
+    NoRoute(u32),
+    /// The virtual host of this index wants https: [`Redirect::to_https`](super::Redirect::to_https).
+    TlsRequired(u32),
+    /// This one.
+    Found(RouteIndex),
+}
+
+impl RouteTable {
+    /// Compiles a table.
+    ///
+    /// # Errors
+    /// Every one there is in it: a domain or name that stands twice, whatever
+    /// is wrong with a route, a field that is not supported.
+    pub fn compile(
+        message: RouteConfiguration,
+        cx: &Context<'_>,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
+        let RouteConfiguration {
+            name,
+            virtual_hosts,
+            internal_only_headers,
+            response_headers_to_add,
+            response_headers_to_remove,
+            request_headers_to_add,
+            validate_clusters,
+            request_headers_to_remove,
+            vhds,
+            most_specific_header_mutations_wins,
+            max_direct_response_body_size_bytes,
+            cluster_specifier_plugins,
+            request_mirror_policies,
+            ignore_port_in_host_matching,
+            ignore_path_parameters_in_path_matching,
+            typed_per_filter_config,
+            // For filters that read it; none does.
+            metadata: _,
+            vhost_header,
+            route_specifiers,
+        } = message;
+        let refused = refuse!(at; vhds, cluster_specifier_plugins, request_mirror_policies,
+            vhost_header, route_specifiers);
+        let mut outcome = refused.and(per_filter::compile(typed_per_filter_config, at));
+        let request_headers = HeaderRules::compile(
+            request_headers_to_add,
+            "request_headers_to_add",
+            request_headers_to_remove,
+            "request_headers_to_remove",
+            at,
+        );
+        let response_headers = HeaderRules::compile(
+            response_headers_to_add,
+            "response_headers_to_add",
+            response_headers_to_remove,
+            "response_headers_to_remove",
+            at,
+        );
+        let limits = Limits {
+            direct_response_body: max_direct_response_body_size_bytes
+                .map_or(DEFAULT_MAX_DIRECT_RESPONSE_BODY, u64::from),
+        };
+        let mut internal = Vec::with_capacity(internal_only_headers.len());
+        let internal_at = at.field("internal_only_headers");
+        for (index, header) in internal_only_headers.iter().enumerate() {
+            match HeaderName::from_bytes(header.as_bytes()) {
+                Ok(header) => internal.push(header),
+                Err(_) => {
+                    outcome = Err(internal_at
+                        .index(index)
+                        .error(format_args!("{header:?} is not a valid header name")));
+                }
+            }
+        }
+        let mut hosts = Hosts::default();
+        let mut names = HashSet::new();
+        let mut compiled = Vec::with_capacity(virtual_hosts.len());
+        let hosts_at = at.field("virtual_hosts");
+        for (index, message) in (0u32..).zip(virtual_hosts) {
+            let at = hosts_at.index(index as usize);
+            if !names.insert(message.name.clone()) {
+                outcome = Err(at.field("name").error(format_args!(
+                    "another virtual host has the name {:?}",
+                    message.name
+                )));
+            }
+            let domains_at = at.field("domains");
+            for (i, domain) in message.domains.iter().enumerate() {
+                if !hosts.insert(domain, index) {
+                    outcome = Err(domains_at.index(i).error(format_args!(
+                        "the domain {domain:?} stands twice in the route table {name:?}"
+                    )));
+                }
+            }
+            match VirtualHost::compile(message, limits, cx, &at) {
+                Ok(host) => compiled.push(host),
+                Err(reported) => outcome = Err(reported),
+            }
+        }
+        outcome?;
+        Ok(Self {
+            name: name.into(),
+            hosts,
+            virtual_hosts: compiled.into(),
+            request_headers: request_headers?,
+            response_headers: response_headers?,
+            most_specific_wins: most_specific_header_mutations_wins,
+            internal_only_headers: internal.into(),
+            ignore_port: ignore_port_in_host_matching,
+            ignore_path_parameters: ignore_path_parameters_in_path_matching,
+            validate_clusters,
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The route of a request. `random` is the request's random number, against
+    /// which `runtime_fraction` is held.
+    pub fn find(&self, request: &RequestView<'_>, random: u64) -> Outcome {
+        let host = match self.ignore_port {
+            true => without_port(request.authority),
+            false => request.authority,
+        };
+        let Some(index) = self.hosts.find(host) else {
+            return Outcome::NoVirtualHost;
+        };
+        let virtual_host = &self.virtual_hosts[index as usize];
+        if virtual_host.wants_tls(request) {
+            return Outcome::TlsRequired(index);
+        }
+        let end = request.path.find(['?', '#']).unwrap_or(request.path.len());
+        let mut path = &request.path[..end];
+        if self.ignore_path_parameters {
+            path = path.split(';').next().unwrap_or_default();
+        }
+        match virtual_host.find(request, path, random) {
+            Some(route) => Outcome::Found(RouteIndex {
+                virtual_host: index,
+                route,
+            }),
+            None => Outcome::NoRoute(index),
+        }
+    }
+
+    /// A route that [`RouteTable::find`] gave.
+    pub fn route(&self, index: RouteIndex) -> &Route {
+        &self.virtual_host(index.virtual_host).routes[index.route as usize]
+    }
+
+    /// A virtual host that [`RouteTable::find`] gave.
+    pub fn virtual_host(&self, index: u32) -> &VirtualHost {
+        &self.virtual_hosts[index as usize]
+    }
+
+    /// All virtual hosts.
+    pub fn virtual_hosts(&self) -> &[VirtualHost] {
+        &self.virtual_hosts
+    }
+
+    /// Headers that a request from outside may not bring.
+    pub fn internal_only_headers(&self) -> &[HeaderName] {
+        &self.internal_only_headers
+    }
+
+    /// `validate_clusters`: whether the clusters it names have to exist. Unset,
+    /// they have to for a table inside of a listener, and not for one by RDS.
+    pub fn validate_clusters(&self) -> Option<bool> {
+        self.validate_clusters
+    }
+
+    /// The clusters it names, each once.
+    pub fn referenced_clusters(&self) -> HashSet<&Arc<str>> {
+        let routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);
+        routes
+            .filter_map(|route| match &route.action {
+                Action::Forward(forward) => Some(forward.cluster.names()),
+                _ => None,
+            })
+            .flatten()
+            .collect()
+    }
+}

@@ -1,0 +1,154 @@
+//! `envoy.config.route.v3.VirtualHost`, compiled.
+
+use std::sync::Arc;
+
+use crate::{
+    api::envoy::config::route::v3::{VirtualHost as Message, virtual_host::TlsRequirementType},
+    config::{At, Reported},
+    formatter::RequestView,
+    model::Context,
+    refuse,
+};
+
+use super::{
+    entry::{Action, Limits, Route},
+    headers::HeaderRules,
+    paths::Paths,
+    per_filter,
+    retry::RetryPolicy,
+};
+
+/// One virtual host: an ordered list of routes.
+#[derive(Debug)]
+pub struct VirtualHost {
+    name: Arc<str>,
+    pub(super) routes: Box<[Route]>,
+    paths: Paths,
+    require_tls: TlsRequirementType,
+    pub(super) request_headers: HeaderRules,
+    pub(super) response_headers: HeaderRules,
+    /// Tell the upstream which try this is, in `x-envoy-attempt-count`.
+    pub include_request_attempt_count: bool,
+    /// Tell the client how many tries there were.
+    pub include_attempt_count_in_response: bool,
+    /// The most bytes of a request's body that are kept for a retry.
+    pub body_buffer_limit: Option<u64>,
+}
+
+impl VirtualHost {
+    pub(super) fn compile(
+        message: Message,
+        limits: Limits,
+        cx: &Context<'_>,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
+        let Message {
+            name,
+            // Compiled by the table, which looks hosts up.
+            domains: _,
+            routes,
+            require_tls,
+            virtual_clusters,
+            rate_limits,
+            request_headers_to_add,
+            cors,
+            response_headers_to_add,
+            response_headers_to_remove,
+            request_headers_to_remove,
+            include_request_attempt_count,
+            typed_per_filter_config,
+            retry_policy,
+            hedge_policy,
+            per_request_buffer_limit_bytes,
+            include_attempt_count_in_response,
+            retry_policy_typed_config,
+            matcher,
+            request_mirror_policies,
+            include_is_timeout_retry_header,
+            // For filters that read it; none does.
+            metadata: _,
+            request_body_buffer_limit,
+            route_specifiers,
+        } = message;
+        let refused = refuse!(at; virtual_clusters, rate_limits, cors, hedge_policy,
+            retry_policy_typed_config, matcher, request_mirror_policies,
+            include_is_timeout_retry_header, route_specifiers);
+        let mut outcome = refused.and(per_filter::compile(typed_per_filter_config, at));
+        let retry = retry_policy
+            .map(|policy| RetryPolicy::compile(policy, &at.field("retry_policy")))
+            .transpose();
+        let request_headers = HeaderRules::compile(
+            request_headers_to_add,
+            "request_headers_to_add",
+            request_headers_to_remove,
+            "request_headers_to_remove",
+            at,
+        );
+        let response_headers = HeaderRules::compile(
+            response_headers_to_add,
+            "response_headers_to_add",
+            response_headers_to_remove,
+            "response_headers_to_remove",
+            at,
+        );
+        let mut compiled = Vec::with_capacity(routes.len());
+        let routes_at = at.field("routes");
+        for (index, route) in routes.into_iter().enumerate() {
+            match Route::compile(route, limits, cx, &routes_at.index(index)) {
+                Ok(route) => compiled.push(route),
+                Err(reported) => outcome = Err(reported),
+            }
+        }
+        let retry = retry?;
+        outcome?;
+        if let Some(retry) = retry {
+            for route in &mut compiled {
+                if let Action::Forward(forward) = &mut route.action {
+                    forward.retry.get_or_insert_with(|| retry.clone());
+                }
+            }
+        }
+        let paths = Paths::new(compiled.iter().map(|r| (&r.path, r.case_sensitive)));
+        Ok(Self {
+            name: name.into(),
+            routes: compiled.into(),
+            paths,
+            require_tls: TlsRequirementType::try_from(require_tls).unwrap_or_default(),
+            request_headers: request_headers?,
+            response_headers: response_headers?,
+            include_request_attempt_count,
+            include_attempt_count_in_response,
+            body_buffer_limit: request_body_buffer_limit
+                .or(per_request_buffer_limit_bytes.map(u64::from)),
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether `require_tls` sends this request to https.
+    pub(super) fn wants_tls(&self, request: &RequestView<'_>) -> bool {
+        const INTERNAL: http::HeaderName = http::HeaderName::from_static("x-envoy-internal");
+        match self.require_tls {
+            TlsRequirementType::None => false,
+            _ if request.scheme == "https" => false,
+            TlsRequirementType::All => true,
+            TlsRequirementType::ExternalOnly => request
+                .headers
+                .get(&INTERNAL)
+                .is_none_or(|value| value != "true"),
+        }
+    }
+
+    /// The first route that a request matches. `path` is the request's without
+    /// its query.
+    pub(super) fn find(&self, request: &RequestView<'_>, path: &str, random: u64) -> Option<u32> {
+        self.paths.candidates(path.as_bytes()).find(|route| {
+            self.routes[*route as usize]
+                .conditions
+                .hold(request, random)
+        })
+    }
+}
