@@ -10,12 +10,14 @@ mod driver;
 pub mod host;
 pub mod host_set;
 pub mod stats;
+pub mod tls;
 
 pub use balance::{LbContext, LbState};
 pub use breakers::{Breakers, Permit, Priority, Resource};
 pub use driver::ClusterDriver;
 pub use host::{Endpoint, Host, HostStat, Locality};
 pub use host_set::{HostSet, Hosts};
+pub use tls::{Alpn, TlsError, TlsTarget, UpstreamTls};
 
 /// A worker's clusters.
 #[derive(Debug)]

@@ -23,7 +23,7 @@ use super::{
     breakers,
     discovery::{self, Source},
     protocol::{self, Deprecated},
-    socket,
+    socket, transport,
 };
 
 /// `connect_timeout`, unless set.
@@ -151,6 +151,7 @@ impl Cluster {
             at,
         );
         let socket = socket::compile(upstream_bind_config, upstream_connection_options, at);
+        let transport = transport::compile(transport_socket, &stat_prefix, cx, at);
         let discovery = discovery::compile(
             Source {
                 cluster: &name,
@@ -180,7 +181,7 @@ impl Cluster {
         let socket = socket?;
         let (discovery, endpoints) = discovery?;
         let connect_timeout = connect_timeout?;
-        refuse!(at; transport_socket)?;
+        let transport = transport?;
 
         let threads = cx.server.concurrency + 1;
         let name: Arc<str> = name.into();
@@ -203,7 +204,7 @@ impl Cluster {
             (None, None) => Membership::default(),
         };
         let initialized = matches!(discovery, Discovery::Static);
-        let wire_identity = foldhash_of(&(protocol, http.wire(), &socket));
+        let wire_identity = foldhash_of(&(protocol, http.wire(), &socket, &transport));
         let stats = cx.stats.block(&stat_prefix, &cluster_stats::TABLE);
         if initialized && previous.is_none() {
             stats.inc(cluster_stats::membership_change);
@@ -218,6 +219,7 @@ impl Cluster {
             buffer_limit: per_connection_buffer_limit_bytes.unwrap_or(DEFAULT_BUFFER_LIMIT)
                 as usize,
             balancing: balance.balancing,
+            transport,
             protocol,
             http,
             socket,

@@ -12,6 +12,7 @@ mod endpoints;
 mod http_options;
 mod protocol;
 mod socket;
+mod transport;
 
 use std::{
     sync::{Arc, atomic::AtomicBool, atomic::Ordering::Relaxed},
@@ -35,6 +36,7 @@ pub use endpoints::{Duplicates, EndpointSet, EndpointSpec, LocalitySpec, Target}
 pub use http_options::{Http1Options, Http2Options, HttpOptions, KeepAlive};
 pub use protocol::Protocol;
 pub use socket::{SocketOptions, TcpKeepalive};
+pub use transport::Transport;
 
 /// One upstream cluster.
 #[derive(Debug)]
@@ -51,6 +53,8 @@ pub struct Cluster {
     pub buffer_limit: usize,
     /// How a host is chosen.
     pub balancing: Balancing,
+    /// What carries the bytes of its connections.
+    pub transport: Transport,
     /// What an HTTP request is spoken in.
     pub protocol: Protocol,
     /// Limits and codec settings of HTTP.

@@ -43,5 +43,5 @@ impl<T> Interned<T> {
 #[derive(Debug, Default)]
 pub struct Cache {
     /// Settings of connections to origins.
-    pub(crate) clients: Interned<rustls::ClientConfig>,
+    pub(crate) clients: Interned<crate::upstream::tls::Client>,
 }

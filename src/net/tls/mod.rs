@@ -1,7 +1,17 @@
 //! TLS that ends here, and what both sides of TLS share.
 
 mod cache;
+mod certificate;
 mod downstream;
+mod certificate_facts;
+mod params;
+mod san;
+mod validation;
 
 pub use cache::{Cache, Interned};
+pub use certificate::Certificate;
 pub use downstream::{DownstreamTls, facts};
+pub use certificate_facts::{CertificateFacts, SubjectName};
+pub use params::Parameters;
+pub use san::SanMatcher;
+pub use validation::{Trust, Validation, ValidationFailure};

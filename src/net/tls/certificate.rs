@@ -1,0 +1,136 @@
+//! `envoy.extensions.transport_sockets.tls.v3.TlsCertificate`: a chain and its
+//! key, checked to belong together.
+
+use std::{
+    hash::{BuildHasher, Hash},
+    sync::Arc,
+};
+
+use rustls::{
+    Error, InconsistentKeys,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    sign::CertifiedKey,
+};
+
+use crate::{
+    api::envoy::{
+        config::core::v3::{DataSource, data_source::Specifier},
+        extensions::transport_sockets::tls::v3 as pb,
+    },
+    config::{At, Reported},
+    model::{Context, data_source},
+    refuse,
+};
+
+use super::certificate_facts::CertificateFacts;
+
+/// A certificate with its chain and its private key.
+#[derive(Debug)]
+pub struct Certificate {
+    /// What a handshake presents.
+    pub key: Arc<CertifiedKey>,
+    /// The chain, the certificate itself first.
+    pub facts: Vec<CertificateFacts>,
+    /// A hash of the chain and the key.
+    pub identity: u64,
+}
+
+impl Certificate {
+    /// Loads and checks a certificate.
+    ///
+    /// # Errors
+    /// What cannot be read, is not PEM, or does not fit together.
+    pub fn compile(
+        message: pb::TlsCertificate,
+        cx: &Context<'_>,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
+        let pb::TlsCertificate {
+            certificate_chain,
+            private_key,
+            password,
+            ocsp_staple,
+            signed_certificate_timestamp,
+            private_key_provider,
+            // The files are watched in any case, whatever directory they are in.
+            watched_directory: _,
+            pkcs12,
+            tls_params,
+        } = message;
+        refuse!(at; password, signed_certificate_timestamp, private_key_provider, pkcs12,
+            tls_params)?;
+        let chain_place = at.field("certificate_chain");
+        let key_place = at.field("private_key");
+        let chain = certificate_chain.ok_or_else(|| chain_place.error("is required"));
+        let key = private_key.ok_or_else(|| key_place.error("is required"));
+        let (chain, key) = (chain?, key?);
+        let path = path_of(&chain).to_owned();
+        let chain = data_source::load(chain, cx, &chain_place);
+        let key = data_source::load(key, cx, &key_place);
+        let (chain, key) = (chain?, key?);
+
+        let identity = foldhash::fast::FixedState::default().hash_one((&chain, &key));
+        let chain = certificates(&chain, &chain_place)?;
+        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| {
+            key_place.error(format_args!(
+                "is not an unencrypted PEM private key: {error}"
+            ))
+        })?;
+        let facts = facts_of(&chain, &path);
+        let provider = aws_lc_rs::default_provider();
+        let mut certified =
+            CertifiedKey::from_der(chain, key, &provider).map_err(|error| match error {
+                Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => at.error(
+                    "the private_key does not belong to the first certificate of certificate_chain",
+                ),
+                error => at.error(format_args!("cannot be used: {error}")),
+            })?;
+        if let Some(staple) = ocsp_staple {
+            let staple = data_source::load(staple, cx, &at.field("ocsp_staple"))?;
+            certified.ocsp = Some(staple);
+        }
+        Ok(Self {
+            key: Arc::new(certified),
+            facts,
+            identity,
+        })
+    }
+}
+
+impl Hash for Certificate {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.identity.hash(state);
+    }
+}
+
+/// The PEM certificates of a text; there has to be one.
+///
+/// # Errors
+/// What is not PEM, or not a certificate.
+pub(super) fn certificates(
+    pem: &[u8],
+    at: &At<'_>,
+) -> Result<Vec<CertificateDer<'static>>, Reported> {
+    let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let certificates =
+        parsed.map_err(|error| at.error(format_args!("is not well-formed PEM: {error}")))?;
+    match certificates.is_empty() {
+        true => Err(at.error("contains no PEM certificate")),
+        false => Ok(certificates),
+    }
+}
+
+/// The facts of each certificate that can be read.
+pub(super) fn facts_of(certificates: &[CertificateDer<'_>], path: &str) -> Vec<CertificateFacts> {
+    let facts = |certificate| CertificateFacts::read(certificate, path);
+    certificates.iter().filter_map(facts).collect()
+}
+
+/// The file a source names, as `/certs` shows it.
+pub(super) fn path_of(source: &DataSource) -> &str {
+    match &source.specifier {
+        Some(Specifier::Filename(path)) => path,
+        _ => "<inline>",
+    }
+}

@@ -1,0 +1,191 @@
+//! `envoy.extensions.transport_sockets.tls.v3.TlsParameters`, in terms of rustls.
+
+use std::sync::Arc;
+
+use rustls::{
+    NamedGroup, ProtocolVersion, SupportedCipherSuite, SupportedProtocolVersion,
+    crypto::{CryptoProvider, aws_lc_rs},
+    version::{TLS12, TLS13},
+};
+
+use crate::{
+    api::envoy::extensions::transport_sockets::tls::v3::{self as pb, tls_parameters::TlsProtocol},
+    config::{At, Reported},
+    refuse,
+};
+
+/// Versions, and the suites and groups of a provider.
+#[derive(Clone, Debug)]
+pub struct Parameters {
+    /// Suites and groups that may be used, in order of preference.
+    pub provider: Arc<CryptoProvider>,
+    /// Versions that may be used.
+    pub versions: &'static [&'static SupportedProtocolVersion],
+}
+
+const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+const ONLY_12: &[&SupportedProtocolVersion] = &[&TLS12];
+const ONLY_13: &[&SupportedProtocolVersion] = &[&TLS13];
+
+/// OpenSSL's names, which Envoy uses, for what rustls calls by the RFC's.
+const SUITES: [(&str, rustls::CipherSuite); 6] = [
+    (
+        "ECDHE-ECDSA-AES128-GCM-SHA256",
+        rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    ),
+    (
+        "ECDHE-RSA-AES128-GCM-SHA256",
+        rustls::CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    ),
+    (
+        "ECDHE-ECDSA-AES256-GCM-SHA384",
+        rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    ),
+    (
+        "ECDHE-RSA-AES256-GCM-SHA384",
+        rustls::CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    ),
+    (
+        "ECDHE-ECDSA-CHACHA20-POLY1305",
+        rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    ),
+    (
+        "ECDHE-RSA-CHACHA20-POLY1305",
+        rustls::CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    ),
+];
+
+impl Parameters {
+    /// Compiles the settings; without any, everything that rustls has is used.
+    ///
+    /// # Errors
+    /// What rustls does not have is reported by name.
+    pub fn compile(message: Option<pb::TlsParameters>, at: &At<'_>) -> Result<Self, Reported> {
+        let pb::TlsParameters {
+            tls_minimum_protocol_version,
+            tls_maximum_protocol_version,
+            cipher_suites,
+            ecdh_curves,
+            signature_algorithms,
+            compliance_policies,
+        } = message.unwrap_or_default();
+        let mut provider = aws_lc_rs::default_provider();
+        let outcome = refuse!(at; signature_algorithms, compliance_policies);
+        let versions = versions(
+            tls_minimum_protocol_version,
+            tls_maximum_protocol_version,
+            at,
+        );
+        let suites = suites(&cipher_suites, &provider, &at.field("cipher_suites"));
+        let groups = groups(&ecdh_curves, &at.field("ecdh_curves"));
+        outcome?;
+        if let Some(suites) = suites? {
+            provider.cipher_suites = suites;
+        }
+        if let Some(groups) = groups? {
+            provider
+                .kx_groups
+                .retain(|group| groups.contains(&group.name()));
+            provider
+                .kx_groups
+                .sort_by_key(|group| groups.iter().position(|name| *name == group.name()));
+        }
+        Ok(Self {
+            provider: Arc::new(provider),
+            versions: versions?,
+        })
+    }
+}
+
+fn versions(
+    minimum: i32,
+    maximum: i32,
+    at: &At<'_>,
+) -> Result<&'static [&'static SupportedProtocolVersion], Reported> {
+    let bound = |value: i32, field: &str, auto: TlsProtocol| {
+        let place = at.field(field);
+        match TlsProtocol::try_from(value) {
+            Ok(TlsProtocol::TlsAuto) => Ok(auto),
+            Ok(version @ (TlsProtocol::TlSv12 | TlsProtocol::TlSv13)) => Ok(version),
+            Ok(version) => Err(place.error(format_args!(
+                "{} is not supported; the lowest is TLSv1_2",
+                version.as_str_name()
+            ))),
+            Err(_) => Err(place.error(format_args!("{value} is not a TlsProtocol"))),
+        }
+    };
+    let lowest = bound(minimum, "tls_minimum_protocol_version", TlsProtocol::TlSv12);
+    let highest = bound(maximum, "tls_maximum_protocol_version", TlsProtocol::TlSv13);
+    match (lowest?, highest?) {
+        (TlsProtocol::TlSv13, TlsProtocol::TlSv12) => Err(at
+            .field("tls_maximum_protocol_version")
+            .error("is below tls_minimum_protocol_version")),
+        (TlsProtocol::TlSv13, _) => Ok(ONLY_13),
+        (_, TlsProtocol::TlSv12) => Ok(ONLY_12),
+        _ => Ok(BOTH),
+    }
+}
+
+/// Suites of TLS 1.2 in the order given; those of TLS 1.3 are not configurable,
+/// in Envoy either. A name may be a group of equals, `[A|B]`, which keep their order.
+fn suites(
+    names: &[String],
+    provider: &CryptoProvider,
+    at: &At<'_>,
+) -> Result<Option<Vec<SupportedCipherSuite>>, Reported> {
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let of_tls13 =
+        |suite: &&SupportedCipherSuite| suite.version().version == ProtocolVersion::TLSv1_3;
+    let mut suites: Vec<_> = provider
+        .cipher_suites
+        .iter()
+        .filter(of_tls13)
+        .copied()
+        .collect();
+    let mut outcome = Ok(());
+    for (index, group) in names.iter().enumerate() {
+        let group = group.trim_start_matches('[').trim_end_matches(']');
+        for name in group.split('|') {
+            let id = SUITES.iter().find(|(n, _)| *n == name).map(|(_, id)| *id);
+            let suite = provider
+                .cipher_suites
+                .iter()
+                .find(|s| Some(s.suite()) == id);
+            match suite {
+                Some(suite) => suites.push(*suite),
+                None => {
+                    let known: Vec<_> = SUITES.iter().map(|(name, _)| *name).collect();
+                    outcome = Err(at.index(index).error(format_args!(
+                        "{name:?} is not supported; supported are {}",
+                        known.join(", ")
+                    )));
+                }
+            }
+        }
+    }
+    outcome.map(|()| Some(suites))
+}
+
+fn groups(names: &[String], at: &At<'_>) -> Result<Option<Vec<NamedGroup>>, Reported> {
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let mut outcome = Ok(());
+    let mut groups = Vec::with_capacity(names.len());
+    for (index, name) in names.iter().enumerate() {
+        match name.as_str() {
+            "X25519" => groups.push(NamedGroup::X25519),
+            "P-256" => groups.push(NamedGroup::secp256r1),
+            "P-384" => groups.push(NamedGroup::secp384r1),
+            "X25519MLKEM768" => groups.push(NamedGroup::X25519MLKEM768),
+            _ => {
+                outcome = Err(at.index(index).error(format_args!(
+                    "{name:?} is not supported; supported are X25519, P-256, P-384, X25519MLKEM768"
+                )));
+            }
+        }
+    }
+    outcome.map(|()| Some(groups))
+}

@@ -1,0 +1,379 @@
+//! `envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext`:
+//! what a peer's certificate has to be.
+
+use std::{
+    hash::{BuildHasher, Hash, Hasher},
+    sync::Arc,
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject},
+};
+
+use crate::{
+    api::envoy::extensions::transport_sockets::tls::v3::{
+        self as pb,
+        certificate_validation_context::{SystemRootCerts, TrustChainVerification},
+    },
+    config::{At, Reported},
+    model::{Context, data_source},
+    refuse,
+};
+
+use super::{
+    certificate::{certificates, facts_of, path_of},
+    certificate_facts::{CertificateFacts, SubjectName, subject_names},
+    san::SanMatcher,
+};
+
+/// Where the system keeps the authorities it trusts; the first that exists is read.
+const SYSTEM_ROOTS: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// What a peer's certificate has to be.
+#[derive(Debug, Default)]
+pub struct Validation {
+    /// `trusted_ca`, or the system's.
+    pub trust: Option<Arc<Trust>>,
+    /// `trust_chain_verification: ACCEPT_UNTRUSTED`.
+    pub accept_untrusted: bool,
+    /// SHA-256 of certificates, one of which it has to be.
+    hashes: Vec<[u8; 32]>,
+    /// SHA-256 of public keys, one of which it has to have.
+    spki: Vec<[u8; 32]>,
+    /// Names, one of which it has to carry.
+    sans: Vec<SanMatcher>,
+    /// `suppress_client_ca_list`.
+    pub suppress_client_ca_list: bool,
+    identity: u64,
+}
+
+/// Authorities, and what they have revoked.
+#[derive(Debug)]
+pub struct Trust {
+    /// Anchors of chains.
+    pub roots: Arc<RootCertStore>,
+    /// The certificates themselves: a peer that presents one of them is trusted.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// `crl`.
+    pub revoked: Vec<CertificateRevocationListDer<'static>>,
+    /// `only_verify_leaf_cert_crl`.
+    pub only_leaf_revocation: bool,
+    /// The authorities, for `/certs`.
+    pub facts: Vec<CertificateFacts>,
+}
+
+/// Why a certificate is refused, after its chain has been found good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ValidationFailure {
+    /// No name matches.
+    #[error("verify SAN list")]
+    San,
+    /// No hash matches.
+    #[error("verify certificate hash")]
+    Hash,
+}
+
+impl Validation {
+    /// Loads and checks the settings.
+    ///
+    /// # Errors
+    /// Everything in the message that is wrong or not supported is reported.
+    pub fn compile(
+        message: pb::CertificateValidationContext,
+        cx: &Context<'_>,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
+        let pb::CertificateValidationContext {
+            trusted_ca,
+            verify_certificate_hash,
+            verify_certificate_spki,
+            require_signed_certificate_timestamp,
+            crl,
+            allow_expired_certificate,
+            match_subject_alt_names,
+            trust_chain_verification,
+            // The file is watched in any case, whatever directory it is in.
+            watched_directory: _,
+            custom_validator_config,
+            ca_certificate_provider_instance,
+            only_verify_leaf_cert_crl,
+            match_typed_subject_alt_names,
+            max_verify_depth,
+            system_root_certs,
+            suppress_client_ca_list,
+        } = message;
+        let refused = refuse!(at; require_signed_certificate_timestamp, allow_expired_certificate,
+            custom_validator_config, ca_certificate_provider_instance, max_verify_depth);
+        let mut hasher = foldhash::fast::FixedState::default().build_hasher();
+
+        let place = at.field("trusted_ca");
+        let authorities = match (trusted_ca, system_root_certs) {
+            (Some(source), _) => {
+                let path = path_of(&source).to_owned();
+                Some(data_source::load(source, cx, &place).map(|pem| (pem, path)))
+            }
+            (None, Some(SystemRootCerts {})) => Some(system_roots(&at.field("system_root_certs"))),
+            (None, None) => None,
+        };
+        let crl_place = at.field("crl");
+        let crl = crl.map(|source| data_source::load(source, cx, &crl_place));
+        let hashes = digests(
+            &verify_certificate_hash,
+            parse_hex,
+            &at.field("verify_certificate_hash"),
+        );
+        let spki = digests(
+            &verify_certificate_spki,
+            parse_base64,
+            &at.field("verify_certificate_spki"),
+        );
+        let sans = compile_sans(
+            match_typed_subject_alt_names.clone(),
+            match_subject_alt_names.clone(),
+            at,
+        );
+
+        refused?;
+        let authorities = authorities.transpose()?;
+        let crl = crl.transpose()?;
+        (
+            &authorities,
+            &crl,
+            only_verify_leaf_cert_crl,
+            trust_chain_verification,
+        )
+            .hash(&mut hasher);
+        (
+            &verify_certificate_hash,
+            &verify_certificate_spki,
+            suppress_client_ca_list,
+        )
+            .hash(&mut hasher);
+        for san in &match_typed_subject_alt_names {
+            hasher.write(&prost::Message::encode_to_vec(san));
+        }
+        for san in &match_subject_alt_names {
+            hasher.write(&prost::Message::encode_to_vec(san));
+        }
+        let (hashes, spki, sans) = (hashes?, spki?, sans?);
+        let revoked = crl
+            .map(|pem| revocation_lists(&pem, &crl_place))
+            .transpose()?;
+        let trust = match authorities {
+            Some((pem, path)) => Some(Arc::new(Trust::new(
+                certificates(&pem, &place)?,
+                &path,
+                revoked.unwrap_or_default(),
+                only_verify_leaf_cert_crl,
+                &place,
+            )?)),
+            None if revoked.is_some() => {
+                return Err(crl_place.error("means nothing without trusted_ca"));
+            }
+            None => None,
+        };
+        Ok(Self {
+            trust,
+            accept_untrusted: trust_chain_verification
+                == i32::from(TrustChainVerification::AcceptUntrusted),
+            hashes,
+            spki,
+            sans,
+            suppress_client_ca_list,
+            identity: hasher.finish(),
+        })
+    }
+
+    /// Whether the parts make sense together: names prove nothing of a
+    /// certificate that anybody may have signed.
+    ///
+    /// # Errors
+    /// What to say about it.
+    pub fn check_complete(&self) -> Result<(), &'static str> {
+        match !self.sans.is_empty() && self.trust.is_none() {
+            true => Err(
+                "SAN-based verification of peer certificates without trusted CA is insecure and not allowed",
+            ),
+            false => Ok(()),
+        }
+    }
+
+    /// These settings with those of a secret merged over them, as
+    /// `combined_validation_context` does: lists append, the rest is replaced.
+    pub fn merged(&self, over: &Self) -> Self {
+        let both = |a: &[[u8; 32]], b: &[[u8; 32]]| [a, b].concat();
+        Self {
+            trust: over.trust.clone().or_else(|| self.trust.clone()),
+            accept_untrusted: self.accept_untrusted || over.accept_untrusted,
+            hashes: both(&self.hashes, &over.hashes),
+            spki: both(&self.spki, &over.spki),
+            sans: [self.sans.clone(), over.sans.clone()].concat(),
+            suppress_client_ca_list: self.suppress_client_ca_list || over.suppress_client_ca_list,
+            identity: foldhash::fast::FixedState::default()
+                .hash_one((self.identity, over.identity)),
+        }
+    }
+
+    /// Checks what is asked of a certificate besides its chain.
+    ///
+    /// # Errors
+    /// What it does not meet.
+    pub fn check(&self, certificate: &CertificateDer<'_>) -> Result<(), ValidationFailure> {
+        use x509_parser::prelude::{FromDer, X509Certificate};
+        if self.hashes.is_empty() && self.spki.is_empty() && self.sans.is_empty() {
+            return Ok(());
+        }
+        let parsed = X509Certificate::from_der(certificate);
+        let Ok((_, x509)) = parsed else {
+            return Err(ValidationFailure::Hash);
+        };
+        if !self.sans.is_empty() {
+            let names = subject_names(&x509);
+            let good = |name: &SubjectName| self.sans.iter().any(|san| san.is_match(name));
+            if !names.iter().any(good) {
+                return Err(ValidationFailure::San);
+            }
+        }
+        if !self.hashes.is_empty() || !self.spki.is_empty() {
+            let hash = digest(&SHA256, certificate);
+            let spki = digest(&SHA256, x509.public_key().raw);
+            // Either is enough, as in Envoy.
+            if !self.hashes.iter().any(|h| h == hash.as_ref())
+                && !self.spki.iter().any(|h| h == spki.as_ref())
+            {
+                return Err(ValidationFailure::Hash);
+            }
+        }
+        Ok(())
+    }
+
+    /// The authorities, for `/certs`.
+    pub fn facts(&self) -> &[CertificateFacts] {
+        self.trust.as_deref().map_or(&[], |trust| &trust.facts)
+    }
+}
+
+impl Hash for Validation {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity.hash(state);
+    }
+}
+
+impl Trust {
+    fn new(
+        certificates: Vec<CertificateDer<'static>>,
+        path: &str,
+        revoked: Vec<CertificateRevocationListDer<'static>>,
+        only_leaf_revocation: bool,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
+        let mut roots = RootCertStore::empty();
+        let (added, ignored) = roots.add_parsable_certificates(certificates.iter().cloned());
+        if added == 0 {
+            return Err(at.error(format_args!(
+                "none of its {ignored} certificates can be used as an authority"
+            )));
+        }
+        Ok(Self {
+            roots: Arc::new(roots),
+            facts: facts_of(&certificates, path),
+            certificates,
+            revoked,
+            only_leaf_revocation,
+        })
+    }
+}
+
+fn system_roots(at: &At<'_>) -> Result<(Vec<u8>, String), Reported> {
+    for path in SYSTEM_ROOTS {
+        if let Ok(pem) = std::fs::read(path) {
+            return Ok((pem, path.to_owned()));
+        }
+    }
+    let list = SYSTEM_ROOTS.join(", ");
+    Err(at.error(format_args!("this system has none of {list}")))
+}
+
+fn revocation_lists(
+    pem: &[u8],
+    at: &At<'_>,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, Reported> {
+    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
+    let lists = lists.map_err(|error| at.error(format_args!("is not well-formed PEM: {error}")))?;
+    match lists.is_empty() {
+        true => Err(at.error("contains no PEM revocation list")),
+        false => Ok(lists),
+    }
+}
+
+fn compile_sans(
+    typed: Vec<pb::SubjectAltNameMatcher>,
+    untyped: Vec<crate::api::envoy::r#type::matcher::v3::StringMatcher>,
+    at: &At<'_>,
+) -> Result<Vec<SanMatcher>, Reported> {
+    let mut outcome = Ok(());
+    let mut sans = Vec::new();
+    let place = at.field("match_typed_subject_alt_names");
+    for (index, matcher) in typed.into_iter().enumerate() {
+        match SanMatcher::compile(matcher, &place.index(index)) {
+            Ok(san) => sans.push(san),
+            Err(reported) => outcome = Err(reported),
+        }
+    }
+    // The typed ones take the place of the others, as in Envoy.
+    if sans.is_empty() {
+        let place = at.field("match_subject_alt_names");
+        for (index, matcher) in untyped.into_iter().enumerate() {
+            match SanMatcher::compile_untyped(matcher, &place.index(index)) {
+                Ok(more) => sans.extend(more),
+                Err(reported) => outcome = Err(reported),
+            }
+        }
+    }
+    outcome.map(|()| sans)
+}
+
+fn digests(
+    texts: &[String],
+    parse: fn(&str) -> Option<[u8; 32]>,
+    at: &At<'_>,
+) -> Result<Vec<[u8; 32]>, Reported> {
+    let mut outcome = Ok(());
+    let mut parsed = Vec::with_capacity(texts.len());
+    for (index, text) in texts.iter().enumerate() {
+        match parse(text) {
+            Some(hash) => parsed.push(hash),
+            None => {
+                let place = at.index(index);
+                outcome = Err(place.error(format_args!("{text:?} is not a SHA-256 hash")));
+            }
+        }
+    }
+    outcome.map(|()| parsed)
+}
+
+/// Hex, with or without a colon after each byte.
+fn parse_hex(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b':').collect();
+    let mut hash = [0; 32];
+    if digits.len() != 2 * hash.len() {
+        return None;
+    }
+    for (byte, pair) in hash.iter_mut().zip(digits.chunks(2)) {
+        let pair = std::str::from_utf8(pair).ok()?;
+        *byte = u8::from_str_radix(pair, 16).ok()?;
+    }
+    Some(hash)
+}
+
+fn parse_base64(text: &str) -> Option<[u8; 32]> {
+    BASE64_STANDARD.decode(text).ok()?.try_into().ok()
+}

@@ -1,0 +1,273 @@
+//! `envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext`: TLS towards
+//! the origin.
+
+mod client;
+mod compile;
+mod verifier;
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwapOption;
+use rustls::{CertificateError, pki_types::ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::{
+    model::secret::Secret,
+    net::{
+        Address,
+        tls::{Certificate, CertificateFacts, Validation, ValidationFailure},
+    },
+    stats::Block,
+    xds::slot::Slot,
+};
+
+use super::stats::ssl_stats;
+use client::Settings;
+
+pub(crate) use client::Client;
+
+/// Which protocol is offered when the configuration lists none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Alpn {
+    /// None: bytes that nobody here reads.
+    #[default]
+    None,
+    /// `http/1.1`.
+    Http1,
+    /// `h2`.
+    Http2,
+}
+
+/// Whom a handshake is with.
+#[derive(Clone, Copy, Debug)]
+pub struct TlsTarget<'a> {
+    /// The address that was connected to.
+    pub address: &'a Address,
+    /// The endpoint's hostname, or empty: the server name with `auto_host_sni`.
+    pub hostname: &'a str,
+    /// A server name that comes from the request (`auto_sni`); goes before all others.
+    pub server_name: Option<&'a str>,
+    /// What is going to be spoken.
+    pub alpn: Alpn,
+}
+
+/// Why there is no TLS connection.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A secret has not arrived yet.
+    #[error("TLS secrets are not ready: {0}")]
+    NotReady(String),
+    /// The server name cannot be one.
+    #[error("{0:?} cannot be a TLS server name")]
+    ServerName(String),
+    /// The settings cannot be used with the secrets that arrived.
+    #[error("TLS settings cannot be used: {0}")]
+    Settings(String),
+    /// The handshake failed.
+    #[error("TLS_error: {0}")]
+    Handshake(#[source] io::Error),
+}
+
+/// TLS as one cluster speaks it.
+#[derive(Debug)]
+pub struct UpstreamTls {
+    settings: Settings,
+    sni: Option<ServerName<'static>>,
+    auto_host_sni: bool,
+    certificate: Source<Certificate>,
+    validation: ValidationSource,
+    /// Built from the secrets in force.
+    built: ArcSwapOption<Built>,
+    /// Equal for settings that look the same on the wire.
+    identity: u64,
+    /// `cluster.NAME.ssl.`
+    stats: Arc<Block>,
+}
+
+/// Where a part comes from.
+#[derive(Debug)]
+enum Source<T> {
+    None,
+    Fixed(Arc<T>),
+    Secret(Arc<Slot<Secret>>),
+}
+
+#[derive(Debug)]
+enum ValidationSource {
+    Of(Source<Validation>),
+    /// `combined_validation_context`.
+    Combined(Arc<Validation>, Arc<Slot<Secret>>),
+}
+
+#[derive(Debug)]
+struct Built {
+    client: Arc<Client>,
+    /// What it was built from.
+    secrets: [Option<Arc<Secret>>; 2],
+}
+
+impl UpstreamTls {
+    /// Does the handshake over a new connection and counts it.
+    ///
+    /// # Errors
+    /// When a secret is missing, or the origin and these settings do not come
+    /// to terms.
+    pub async fn connect<IO>(
+        &self,
+        io: IO,
+        target: &TlsTarget<'_>,
+    ) -> Result<TlsStream<IO>, TlsError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let client = self.client()?;
+        let server_name = self.server_name(target)?;
+        let connector = TlsConnector::from(client.config(target.alpn));
+        match connector.connect(server_name, io).await {
+            Ok(stream) => {
+                self.stats.inc(ssl_stats::handshake);
+                let (_, session) = stream.get_ref();
+                if session.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
+                    self.stats.inc(ssl_stats::session_reused);
+                }
+                Ok(stream)
+            }
+            Err(error) => {
+                self.count_failure(&error);
+                Err(TlsError::Handshake(error))
+            }
+        }
+    }
+
+    /// Equal for settings that look the same on the wire. Secrets count by
+    /// name: a new certificate is for new connections.
+    pub fn identity(&self) -> u64 {
+        self.identity
+    }
+
+    /// Facts of the certificate in force and of the authorities, for `/certs`:
+    /// each authority, then the chain.
+    pub fn facts(&self) -> (Vec<CertificateFacts>, Vec<CertificateFacts>) {
+        let validation = match &self.validation {
+            ValidationSource::Of(source) => source.get(Secret::validation),
+            ValidationSource::Combined(_, slot) => secret(slot, Secret::validation),
+        };
+        let authorities = validation.map(|v| v.facts().to_vec());
+        let chain = self.certificate.get(Secret::certificate);
+        (
+            authorities.unwrap_or_default(),
+            chain.map(|c| c.facts.clone()).unwrap_or_default(),
+        )
+    }
+
+    fn server_name(&self, target: &TlsTarget<'_>) -> Result<ServerName<'static>, TlsError> {
+        let host = (self.auto_host_sni && !target.hostname.is_empty()).then_some(target.hostname);
+        if let Some(name) = target.server_name.or(host) {
+            let parsed = ServerName::try_from(name.to_owned());
+            return parsed.map_err(|_| TlsError::ServerName(name.to_owned()));
+        }
+        // An address is not sent; it only keys the session cache.
+        let address = target.address.ip().map(|address| address.ip());
+        let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        Ok(self
+            .sni
+            .clone()
+            .unwrap_or(ServerName::IpAddress(address.into())))
+    }
+
+    /// The settings with the secrets in force.
+    fn client(&self) -> Result<Arc<Client>, TlsError> {
+        let certificate_slot = match &self.certificate {
+            Source::Secret(slot) => Some(slot),
+            _ => None,
+        };
+        let validation_slot = match &self.validation {
+            ValidationSource::Of(Source::Secret(slot)) | ValidationSource::Combined(_, slot) => {
+                Some(slot)
+            }
+            ValidationSource::Of(_) => None,
+        };
+        let secrets = [certificate_slot, validation_slot].map(|slot| slot.map(|slot| slot.get()));
+        if let Some(built) = &*self.built.load() {
+            let same = built.secrets.iter().zip(&secrets).all(|(old, new)| {
+                let new = new.as_ref().and_then(|guard| guard.as_ref());
+                old.as_ref().map(Arc::as_ptr) == new.map(Arc::as_ptr)
+            });
+            if same {
+                return Ok(Arc::clone(&built.client));
+            }
+        }
+        let certificate = match &self.certificate {
+            Source::None => None,
+            Source::Fixed(certificate) => Some(Arc::clone(certificate)),
+            Source::Secret(slot) => Some(required(slot, Secret::certificate)?),
+        };
+        let validation = match &self.validation {
+            ValidationSource::Of(Source::None) => None,
+            ValidationSource::Of(Source::Fixed(validation)) => Some(Arc::clone(validation)),
+            ValidationSource::Of(Source::Secret(slot)) => Some(required(slot, Secret::validation)?),
+            ValidationSource::Combined(default, slot) => {
+                let over = required(slot, Secret::validation)?;
+                Some(Arc::new(default.merged(&over)))
+            }
+        };
+        let client = Client::new(&self.settings, certificate, validation);
+        let client = Arc::new(client.map_err(TlsError::Settings)?);
+        self.built.store(Some(Arc::new(Built {
+            client: Arc::clone(&client),
+            secrets: secrets.map(|guard| guard.and_then(|guard| guard.clone())),
+        })));
+        Ok(client)
+    }
+
+    fn count_failure(&self, error: &io::Error) {
+        let rustls = error
+            .get_ref()
+            .and_then(|e| e.downcast_ref::<rustls::Error>());
+        let Some(rustls::Error::InvalidCertificate(reason)) = rustls else {
+            self.stats.inc(ssl_stats::connection_error);
+            return;
+        };
+        let stat = match reason {
+            CertificateError::Other(other) => match other.0.downcast_ref() {
+                Some(ValidationFailure::San) => ssl_stats::fail_verify_san,
+                Some(ValidationFailure::Hash) => ssl_stats::fail_verify_cert_hash,
+                None => ssl_stats::fail_verify_error,
+            },
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                ssl_stats::fail_verify_san
+            }
+            _ => ssl_stats::fail_verify_error,
+        };
+        self.stats.inc(stat);
+    }
+}
+
+impl<T> Source<T> {
+    fn get(&self, part: fn(&Secret) -> Option<&Arc<T>>) -> Option<Arc<T>> {
+        match self {
+            Self::None => None,
+            Self::Fixed(value) => Some(Arc::clone(value)),
+            Self::Secret(slot) => secret(slot, part),
+        }
+    }
+}
+
+fn secret<T>(slot: &Slot<Secret>, part: fn(&Secret) -> Option<&Arc<T>>) -> Option<Arc<T>> {
+    slot.get().as_ref().and_then(|secret| part(secret).cloned())
+}
+
+fn required<T>(
+    slot: &Slot<Secret>,
+    part: fn(&Secret) -> Option<&Arc<T>>,
+) -> Result<Arc<T>, TlsError> {
+    secret(slot, part).ok_or_else(|| TlsError::NotReady(slot.name().to_string()))
+}
+
+#[cfg(test)]
+mod tests;
