@@ -16,6 +16,7 @@ pub mod http;
 pub mod log;
 pub mod model;
 pub mod net;
+pub mod runtime;
 pub mod server;
 pub mod stats;
 pub mod tcp;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     api::envoy::config::core::v3::ConfigSource,
     config::{At, Reported},
+    runtime::Runtime,
     stats,
     xds::slot::Slot,
 };
@@ -78,6 +79,8 @@ pub struct Context<'a> {
     pub server: &'a ServerInfo,
     /// TLS settings that resources share.
     pub tls: &'a crate::net::tls::Cache,
+    /// Values that may override what is configured.
+    pub runtime: &'a Arc<Runtime>,
 }
 
 /// Facts about this process, fixed at the start.

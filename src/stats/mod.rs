@@ -11,6 +11,7 @@ pub mod histogram;
 pub mod listing;
 mod registry;
 pub mod table;
+pub mod tags;
 
 pub use block::{Block, Merged};
 pub use registry::Registry;

@@ -26,7 +26,9 @@ use crate::{
     api::envoy::config::bootstrap::v3::bootstrap::{DynamicResources, StaticResources},
     config::{At, Reported, Strictness},
     model::{Snapshot, SnapshotSlot, context::ServerInfo},
-    refuse, stats,
+    refuse,
+    runtime::Runtime,
+    stats,
 };
 
 use super::{
@@ -49,6 +51,8 @@ pub struct Setup {
     pub stats: Arc<stats::Registry>,
     /// Facts about the process.
     pub server: ServerInfo,
+    /// Values that may override what is configured.
+    pub runtime: Arc<Runtime>,
     /// How strictly discovered resources are read.
     pub strictness: Strictness,
     /// Where snapshots are put.
@@ -95,6 +99,7 @@ impl Configurator {
         let Setup {
             stats,
             server,
+            runtime,
             strictness,
             snapshot,
             bootstrap,
@@ -106,7 +111,13 @@ impl Configurator {
         let warmed = Rc::new(Notify::new());
         let clusters = ClusterKind::new(&stats, Rc::clone(&warmed));
         let this = Self {
-            subscriptions: Subscriptions::new(stats, server, strictness, Rc::clone(&watcher)),
+            subscriptions: Subscriptions::new(
+                stats,
+                server,
+                runtime,
+                strictness,
+                Rc::clone(&watcher),
+            ),
             watcher,
             state: RefCell::new(State {
                 clusters: Manager::new(clusters),

@@ -21,6 +21,7 @@ use crate::{
         secret::Secret,
     },
     net::tls,
+    runtime::Runtime,
     stats,
 };
 
@@ -48,6 +49,7 @@ pub struct Subscriptions {
     server: ServerInfo,
     strictness: Strictness,
     tls: tls::Cache,
+    runtime: Arc<Runtime>,
     watcher: Rc<Watcher>,
     routes: Registry<RouteKind>,
     secrets: Registry<SecretKind>,
@@ -63,6 +65,7 @@ impl Subscriptions {
     pub fn new(
         stats: Arc<stats::Registry>,
         server: ServerInfo,
+        runtime: Arc<Runtime>,
         strictness: Strictness,
         watcher: Rc<Watcher>,
     ) -> Self {
@@ -71,6 +74,7 @@ impl Subscriptions {
             server,
             strictness,
             tls: tls::Cache::default(),
+            runtime,
             watcher,
             routes: Registry::default(),
             secrets: Registry::default(),
@@ -255,6 +259,7 @@ impl Collector<'_> {
             sources: self,
             server: &self.subscriptions.server,
             tls: &self.subscriptions.tls,
+            runtime: &self.subscriptions.runtime,
         }
     }
 

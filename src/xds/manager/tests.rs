@@ -12,6 +12,7 @@ use super::*;
 use crate::{
     api::envoy::config::cluster::v3::Cluster,
     model::{Context, context::ServerInfo},
+    runtime::Runtime,
     stats,
     xds::watcher::Watcher,
 };
@@ -129,9 +130,12 @@ fn answer(wanted: &[Wanted<'_>]) -> Discovery {
 impl Scene {
     fn new() -> Self {
         let kind = Fake::default();
+        let stats = stats::Registry::new(0);
+        let runtime = Runtime::empty(&stats);
         let subscriptions = Subscriptions::new(
-            stats::Registry::new(0),
+            stats,
             ServerInfo::default(),
+            runtime,
             Strictness::default(),
             Watcher::new().unwrap(),
         );
