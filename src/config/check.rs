@@ -56,11 +56,15 @@ impl Checker<'_> {
                 Unknown::Ignore => {}
             }
         }
-        rules::check(message, &[], at);
+        let rules = rules::of(&desc);
+        if let Some(rules) = rules {
+            rules.check(message, &[], at);
+        }
         for (field, value) in message.fields() {
             let place = at.field(field.name());
             match value {
-                Value::Message(inner) if !rules::skips(&field) => self.message(inner, &place),
+                Value::Message(_) if rules.is_some_and(|rules| rules.skips(&field)) => {}
+                Value::Message(inner) => self.message(inner, &place),
                 Value::List(list) => {
                     for (i, item) in list.iter().enumerate() {
                         if let Value::Message(inner) = item {

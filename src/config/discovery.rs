@@ -78,14 +78,13 @@ impl Discovery {
 }
 
 fn split(document: &Arc<Document>, expected: &str) -> Result<Discovery, DocumentError> {
-    if let Some(text) = document.json() {
-        if let Ok(response) = serde_json::from_str::<Response<'_>>(text) {
-            if let Some(discovery) = split_json(document, text, &response, expected) {
-                return Ok(discovery);
-            }
-        }
-        // Something is wrong or unusual: the tree says what and where.
+    if let Some(text) = document.json()
+        && let Ok(response) = serde_json::from_str::<Response<'_>>(text)
+        && let Some(discovery) = split_json(document, text, &response, expected)
+    {
+        return Ok(discovery);
     }
+    // Not JSON, or something is wrong or unusual: the tree says what and where.
     match document.tree() {
         Err(error) => Err(DocumentError::Invalid(vec![error])),
         Ok(Some(tree)) => split_tree(document.file(), &tree, expected),

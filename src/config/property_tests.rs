@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 use prost::Message;
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value};
+use prost_reflect::{
+    DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value,
+};
 
 use super::{
     document::descriptor,
@@ -139,8 +141,6 @@ proptest! {
     }
 }
 
-use prost_reflect::ReflectMessage as _;
-
 fn reader(file: &str) -> Reader<'_> {
     Reader {
         file,
@@ -229,7 +229,7 @@ impl Maker {
     fn value(&mut self, kind: &Kind, depth: u32) -> Value {
         let number = self.next(1 << 40);
         match kind {
-            Kind::Bool => Value::Bool(number % 2 == 0),
+            Kind::Bool => Value::Bool(number & 1 == 0),
             Kind::String => Value::String(format!("yes \"{number}\" ä\n")),
             Kind::Bytes => Value::Bytes(number.to_be_bytes().to_vec().into()),
             Kind::Double => Value::F64(number as f64 / 1024.0),

@@ -132,6 +132,11 @@ impl Reader<'_> {
         at: &At<'_>,
     ) -> DynamicMessage {
         let mut message = DynamicMessage::new(desc.clone());
+        let rules = rules::of(desc).filter(|_| self.check_rules);
+        let unchecked = Self {
+            check_rules: false,
+            ..*self
+        };
         let mut seen: Vec<Seen<'_>> = Vec::with_capacity(entries.len());
         let mut failed = Vec::new();
         for entry in entries {
@@ -161,13 +166,17 @@ impl Reader<'_> {
                 continue;
             }
             seen.push(now);
-            match self.field(&entry.value, &field, &place) {
+            let reader = match rules {
+                Some(rules) if rules.skips(&field) => &unchecked,
+                _ => self,
+            };
+            match reader.field(&entry.value, &field, &place) {
                 Some(value) => message.set_field(&field, value),
                 None => failed.push(field.number()),
             }
         }
-        if self.check_rules {
-            rules::check(&message, &failed, at);
+        if let Some(rules) = rules {
+            rules.check(&message, &failed, at);
         }
         message
     }

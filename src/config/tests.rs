@@ -398,3 +398,22 @@ fn a_resource_is_located_in_its_file() {
         "c.json:3:4: name: found later\nc.json:3:17: connect_timeout: must be greater than 0s, is 0s"
     );
 }
+
+#[test]
+fn a_required_field_of_a_oneof_is_required_only_when_chosen() {
+    let with = |matcher: &str| {
+        bootstrap(
+            "b.yaml",
+            format!(
+                "watchdogs: {{}}\nstats_config: {{stats_matcher: {{exclusion_list: {{patterns: [{matcher}]}}}}}}\n"
+            ),
+        )
+    };
+    assert!(with("{prefix: a}").is_ok());
+    assert!(with("{safe_regex: {regex: a}}").is_ok());
+    assert_eq!(
+        with("{}").unwrap_err(),
+        "b.yaml:2:62: stats_config.stats_matcher.exclusion_list.patterns[0]: \
+         one of exact, prefix, suffix, safe_regex, contains, custom is required"
+    );
+}

@@ -9,7 +9,7 @@ use prost_reflect::{
 };
 
 use super::{
-    Check, FieldRules, MessageRules,
+    Check, FieldRules, ListRule, MapRule, MessageRules,
     value::{Bounds, EnumRule, StringRule, ValueRule},
 };
 use crate::api::validate::{self, field_rules::Type};
@@ -33,20 +33,13 @@ pub(super) fn all(
         let compiled = compile_message(&message, &rules, &required);
         let says_nothing = compiled.fields.is_empty()
             && compiled.oneofs.is_empty()
-            && compiled.deprecated.is_empty();
+            && compiled.deprecated.is_empty()
+            && compiled.skipped.is_empty();
         if !says_nothing {
             all.insert(message.full_name().to_owned(), compiled);
         }
     }
     all
-}
-
-/// The rules of one field, read from its options.
-pub(super) fn of_field(field: &FieldDescriptor) -> Option<validate::FieldRules> {
-    let extension = field
-        .parent_pool()
-        .get_extension_by_name("validate.rules")?;
-    field_rules(field, &extension)
 }
 
 fn field_rules(
@@ -71,14 +64,19 @@ fn compile_message(
     rules: &ExtensionDescriptor,
     required: &ExtensionDescriptor,
 ) -> MessageRules {
+    let (mut fields, mut skipped) = (Vec::new(), Vec::new());
+    for field in message.fields() {
+        let Some(rules) = field_rules(&field, rules) else {
+            continue;
+        };
+        if rules.message.is_some_and(|message| message.skip()) {
+            skipped.push(field.number());
+        }
+        fields.extend(compile_field(field, rules));
+    }
     MessageRules {
-        fields: message
-            .fields()
-            .filter_map(|field| {
-                let rules = field_rules(&field, rules)?;
-                compile_field(field, rules)
-            })
-            .collect(),
+        fields,
+        skipped,
         oneofs: message
             .oneofs()
             .filter(|oneof| is_true(&oneof.options(), required))
@@ -106,12 +104,12 @@ fn compile_field(field: FieldDescriptor, rules: validate::FieldRules) -> Option<
                 items,
                 ignore_empty: _, // an empty list breaks min_items only, which nobody combines
             } = *list;
-            Check::List {
+            Check::List(Box::new(ListRule {
                 min: min_items,
                 max: max_items,
                 unique: unique.unwrap_or_default(),
                 items: items.and_then(|items| single(items.r#type?, &kind)),
-            }
+            }))
         }
         Some(Type::Map(map)) => {
             let validate::MapRules {
@@ -125,12 +123,12 @@ fn compile_field(field: FieldDescriptor, rules: validate::FieldRules) -> Option<
             let entry = kind.as_message()?;
             let key_kind = entry.map_entry_key_field().kind();
             let value_kind = entry.map_entry_value_field().kind();
-            Check::Map {
+            Check::Map(Box::new(MapRule {
                 min: min_pairs,
                 max: max_pairs,
                 keys: keys.and_then(|keys| single(keys.r#type?, &key_kind)),
                 values: values.and_then(|values| single(values.r#type?, &value_kind)),
-            }
+            }))
         }
         Some(rules) => {
             required |= match &rules {
@@ -139,9 +137,13 @@ fn compile_field(field: FieldDescriptor, rules: validate::FieldRules) -> Option<
                 Type::Timestamp(timestamp) => timestamp.required(),
                 _ => false,
             };
-            single(rules, &kind).map_or(Check::Nothing, Check::Single)
+            single(rules, &kind).map_or(Check::Nothing, |rule| Check::Single(Box::new(rule)))
         }
     };
+    // In a oneof it is about the value of the field that was chosen.
+    required &= field
+        .containing_oneof()
+        .is_none_or(|oneof| oneof.is_synthetic());
     (required || !matches!(check, Check::Nothing)).then_some(FieldRules {
         field,
         required,
@@ -213,4 +215,66 @@ fn single(rules: Type, kind: &Kind) -> Option<ValueRule> {
         },
         Type::Repeated(_) | Type::Map(_) | Type::Timestamp(_) => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api;
+
+    /// What is compiled above is all that the API uses.
+    #[test]
+    fn every_rule_of_the_api_is_understood() {
+        let pool = api::descriptors();
+        let extension = pool.get_extension_by_name("validate.rules").unwrap();
+        let mut seen = 0;
+        for field in pool
+            .all_messages()
+            .flat_map(|m| m.fields().collect::<Vec<_>>())
+        {
+            let Some(rules) = field_rules(&field, &extension) else {
+                continue;
+            };
+            seen += 1;
+            understood(rules, field.full_name());
+        }
+        assert!(seen > 300, "{seen}");
+        assert!(all(pool).values().any(|rules| !rules.oneofs.is_empty()));
+    }
+
+    fn understood(rules: validate::FieldRules, field: &str) {
+        match rules.r#type {
+            Some(Type::Bytes(rules)) => {
+                let known = validate::BytesRules {
+                    min_len: rules.min_len,
+                    max_len: rules.max_len,
+                    ..Default::default()
+                };
+                assert_eq!(rules, known, "{field}");
+            }
+            Some(Type::Timestamp(rules)) => {
+                let known = validate::TimestampRules {
+                    required: rules.required,
+                    ..Default::default()
+                };
+                assert_eq!(rules, known, "{field}");
+            }
+            Some(Type::String(rules)) => {
+                if let Some(pattern) = rules.pattern {
+                    regex::Regex::new(&pattern).expect(field);
+                }
+            }
+            Some(Type::Repeated(list)) => {
+                if let Some(items) = list.items {
+                    understood(*items, field);
+                }
+            }
+            Some(Type::Map(map)) => {
+                for rules in [map.keys, map.values].into_iter().flatten() {
+                    understood(*rules, field);
+                }
+            }
+            _ => {}
+        }
+    }
 }

@@ -9,7 +9,9 @@ mod value;
 
 use std::{collections::HashMap, sync::LazyLock};
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, OneofDescriptor, ReflectMessage, Value};
+use prost_reflect::{
+    DynamicMessage, FieldDescriptor, MapKey, MessageDescriptor, OneofDescriptor, Value,
+};
 
 use self::value::ValueRule;
 use super::place::{At, ConfigError};
@@ -24,10 +26,17 @@ fn compiled() -> &'static HashMap<String, MessageRules, foldhash::fast::RandomSt
     &RULES
 }
 
+/// The rules of one message, if it has any.
+pub fn of(desc: &MessageDescriptor) -> Option<&'static MessageRules> {
+    compiled().get(desc.full_name())
+}
+
 /// What is said of one message.
 #[derive(Debug, Default)]
-struct MessageRules {
+pub struct MessageRules {
     fields: Vec<FieldRules>,
+    /// Fields, by number, whose messages are not to be checked.
+    skipped: Vec<u32>,
     /// Oneofs of which one field has to be set.
     oneofs: Vec<OneofDescriptor>,
     /// Fields that are going to leave the API.
@@ -47,63 +56,68 @@ struct FieldRules {
 #[derive(Debug)]
 enum Check {
     Nothing,
-    Single(ValueRule),
-    List {
-        min: Option<u64>,
-        max: Option<u64>,
-        unique: bool,
-        items: Option<ValueRule>,
-    },
-    Map {
-        min: Option<u64>,
-        max: Option<u64>,
-        keys: Option<ValueRule>,
-        values: Option<ValueRule>,
-    },
+    Single(Box<ValueRule>),
+    List(Box<ListRule>),
+    Map(Box<MapRule>),
 }
 
-/// Checks the rules of one message, but not of the messages in it; the fields
-/// numbered in `except` are left out.
-///
-/// Every violation goes to the report of `at` without a position, and deprecated
-/// fields that are set as warnings.
-pub fn check(message: &DynamicMessage, except: &[u32], at: &At<'_>) {
-    let desc = message.descriptor();
-    let Some(rules) = compiled().get(desc.full_name()) else {
-        return;
-    };
-    for rule in &rules.fields {
-        if !except.contains(&rule.field.number()) {
-            rule.check(message, at);
-        }
-    }
-    for oneof in &rules.oneofs {
-        let set =
-            |field: FieldDescriptor| message.has_field(&field) || except.contains(&field.number());
-        if !oneof.fields().any(set) {
-            let names: Vec<_> = oneof.fields().map(|f| f.name().to_owned()).collect();
-            at.error(match names.as_slice() {
-                [only] => format!("{only} is required"),
-                _ => format!("one of {} is required", names.join(", ")),
-            });
-        }
-    }
-    for field in &rules.deprecated {
-        if message.has_field(field) {
-            at.report().warn(ConfigError {
-                path: at.field(field.name()).to_string(),
-                message: format!("deprecated field {}", field.full_name()),
-                position: None,
-            });
-        }
-    }
+/// What is said of a list and of each element.
+#[derive(Debug)]
+struct ListRule {
+    min: Option<u64>,
+    max: Option<u64>,
+    unique: bool,
+    items: Option<ValueRule>,
 }
 
-/// Whether the rules say that the message in this field is not to be checked.
-pub(super) fn skips(field: &FieldDescriptor) -> bool {
-    compile::of_field(field)
-        .and_then(|rules| rules.message)
-        .is_some_and(|message| message.skip())
+/// What is said of a map and of each key and value.
+#[derive(Debug)]
+struct MapRule {
+    min: Option<u64>,
+    max: Option<u64>,
+    keys: Option<ValueRule>,
+    values: Option<ValueRule>,
+}
+
+impl MessageRules {
+    /// Whether the message in this field is not to be checked.
+    pub fn skips(&self, field: &FieldDescriptor) -> bool {
+        self.skipped.contains(&field.number())
+    }
+
+    /// Checks one message, but not the messages in it; the fields numbered in
+    /// `except` are left out.
+    ///
+    /// Every violation goes to the report of `at` without a position, and
+    /// deprecated fields that are set as warnings.
+    pub fn check(&self, message: &DynamicMessage, except: &[u32], at: &At<'_>) {
+        for rule in &self.fields {
+            if !except.contains(&rule.field.number()) {
+                rule.check(message, at);
+            }
+        }
+        for oneof in &self.oneofs {
+            let set = |field: FieldDescriptor| {
+                message.has_field(&field) || except.contains(&field.number())
+            };
+            if !oneof.fields().any(set) {
+                let names: Vec<_> = oneof.fields().map(|f| f.name().to_owned()).collect();
+                at.error(match names.as_slice() {
+                    [only] => format!("{only} is required"),
+                    _ => format!("one of {} is required", names.join(", ")),
+                });
+            }
+        }
+        for field in &self.deprecated {
+            if message.has_field(field) {
+                at.report().warn(ConfigError {
+                    path: at.field(field.name()).to_string(),
+                    message: format!("deprecated field {}", field.full_name()),
+                    position: None,
+                });
+            }
+        }
+    }
 }
 
 impl FieldRules {
@@ -124,48 +138,40 @@ impl FieldRules {
                     at.error(violation);
                 }
             }
-            (
-                Check::List {
-                    min,
-                    max,
-                    unique,
-                    items,
-                },
-                Value::List(list),
-            ) => {
-                check_count(list.len(), *min, *max, &at);
-                for (i, value) in list.iter().enumerate() {
-                    if *unique && list[..i].contains(value) {
-                        at.index(i).error("is in the list twice");
-                    }
-                    if let Some(Err(violation)) = items.as_ref().map(|rule| rule.check(value)) {
-                        at.index(i).error(violation);
-                    }
-                }
-            }
-            (
-                Check::Map {
-                    min,
-                    max,
-                    keys,
-                    values,
-                },
-                Value::Map(map),
-            ) => {
-                check_count(map.len(), *min, *max, &at);
-                for (key, value) in map {
-                    let name = key.as_str().unwrap_or_default();
-                    let key = Value::from(key.clone());
-                    if let Some(Err(violation)) = keys.as_ref().map(|rule| rule.check(&key)) {
-                        at.key(name).error(format_args!("the key: {violation}"));
-                    }
-                    if let Some(Err(violation)) = values.as_ref().map(|rule| rule.check(value)) {
-                        at.key(name).error(violation);
-                    }
-                }
-            }
+            (Check::List(rule), Value::List(list)) => rule.check(list, &at),
+            (Check::Map(rule), Value::Map(map)) => rule.check(map, &at),
             // The compiler gives lists and maps only to fields of that shape.
-            (Check::List { .. } | Check::Map { .. }, _) => {}
+            (Check::List(_) | Check::Map(_), _) => {}
+        }
+    }
+}
+
+impl ListRule {
+    fn check(&self, list: &[Value], at: &At<'_>) {
+        check_count(list.len(), self.min, self.max, at);
+        for (i, value) in list.iter().enumerate() {
+            if self.unique && list[..i].contains(value) {
+                at.index(i).error("is in the list twice");
+            }
+            if let Some(Err(violation)) = self.items.as_ref().map(|rule| rule.check(value)) {
+                at.index(i).error(violation);
+            }
+        }
+    }
+}
+
+impl MapRule {
+    fn check(&self, map: &HashMap<MapKey, Value>, at: &At<'_>) {
+        check_count(map.len(), self.min, self.max, at);
+        for (key, value) in map {
+            let name = key.as_str().unwrap_or_default();
+            let key = Value::from(key.clone());
+            if let Some(Err(violation)) = self.keys.as_ref().map(|rule| rule.check(&key)) {
+                at.key(name).error(format_args!("the key {violation}"));
+            }
+            if let Some(Err(violation)) = self.values.as_ref().map(|rule| rule.check(value)) {
+                at.key(name).error(violation);
+            }
         }
     }
 }
