@@ -7,6 +7,7 @@
 // What the API deprecates is still part of it: each such field is used or refused.
 #![allow(deprecated)]
 
+pub mod access_log;
 pub mod admin;
 pub mod api;
 pub mod cli;

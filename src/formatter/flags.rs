@@ -97,6 +97,12 @@ impl ResponseFlags {
         self.0 & other.0 != 0
     }
 
+    /// The reasons of both.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// The flag of a short name.
     pub fn by_short_name(name: &str) -> Option<Self> {
         let index = NAMES.iter().position(|(short, _)| *short == name)?;

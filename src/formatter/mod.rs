@@ -17,7 +17,7 @@ mod view;
 
 pub use flags::{ResponseFlag, ResponseFlags};
 pub use json::JsonFormatter;
-pub use operator::is_grpc_content_type;
+pub use operator::{grpc_status_code, is_grpc_content_type};
 pub use parse::{DEFAULT_FORMAT, Formatter};
 pub use stream_info::{Bytes, Protocol, StreamInfo, Timing, UpstreamConnection, UpstreamHost};
 pub use substitution::SubstitutionFormat;

@@ -104,10 +104,7 @@ impl Formatter {
                 Operator::Response(one, two) => (&mut needs.response, one, two),
                 Operator::Trailer(one, two) => (&mut needs.trailers, one, two),
                 Operator::GrpcStatus(_) => {
-                    let status = http::HeaderName::from_static("grpc-status");
-                    add(&mut needs.request, &http::header::CONTENT_TYPE);
-                    add(&mut needs.response, &status);
-                    add(&mut needs.trailers, &status);
+                    needs.add_grpc_status();
                     continue;
                 }
                 Operator::Path { source, .. } if *source != PathSource::Current => {

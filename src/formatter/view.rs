@@ -86,6 +86,19 @@ pub struct Needs {
 }
 
 impl Needs {
+    /// Adds a request header.
+    pub fn add_request(&mut self, name: &HeaderName) {
+        add(&mut self.request, name);
+    }
+
+    /// Adds what tells the status of a gRPC response.
+    pub fn add_grpc_status(&mut self) {
+        add(&mut self.request, &http::header::CONTENT_TYPE);
+        for names in [&mut self.response, &mut self.trailers] {
+            add(names, &HeaderName::from_static("grpc-status"));
+        }
+    }
+
     /// Adds what another one needs.
     pub fn merge(&mut self, other: &Needs) {
         for (to, from) in [

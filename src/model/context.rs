@@ -100,4 +100,6 @@ pub struct ServerInfo {
     pub drain_time: std::time::Duration,
     /// `bootstrap.header_prefix`, `x-envoy` unless set.
     pub header_prefix: String,
+    /// The files of access logs.
+    pub access_logs: Arc<crate::access_log::Files>,
 }

@@ -36,6 +36,8 @@ pub struct Worker {
     pub index: usize,
     /// The part of the worker that knows upstream hosts and pools.
     pub upstream: crate::upstream::WorkerClusters,
+    /// Lines of access logs that are not handed to their files yet.
+    pub access_log: Rc<crate::access_log::Buffers>,
     snapshot: RefCell<Cache<SnapshotSlot, Arc<Snapshot>>>,
     generation: Cell<u64>,
     listeners: RefCell<HashMap<Arc<str>, WorkerListener, foldhash::fast::RandomState>>,
@@ -62,6 +64,7 @@ impl Worker {
         Rc::new(Self {
             index,
             upstream: crate::upstream::WorkerClusters::new(index),
+            access_log: crate::access_log::Buffers::new(),
             snapshot: RefCell::new(Cache::new(snapshot)),
             generation: Cell::new(0),
             listeners: RefCell::default(),

@@ -114,6 +114,17 @@ impl Block {
         bump(&self.cells().numbers[usize::from(counter.0)], by);
     }
 
+    /// Adds to a counter from a thread that has no array of its own. Exact as
+    /// long as the control thread does not count the same.
+    pub fn add_by_helper(&self, counter: Counter, by: u64) {
+        self.cells().numbers[usize::from(counter.0)].fetch_add(by, Relaxed);
+    }
+
+    /// Takes away from a gauge, as [`Block::add_by_helper`] adds to a counter.
+    pub fn gauge_sub_by_helper(&self, gauge: Gauge, by: u64) {
+        self.gauge_cell(gauge).fetch_sub(by, Relaxed);
+    }
+
     /// A counter's sum over all threads, since the last reset.
     pub fn counter(&self, counter: Counter) -> u64 {
         let index = usize::from(counter.0);
