@@ -413,7 +413,7 @@ fn a_required_field_of_a_oneof_is_required_only_when_chosen() {
     assert!(with("{safe_regex: {regex: a}}").is_ok());
     assert_eq!(
         with("{}").unwrap_err(),
-        "b.yaml:2:62: stats_config.stats_matcher.exclusion_list.patterns[0]: \
+        "b.yaml:2:60: stats_config.stats_matcher.exclusion_list.patterns[0]: \
          one of exact, prefix, suffix, safe_regex, contains, custom is required"
     );
 }
