@@ -3,14 +3,18 @@
 mod cache;
 mod certificate;
 mod certificate_facts;
+mod client_verifier;
+mod common;
 mod downstream;
 mod params;
 mod san;
+mod server_certificates;
 mod validation;
 
 pub use cache::{Cache, Interned};
 pub use certificate::Certificate;
 pub use certificate_facts::{CertificateFacts, SubjectName};
+pub use common::{Common, Source, ValidationSource, secret};
 pub use downstream::{DownstreamTls, facts};
 pub use params::Parameters;
 pub use san::SanMatcher;

@@ -10,18 +10,15 @@ use prost::Message;
 use rustls::pki_types::ServerName;
 
 use crate::{
-    api::envoy::extensions::transport_sockets::tls::v3::{
-        self as pb,
-        common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
-    },
+    api::envoy::extensions::transport_sockets::tls::v3 as pb,
     config::{At, Reported},
     model::Context,
-    net::tls::{Certificate, Parameters, Validation},
+    net::tls::{Common, Source, ValidationSource},
     refuse,
     upstream::stats::ssl_stats,
 };
 
-use super::{Built, Client, Settings, Source, UpstreamTls, ValidationSource};
+use super::{Built, Client, Settings, UpstreamTls};
 
 /// `max_session_keys`, unless set.
 const DEFAULT_SESSION_KEYS: u32 = 1;
@@ -57,13 +54,19 @@ impl UpstreamTls {
                 .map(Some)
                 .map_err(|_| place.error(format_args!("{name:?} cannot be a TLS server name"))),
         };
-        let common = compile_common(
-            common_tls_context.unwrap_or_default(),
-            cx,
-            &at.field("common_tls_context"),
-        );
+        let common_place = at.field("common_tls_context");
+        let common = Common::compile(common_tls_context.unwrap_or_default(), cx, &common_place);
         outcome?;
-        let (parameters, alpn, certificate, validation) = common?;
+        let Common {
+            parameters,
+            alpn,
+            mut certificates,
+            validation,
+        } = common?;
+        let certificate = certificates.pop().unwrap_or(Source::None);
+        if !certificates.is_empty() {
+            return Err(common_place.error("a client has one certificate; found more"));
+        }
         let sni = sni?;
         if auto_sni_san_validation && matches!(validation, ValidationSource::Of(Source::None)) {
             let place = at.field("auto_sni_san_validation");
@@ -111,137 +114,4 @@ impl UpstreamTls {
                 .block(&format!("{stat_prefix}ssl."), &ssl_stats::TABLE),
         })
     }
-}
-
-impl<T> Source<T> {
-    fn fixed(&self) -> Option<Arc<T>> {
-        match self {
-            Self::Fixed(value) => Some(Arc::clone(value)),
-            Self::None | Self::Secret(_) => None,
-        }
-    }
-}
-
-type Common = (
-    Parameters,
-    Vec<Vec<u8>>,
-    Source<Certificate>,
-    ValidationSource,
-);
-
-fn compile_common(
-    message: pb::CommonTlsContext,
-    cx: &Context<'_>,
-    at: &At<'_>,
-) -> Result<Common, Reported> {
-    let pb::CommonTlsContext {
-        tls_params,
-        tls_certificates,
-        alpn_protocols,
-        tls_certificate_sds_secret_configs,
-        tls_certificate_certificate_provider,
-        tls_certificate_certificate_provider_instance,
-        custom_handshaker,
-        tls_certificate_provider_instance,
-        key_log,
-        custom_tls_certificate_selector,
-        validation_context_type,
-    } = message;
-    let outcome = refuse!(at; tls_certificate_certificate_provider,
-        tls_certificate_certificate_provider_instance, custom_handshaker,
-        tls_certificate_provider_instance, key_log, custom_tls_certificate_selector);
-    let parameters = Parameters::compile(tls_params, &at.field("tls_params"));
-    let certificate =
-        compile_certificate(tls_certificates, tls_certificate_sds_secret_configs, cx, at);
-    let validation = compile_validation(validation_context_type, cx, at);
-    outcome?;
-    let alpn = alpn_protocols.into_iter().map(String::into_bytes).collect();
-    Ok((parameters?, alpn, certificate?, validation?))
-}
-
-fn compile_certificate(
-    mut inline: Vec<pb::TlsCertificate>,
-    mut secrets: Vec<pb::SdsSecretConfig>,
-    cx: &Context<'_>,
-    at: &At<'_>,
-) -> Result<Source<Certificate>, Reported> {
-    if inline.len() + secrets.len() > 1 {
-        return Err(at.error("a client has one certificate; found more"));
-    }
-    if let Some(message) = inline.pop() {
-        let place = at.field("tls_certificates");
-        let certificate = Certificate::compile(message, cx, &place.index(0))?;
-        return Ok(Source::Fixed(Arc::new(certificate)));
-    }
-    match secrets.pop() {
-        Some(message) => {
-            let place = at.field("tls_certificate_sds_secret_configs");
-            Ok(Source::Secret(subscribe(message, cx, &place.index(0))?))
-        }
-        None => Ok(Source::None),
-    }
-}
-
-fn compile_validation(
-    message: Option<ValidationContextType>,
-    cx: &Context<'_>,
-    at: &At<'_>,
-) -> Result<ValidationSource, Reported> {
-    let source = match message {
-        None => Source::None,
-        Some(ValidationContextType::ValidationContext(message)) => {
-            let place = at.field("validation_context");
-            Source::Fixed(Arc::new(Validation::compile(message, cx, &place)?))
-        }
-        Some(ValidationContextType::ValidationContextSdsSecretConfig(message)) => {
-            let place = at.field("validation_context_sds_secret_config");
-            Source::Secret(subscribe(message, cx, &place)?)
-        }
-        Some(ValidationContextType::CombinedValidationContext(message)) => {
-            return compile_combined(message, cx, &at.field("combined_validation_context"));
-        }
-        Some(ValidationContextType::ValidationContextCertificateProvider(_)) => {
-            return Err(at
-                .field("validation_context_certificate_provider")
-                .unsupported());
-        }
-        Some(ValidationContextType::ValidationContextCertificateProviderInstance(_)) => {
-            let place = at.field("validation_context_certificate_provider_instance");
-            return Err(place.unsupported());
-        }
-    };
-    Ok(ValidationSource::Of(source))
-}
-
-fn compile_combined(
-    message: CombinedCertificateValidationContext,
-    cx: &Context<'_>,
-    at: &At<'_>,
-) -> Result<ValidationSource, Reported> {
-    let CombinedCertificateValidationContext {
-        default_validation_context,
-        validation_context_sds_secret_config,
-        validation_context_certificate_provider,
-        validation_context_certificate_provider_instance,
-    } = message;
-    refuse!(at; validation_context_certificate_provider,
-        validation_context_certificate_provider_instance)?;
-    let place = at.field("default_validation_context");
-    let default = Validation::compile(default_validation_context.unwrap_or_default(), cx, &place)?;
-    let place = at.field("validation_context_sds_secret_config");
-    let config = validation_context_sds_secret_config.ok_or_else(|| place.error("is required"))?;
-    let slot = subscribe(config, cx, &place)?;
-    Ok(ValidationSource::Combined(Arc::new(default), slot))
-}
-
-fn subscribe(
-    message: pb::SdsSecretConfig,
-    cx: &Context<'_>,
-    at: &At<'_>,
-) -> Result<Arc<crate::xds::slot::Slot<crate::model::secret::Secret>>, Reported> {
-    let pb::SdsSecretConfig { name, sds_config } = message;
-    if name.is_empty() {
-        return Err(at.field("name").error("must not be empty"));
-    }
-    cx.sources.secret(sds_config.as_ref(), &name, at)
 }

@@ -20,7 +20,7 @@ use crate::{
     model::secret::Secret,
     net::{
         Address,
-        tls::{Certificate, CertificateFacts, Validation, ValidationFailure},
+        tls::{Certificate, CertificateFacts, Source, ValidationFailure, ValidationSource, secret},
     },
     stats::Block,
     xds::slot::Slot,
@@ -87,21 +87,6 @@ pub struct UpstreamTls {
     identity: u64,
     /// `cluster.NAME.ssl.`
     stats: Arc<Block>,
-}
-
-/// Where a part comes from.
-#[derive(Debug)]
-enum Source<T> {
-    None,
-    Fixed(Arc<T>),
-    Secret(Arc<Slot<Secret>>),
-}
-
-#[derive(Debug)]
-enum ValidationSource {
-    Of(Source<Validation>),
-    /// `combined_validation_context`.
-    Combined(Arc<Validation>, Arc<Slot<Secret>>),
 }
 
 #[derive(Debug)]
@@ -246,20 +231,6 @@ impl UpstreamTls {
         };
         self.stats.inc(stat);
     }
-}
-
-impl<T> Source<T> {
-    fn get(&self, part: fn(&Secret) -> Option<&Arc<T>>) -> Option<Arc<T>> {
-        match self {
-            Self::None => None,
-            Self::Fixed(value) => Some(Arc::clone(value)),
-            Self::Secret(slot) => secret(slot, part),
-        }
-    }
-}
-
-fn secret<T>(slot: &Slot<Secret>, part: fn(&Secret) -> Option<&Arc<T>>) -> Option<Arc<T>> {
-    slot.get().as_ref().and_then(|secret| part(secret).cloned())
 }
 
 fn required<T>(
