@@ -10,7 +10,7 @@ use crate::{
     xds::slot::Slot,
 };
 
-use super::{cluster::EndpointSet, route::RouteTable, secret::Secret};
+use super::{Interned, cluster::EndpointSet, route::RouteTable, secret::Secret};
 
 /// Subscriptions by which one resource refers to another.
 ///
@@ -77,10 +77,19 @@ pub struct Context<'a> {
     pub sources: &'a dyn Sources,
     /// Facts about this process that configuration can refer to.
     pub server: &'a ServerInfo,
-    /// TLS settings that resources share.
-    pub tls: &'a crate::net::tls::Cache,
+    /// Parts that resources have in common.
+    pub shared: &'a Shared,
     /// Values that may override what is configured.
     pub runtime: &'a Arc<Runtime>,
+}
+
+/// Parts that many resources have in common, kept once.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// TLS towards origins.
+    pub tls_clients: Interned<crate::upstream::tls::Client>,
+    /// Who resolves names.
+    pub resolvers: Interned<crate::upstream::dns::Resolver>,
 }
 
 /// Facts about this process, fixed at the start.

@@ -4,11 +4,13 @@
 pub mod cluster;
 pub mod context;
 pub mod data_source;
+mod interned;
 pub mod listener;
 pub mod matcher;
 pub mod route;
 pub mod secret;
 mod snapshot;
 
-pub use context::{Context, Sources};
+pub use context::{Context, Shared, Sources};
+pub use interned::Interned;
 pub use snapshot::{Clusters, Listeners, Snapshot, SnapshotSlot};

@@ -4,8 +4,11 @@ use std::{future::Future, sync::Arc};
 
 use tokio::{sync::watch, task::AbortHandle};
 
-use crate::model::cluster::{Cluster, Discovery, Duplicates, EndpointSet};
-use crate::xds::slot::Slot;
+use super::dns::{follow_logical, follow_strict};
+use crate::{
+    model::cluster::{Cluster, Discovery, Duplicates, EndpointSet, ResolvedNames},
+    xds::slot::Slot,
+};
 
 /// Follows a cluster's discovery for as long as it lives.
 ///
@@ -29,6 +32,24 @@ impl ClusterDriver {
             Discovery::Static => {
                 warm.send_replace(true);
                 None
+            }
+            Discovery::StrictDns(dns, assignment) => {
+                let (dns, assignment) = (Arc::clone(dns), Arc::clone(assignment));
+                Some(spawn(follow_strict(
+                    Arc::clone(&cluster),
+                    dns,
+                    assignment,
+                    warm,
+                )))
+            }
+            Discovery::LogicalDns(dns, assignment) => {
+                let (dns, assignment) = (Arc::clone(dns), Arc::clone(assignment));
+                Some(spawn(follow_logical(
+                    Arc::clone(&cluster),
+                    dns,
+                    assignment,
+                    warm,
+                )))
             }
             Discovery::Eds(slot) => {
                 let task = follow_endpoints(Arc::clone(&cluster), Arc::clone(slot), warm);
@@ -85,8 +106,12 @@ async fn follow_endpoints(
         changes.borrow_and_update();
         if let Some(endpoints) = slot.get().as_ref() {
             let known = cluster.hosts().load();
-            let members =
-                endpoints.membership(Some(&known), cluster.threads(), Duplicates::Dropped);
+            let members = endpoints.membership(
+                Some(&known),
+                &ResolvedNames::new(),
+                cluster.threads(),
+                Duplicates::Dropped,
+            );
             cluster.set_members(members);
         }
         if slot.is_answered() {

@@ -6,6 +6,7 @@
 
 pub mod balance;
 pub mod breakers;
+pub mod dns;
 mod driver;
 pub mod host;
 pub mod host_set;

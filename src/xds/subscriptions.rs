@@ -17,10 +17,9 @@ use crate::{
     },
     config::{At, Reported, Strictness, suggest},
     model::{
-        Context, Sources, cluster::EndpointSet, context::ServerInfo, route::RouteTable,
+        Context, Shared, Sources, cluster::EndpointSet, context::ServerInfo, route::RouteTable,
         secret::Secret,
     },
-    net::tls,
     runtime::Runtime,
     stats,
 };
@@ -48,7 +47,7 @@ pub struct Subscriptions {
     stats: Arc<stats::Registry>,
     server: ServerInfo,
     strictness: Strictness,
-    tls: tls::Cache,
+    shared: Shared,
     runtime: Arc<Runtime>,
     watcher: Rc<Watcher>,
     routes: Registry<RouteKind>,
@@ -73,7 +72,7 @@ impl Subscriptions {
             stats,
             server,
             strictness,
-            tls: tls::Cache::default(),
+            shared: Shared::default(),
             runtime,
             watcher,
             routes: Registry::default(),
@@ -258,7 +257,7 @@ impl Collector<'_> {
             stats: &self.subscriptions.stats,
             sources: self,
             server: &self.subscriptions.server,
-            tls: &self.subscriptions.tls,
+            shared: &self.subscriptions.shared,
             runtime: &self.subscriptions.runtime,
         }
     }

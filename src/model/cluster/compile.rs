@@ -18,10 +18,11 @@ use crate::{
 };
 
 use super::{
-    Cluster, Discovery, Duplicates,
+    Cluster, Discovery, Duplicates, ResolvedNames,
     balancing::{self, Balance},
     breakers,
     discovery::{self, Source},
+    dns::DnsFields,
     protocol::{self, Deprecated},
     socket, transport,
 };
@@ -159,15 +160,17 @@ impl Cluster {
                 kind: cluster_discovery_type,
                 eds_cluster_config,
                 load_assignment,
-                dns_refresh_rate,
-                dns_lookup_family,
-                dns_resolvers,
-                respect_dns_ttl,
-                dns_failure_refresh_rate,
-                use_tcp_for_dns_lookups,
-                dns_resolution_config,
-                typed_dns_resolver_config,
-                dns_jitter,
+                dns: DnsFields {
+                    dns_refresh_rate,
+                    dns_lookup_family,
+                    dns_resolvers,
+                    respect_dns_ttl,
+                    dns_failure_refresh_rate,
+                    use_tcp_for_dns_lookups,
+                    dns_resolution_config,
+                    typed_dns_resolver_config,
+                    dns_jitter,
+                },
             },
             cx,
             at,
@@ -196,15 +199,18 @@ impl Cluster {
         });
         let known = previous.map(|previous| previous.hosts.load());
         let membership = match (&endpoints, &known) {
-            (Some(endpoints), known) => {
-                endpoints.membership(known.as_deref(), threads, Duplicates::Kept)
-            }
+            (Some(endpoints), known) => endpoints.membership(
+                known.as_deref(),
+                &ResolvedNames::new(),
+                threads,
+                Duplicates::Kept,
+            ),
             // Until its own discovery has answered it goes on with those hosts.
             (None, Some(known)) => known.membership().clone(),
             (None, None) => Membership::default(),
         };
         let initialized = matches!(discovery, Discovery::Static);
-        let wire_identity = foldhash_of(&(protocol, http.wire(), &socket, &transport));
+        let wire_identity = hash_of(&(protocol, http.wire(), &socket, &transport));
         let stats = cx.stats.block(&stat_prefix, &cluster_stats::TABLE);
         if initialized && previous.is_none() {
             stats.inc(cluster_stats::membership_change);
@@ -242,7 +248,7 @@ fn stat_name(name: &str) -> String {
 }
 
 /// A hash that two equal configurations of this process share.
-fn foldhash_of(value: &impl std::hash::Hash) -> u64 {
+pub(super) fn hash_of(value: &impl std::hash::Hash) -> u64 {
     use std::hash::BuildHasher;
     foldhash::fast::FixedState::default().hash_one(value)
 }

@@ -85,12 +85,15 @@ pub(super) enum Names {
     Refused,
 }
 
+/// What names resolved to, by the index of their locality and endpoint.
+pub type ResolvedNames = HashMap<(usize, usize), Vec<Addresses>>;
+
 /// What becomes of an address that comes twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Duplicates {
     /// It counts twice: `STATIC`, as in Envoy.
     Kept,
-    /// It counts once, the first time: `EDS`.
+    /// It counts once, the first time: all others.
     Dropped,
 }
 
@@ -143,37 +146,45 @@ impl EndpointSet {
     }
 
     /// Its hosts: those of `known` where an address is the same, new ones
-    /// elsewhere. Names are left out: whoever resolves them adds their hosts.
+    /// elsewhere. A name stands for what it resolved to.
     pub fn membership(
         &self,
         known: Option<&HostSet>,
+        names: &ResolvedNames,
         threads: usize,
         duplicates: Duplicates,
     ) -> Membership {
         let known = known.map(HostSet::by_key).unwrap_or_default();
         let mut fresh = HashMap::<HostKey, Arc<Host>, RandomState>::default();
+        let mut host = |addresses: &Addresses| {
+            let key = HostKey::Address(addresses.first.clone());
+            let host = match known.get(&key) {
+                Some(host) => Arc::clone(host),
+                None => Arc::clone(
+                    fresh
+                        .entry(key.clone())
+                        .or_insert_with(|| Host::new(key, addresses.clone(), threads)),
+                ),
+            };
+            if **host.addresses() != *addresses {
+                host.set_addresses(addresses.clone());
+            }
+            host
+        };
         let mut seen = HashSet::<u64, RandomState>::default();
         let mut localities = Vec::with_capacity(self.localities.len());
-        for spec in &self.localities {
+        for (l, spec) in self.localities.iter().enumerate() {
             let mut endpoints = Vec::with_capacity(spec.endpoints.len());
-            for endpoint in &spec.endpoints {
-                let Target::Address(addresses) = &endpoint.target else {
-                    continue;
+            for (e, endpoint) in spec.endpoints.iter().enumerate() {
+                let addresses = match &endpoint.target {
+                    Target::Address(addresses) => std::slice::from_ref(addresses),
+                    Target::Name(..) => names.get(&(l, e)).map_or(&[][..], Vec::as_slice),
                 };
-                let key = HostKey::Address(addresses.first.clone());
-                let host = match known.get(&key) {
-                    Some(host) => Arc::clone(host),
-                    None => Arc::clone(
-                        fresh
-                            .entry(key.clone())
-                            .or_insert_with(|| Host::new(key, addresses.clone(), threads)),
-                    ),
-                };
-                if *host.addresses().as_ref() != *addresses {
-                    host.set_addresses(addresses.clone());
-                }
-                if seen.insert(host.id()) || duplicates == Duplicates::Kept {
-                    endpoints.push(Arc::new(spec.member(endpoint, host)));
+                for addresses in addresses {
+                    let host = host(addresses);
+                    if duplicates == Duplicates::Kept || seen.insert(host.id()) {
+                        endpoints.push(Arc::new(spec.member(endpoint, host)));
+                    }
                 }
             }
             localities.push(spec.with(endpoints));

@@ -8,6 +8,7 @@ mod balancing;
 mod breakers;
 mod compile;
 mod discovery;
+mod dns;
 mod endpoints;
 mod http_options;
 mod protocol;
@@ -32,7 +33,7 @@ use crate::{
 };
 
 pub use discovery::Discovery;
-pub use endpoints::{Duplicates, EndpointSet, EndpointSpec, LocalitySpec, Target};
+pub use endpoints::{Duplicates, EndpointSet, EndpointSpec, LocalitySpec, ResolvedNames, Target};
 pub use http_options::{Http1Options, Http2Options, HttpOptions, KeepAlive};
 pub use protocol::Protocol;
 pub use socket::{SocketOptions, TcpKeepalive};
@@ -98,6 +99,12 @@ impl Cluster {
     /// The hosts in force. On the request path, ask an [`LbState`].
     pub fn hosts(&self) -> &Hosts {
         &self.hosts
+    }
+
+    /// Whether the hosts come from this configuration's own discovery, rather
+    /// than from the one before.
+    pub fn is_initialized(&self) -> bool {
+        self.initialized.load(Relaxed)
     }
 
     /// The control thread and the workers: what per-thread state is sized by.

@@ -1,6 +1,5 @@
 //! TLS that ends here, and what both sides of TLS share.
 
-mod cache;
 mod certificate;
 mod certificate_facts;
 mod client_verifier;
@@ -11,7 +10,6 @@ mod san;
 mod server_certificates;
 mod validation;
 
-pub use cache::{Cache, Interned};
 pub use certificate::Certificate;
 pub use certificate_facts::{CertificateFacts, SubjectName};
 pub use common::{Common, Source, ValidationSource, secret};

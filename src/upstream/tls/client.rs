@@ -27,7 +27,7 @@ pub(super) struct Settings {
 
 /// One configuration for each protocol that may be offered.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub struct Client {
     base: Arc<ClientConfig>,
     http1: OnceLock<Arc<ClientConfig>>,
     http2: OnceLock<Arc<ClientConfig>>,

@@ -93,7 +93,7 @@ impl UpstreamTls {
             | (_, ValidationSource::Combined(..) | ValidationSource::Of(Source::Secret(_))) => None,
             (certificate, ValidationSource::Of(validation)) => {
                 let make = || Client::new(&settings, certificate.fixed(), validation.fixed());
-                let client = cx.tls.clients.get(identity, make);
+                let client = cx.shared.tls_clients.get(identity, make);
                 let client = client.map_err(|error| at.field("common_tls_context").error(error))?;
                 Some(Arc::new(Built {
                     client,

@@ -29,7 +29,7 @@ use crate::{
 use super::stats::ssl_stats;
 use client::Settings;
 
-pub(crate) use client::Client;
+pub use client::Client;
 
 /// Which protocol is offered when the configuration lists none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What many TLS settings have in common, kept once.
+//! What many resources have in common, kept once.
 //!
 //! Ten thousand clusters that trust the same authorities share one parsed copy
 //! of them. Entries are found by a hash of their content and live for as long
@@ -37,11 +37,4 @@ impl<T> Interned<T> {
         values.insert(hash, Arc::downgrade(&value));
         Ok(value)
     }
-}
-
-/// The shared parts of all TLS settings, on the control thread.
-#[derive(Debug, Default)]
-pub struct Cache {
-    /// Settings of connections to origins.
-    pub(crate) clients: Interned<crate::upstream::tls::Client>,
 }

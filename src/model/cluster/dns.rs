@@ -1,0 +1,316 @@
+//! How a cluster's names are resolved, compiled from the cluster's own fields or
+//! from `DnsCluster`.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use crate::{
+    api::envoy::{
+        config::{
+            cluster::v3::cluster::{DnsLookupFamily, RefreshRate},
+            core::v3::{
+                self as core, DnsResolutionConfig, DnsResolverOptions, TypedExtensionConfig,
+            },
+        },
+        extensions::{
+            clusters::{
+                common::dns::v3::DnsLookupFamily as TypedFamily,
+                dns::v3::{DnsCluster, dns_cluster::RefreshRate as TypedRefreshRate},
+            },
+            network::dns_resolver::{
+                cares::v3::CaresDnsResolverConfig, getaddrinfo::v3::GetAddrInfoDnsResolverConfig,
+            },
+        },
+    },
+    config::{At, Reported, duration, unpack},
+    model::Context,
+    net::Address,
+    refuse,
+    upstream::dns::{DnsSettings, Family, Resolver, ResolverSettings},
+};
+
+/// `dns_refresh_rate`, unless set.
+const DEFAULT_REFRESH: Duration = Duration::from_secs(5);
+/// `dns_min_refresh_rate`, unless set.
+const DEFAULT_MIN_REFRESH: Duration = Duration::from_secs(5);
+
+/// The cluster's own fields about DNS.
+pub(super) struct DnsFields {
+    pub(super) dns_refresh_rate: Option<prost_types::Duration>,
+    pub(super) dns_lookup_family: i32,
+    pub(super) dns_resolvers: Vec<core::Address>,
+    pub(super) respect_dns_ttl: bool,
+    pub(super) dns_failure_refresh_rate: Option<RefreshRate>,
+    pub(super) use_tcp_for_dns_lookups: bool,
+    pub(super) dns_resolution_config: Option<DnsResolutionConfig>,
+    pub(super) typed_dns_resolver_config: Option<TypedExtensionConfig>,
+    pub(super) dns_jitter: Option<prost_types::Duration>,
+}
+
+pub(super) fn compile_fields(
+    message: DnsFields,
+    cx: &Context<'_>,
+    at: &At<'_>,
+) -> Result<DnsSettings, Reported> {
+    let DnsFields {
+        dns_refresh_rate,
+        dns_lookup_family,
+        dns_resolvers,
+        respect_dns_ttl,
+        dns_failure_refresh_rate,
+        use_tcp_for_dns_lookups,
+        dns_resolution_config,
+        typed_dns_resolver_config,
+        dns_jitter,
+    } = message;
+    let family = match DnsLookupFamily::try_from(dns_lookup_family) {
+        Ok(DnsLookupFamily::Auto) => Family::Auto,
+        Ok(DnsLookupFamily::V4Only) => Family::V4Only,
+        Ok(DnsLookupFamily::V6Only) => Family::V6Only,
+        Ok(DnsLookupFamily::V4Preferred) => Family::V4Preferred,
+        Ok(DnsLookupFamily::All) => Family::All,
+        Err(_) => {
+            return Err(at
+                .field("dns_lookup_family")
+                .error("is not a DnsLookupFamily"));
+        }
+    };
+    // The first of these that is given counts, as in Envoy.
+    let mut settings = ResolverSettings {
+        family,
+        ..ResolverSettings::default()
+    };
+    if typed_dns_resolver_config.is_some() {
+        let place = at.field("typed_dns_resolver_config");
+        compile_resolver(typed_dns_resolver_config, &mut settings, &place)?;
+    } else if let Some(config) = dns_resolution_config {
+        let place = at.field("dns_resolution_config");
+        let DnsResolutionConfig {
+            resolvers,
+            dns_resolver_options,
+        } = config;
+        settings.servers = servers(resolvers, &place.field("resolvers"))?;
+        compile_options(dns_resolver_options, &mut settings);
+    } else {
+        settings.servers = servers(dns_resolvers, &at.field("dns_resolvers"))?;
+        settings.tcp = use_tcp_for_dns_lookups;
+    }
+    let failure_refresh = dns_failure_refresh_rate.map(|rate| {
+        let RefreshRate {
+            base_interval,
+            max_interval,
+        } = rate;
+        failure_rate(
+            base_interval,
+            max_interval,
+            &at.field("dns_failure_refresh_rate"),
+        )
+    });
+    Ok(DnsSettings {
+        resolver: shared(settings, cx),
+        family,
+        refresh: or_default(
+            dns_refresh_rate,
+            DEFAULT_REFRESH,
+            &at.field("dns_refresh_rate"),
+        )?,
+        failure_refresh: failure_refresh.transpose()?,
+        respect_ttl: respect_dns_ttl,
+        min_refresh: DEFAULT_MIN_REFRESH,
+        jitter: or_default(dns_jitter, Duration::ZERO, &at.field("dns_jitter"))?,
+    })
+}
+
+/// The settings, and whether all addresses are one endpoint: `LOGICAL_DNS`.
+pub(super) fn compile_typed(
+    message: DnsCluster,
+    cx: &Context<'_>,
+    at: &At<'_>,
+) -> Result<(DnsSettings, bool), Reported> {
+    let DnsCluster {
+        dns_refresh_rate,
+        dns_failure_refresh_rate,
+        respect_dns_ttl,
+        dns_jitter,
+        typed_dns_resolver_config,
+        dns_lookup_family,
+        all_addresses_in_single_endpoint,
+        dns_min_refresh_rate,
+    } = message;
+    let family = match TypedFamily::try_from(dns_lookup_family) {
+        Ok(TypedFamily::Unspecified | TypedFamily::Auto) => Family::Auto,
+        Ok(TypedFamily::V4Only) => Family::V4Only,
+        Ok(TypedFamily::V6Only) => Family::V6Only,
+        Ok(TypedFamily::V4Preferred) => Family::V4Preferred,
+        Ok(TypedFamily::All) => Family::All,
+        Err(_) => {
+            return Err(at
+                .field("dns_lookup_family")
+                .error("is not a DnsLookupFamily"));
+        }
+    };
+    let mut settings = ResolverSettings {
+        family,
+        ..ResolverSettings::default()
+    };
+    let place = at.field("typed_dns_resolver_config");
+    compile_resolver(typed_dns_resolver_config, &mut settings, &place)?;
+    let failure_refresh = dns_failure_refresh_rate.map(|rate| {
+        let TypedRefreshRate {
+            base_interval,
+            max_interval,
+        } = rate;
+        failure_rate(
+            base_interval,
+            max_interval,
+            &at.field("dns_failure_refresh_rate"),
+        )
+    });
+    let dns = DnsSettings {
+        resolver: shared(settings, cx),
+        family,
+        refresh: or_default(
+            dns_refresh_rate,
+            DEFAULT_REFRESH,
+            &at.field("dns_refresh_rate"),
+        )?,
+        failure_refresh: failure_refresh.transpose()?,
+        respect_ttl: respect_dns_ttl,
+        min_refresh: or_default(
+            dns_min_refresh_rate,
+            DEFAULT_MIN_REFRESH,
+            &at.field("dns_min_refresh_rate"),
+        )?,
+        jitter: or_default(dns_jitter, Duration::ZERO, &at.field("dns_jitter"))?,
+    };
+    Ok((dns, all_addresses_in_single_endpoint))
+}
+
+fn shared(settings: ResolverSettings, cx: &Context<'_>) -> Arc<Resolver> {
+    let make = || Ok::<_, std::convert::Infallible>(Resolver::new(settings.clone()));
+    match cx
+        .shared
+        .resolvers
+        .get(super::compile::hash_of(&settings), make)
+    {
+        Ok(resolver) => resolver,
+        Err(never) => match never {},
+    }
+}
+
+fn or_default(
+    value: Option<prost_types::Duration>,
+    default: Duration,
+    at: &At<'_>,
+) -> Result<Duration, Reported> {
+    value.map_or(Ok(default), |value| duration(&value, at))
+}
+
+/// From the base to the maximum, which is ten times the base unless set.
+fn failure_rate(
+    base: Option<prost_types::Duration>,
+    max: Option<prost_types::Duration>,
+    at: &At<'_>,
+) -> Result<(Duration, Duration), Reported> {
+    let place = at.field("base_interval");
+    let base = base.ok_or_else(|| place.error("is required"))?;
+    let base = duration(&base, &place)?;
+    let place = at.field("max_interval");
+    let max = or_default(max, base * 10, &place)?;
+    match max < base {
+        true => Err(place.error("must not be less than base_interval")),
+        false => Ok((base, max)),
+    }
+}
+
+fn compile_resolver(
+    message: Option<TypedExtensionConfig>,
+    settings: &mut ResolverSettings,
+    at: &At<'_>,
+) -> Result<(), Reported> {
+    let Some(TypedExtensionConfig {
+        // Only a label: the type says what it is.
+        name: _,
+        typed_config,
+    }) = message
+    else {
+        return Ok(());
+    };
+    let at = at.field("typed_config");
+    let any = typed_config.ok_or_else(|| at.error("is required"))?;
+    match any.type_url.rsplit('/').next().unwrap_or_default() {
+        "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig" => {
+            compile_cares(unpack(&any, &at)?, settings, &at)
+        }
+        "envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig" => {
+            let GetAddrInfoDnsResolverConfig {
+                // Each refresh is another try.
+                num_retries: _,
+                // The runtime has threads for what blocks.
+                num_resolver_threads: _,
+            } = unpack(&any, &at)?;
+            settings.by_library = true;
+            Ok(())
+        }
+        other => Err(at.error(format_args!(
+            "{other:?} is not supported; supported are CaresDnsResolverConfig and GetAddrInfoDnsResolverConfig"
+        ))),
+    }
+}
+
+fn compile_cares(
+    message: CaresDnsResolverConfig,
+    settings: &mut ResolverSettings,
+    at: &At<'_>,
+) -> Result<(), Reported> {
+    let CaresDnsResolverConfig {
+        resolvers,
+        dns_resolver_options,
+        use_resolvers_as_fallback,
+        filter_unroutable_families,
+        // Each query has a socket of its own.
+        udp_max_queries: _,
+        query_timeout_seconds,
+        query_tries,
+        rotate_nameservers,
+        edns0_max_payload_size,
+        // Both are about a channel of queries that grows old; there is none.
+        max_udp_channel_duration: _,
+        reinit_channel_on_timeout: _,
+        qcache_max_ttl,
+    } = message;
+    refuse!(at; use_resolvers_as_fallback, filter_unroutable_families, edns0_max_payload_size,
+        qcache_max_ttl)?;
+    settings.servers = servers(resolvers, &at.field("resolvers"))?;
+    compile_options(dns_resolver_options, settings);
+    settings.timeout = query_timeout_seconds.map(Duration::from_secs);
+    settings.tries = query_tries;
+    settings.rotate = rotate_nameservers;
+    Ok(())
+}
+
+fn compile_options(message: Option<DnsResolverOptions>, settings: &mut ResolverSettings) {
+    let DnsResolverOptions {
+        use_tcp_for_dns_lookups,
+        no_default_search_domain,
+    } = message.unwrap_or_default();
+    settings.tcp = use_tcp_for_dns_lookups;
+    settings.no_search = no_default_search_domain;
+}
+
+fn servers(messages: Vec<core::Address>, at: &At<'_>) -> Result<Vec<SocketAddr>, Reported> {
+    let mut outcome = Ok(());
+    let mut servers = Vec::with_capacity(messages.len());
+    for (index, mut message) in messages.into_iter().enumerate() {
+        let at = at.index(index);
+        if let Some(core::address::Address::SocketAddress(socket)) = &mut message.address {
+            // A name server is asked over UDP first, whatever it says here.
+            socket.protocol = 0;
+        }
+        match Address::compile(message, &at) {
+            Ok(Address::Ip(address)) => servers.push(address),
+            Ok(Address::Pipe(_)) => outcome = Err(at.error("a name server has an IP address")),
+            Err(reported) => outcome = Err(reported),
+        }
+    }
+    outcome.map(|()| servers)
+}

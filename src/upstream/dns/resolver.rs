@@ -1,0 +1,168 @@
+//! Who is asked for addresses.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use hickory_resolver::{
+    TokioResolver,
+    config::{
+        ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts,
+        ServerOrderingStrategy,
+    },
+    net::runtime::TokioRuntimeProvider,
+    system_conf::read_system_conf,
+};
+
+use super::{DnsError, Family, Resolved};
+
+/// What makes one resolver different from another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ResolverSettings {
+    /// Ask by the C library, `getaddrinfo`, and nothing below counts but the family.
+    pub by_library: bool,
+    /// Name servers; empty for the system's.
+    pub servers: Vec<SocketAddr>,
+    /// Which addresses are wanted.
+    pub family: Family,
+    /// `use_tcp_for_dns_lookups`.
+    pub tcp: bool,
+    /// `no_default_search_domain`.
+    pub no_search: bool,
+    /// `query_timeout_seconds`; 5 s unless set.
+    pub timeout: Option<Duration>,
+    /// `query_tries`.
+    pub tries: Option<u32>,
+    /// `rotate_nameservers`.
+    pub rotate: bool,
+}
+
+/// Asks name servers, after looking into `/etc/hosts`. Shared by all clusters
+/// with the same settings. Does not remember answers: each refresh asks.
+#[derive(Debug)]
+pub struct Resolver {
+    settings: ResolverSettings,
+    inner: OnceLock<Result<TokioResolver, String>>,
+}
+
+impl Resolver {
+    /// A resolver; it is built when it is first asked.
+    pub fn new(settings: ResolverSettings) -> Self {
+        Self {
+            settings,
+            inner: OnceLock::new(),
+        }
+    }
+
+    /// Resolves a name. An IP address resolves to itself.
+    ///
+    /// # Errors
+    /// When there is no address, or nobody can say.
+    pub async fn resolve(&self, name: &str) -> Result<Resolved, DnsError> {
+        if let Ok(ip) = name.parse::<IpAddr>() {
+            return Ok(Resolved {
+                addresses: vec![ip],
+                ttl: None,
+            });
+        }
+        if self.settings.by_library {
+            return self.ask_library(name).await;
+        }
+        let inner = self.inner.get_or_init(|| self.build());
+        let inner = inner.as_ref().map_err(|e| DnsError::Failed(e.clone()))?;
+        let answer =
+            inner
+                .lookup_ip(name)
+                .await
+                .map_err(|error| match error.is_no_records_found() {
+                    true => DnsError::NoAddress,
+                    false => DnsError::Failed(error.to_string()),
+                })?;
+        let ttl = answer.as_lookup().answers().iter().map(|r| r.ttl).min();
+        let addresses: Vec<_> = answer.iter().collect();
+        match addresses.is_empty() {
+            true => Err(DnsError::NoAddress),
+            false => Ok(Resolved {
+                addresses,
+                ttl: ttl.map(|seconds| Duration::from_secs(seconds.into())),
+            }),
+        }
+    }
+
+    fn build(&self) -> Result<TokioResolver, String> {
+        let settings = &self.settings;
+        // Without a resolv.conf there is still the hosts file.
+        let (system, mut options) = read_system_conf()
+            .unwrap_or_else(|_| (ResolverConfig::default(), ResolverOpts::default()));
+        let mut servers: Vec<_> = match settings.servers.is_empty() {
+            true => system.name_servers().to_vec(),
+            false => settings.servers.iter().map(|s| server(*s)).collect(),
+        };
+        if settings.tcp {
+            for server in &mut servers {
+                server
+                    .connections
+                    .retain(|c| c.protocol == ConnectionConfig::tcp().protocol);
+            }
+        }
+        let (domain, search) = match settings.no_search {
+            true => (None, Vec::new()),
+            false => (system.domain().cloned(), system.search().to_vec()),
+        };
+        options.cache_size = 0;
+        options.ip_strategy = match settings.family {
+            Family::Auto => LookupIpStrategy::Ipv6thenIpv4,
+            Family::V4Only => LookupIpStrategy::Ipv4Only,
+            Family::V6Only => LookupIpStrategy::Ipv6Only,
+            Family::V4Preferred => LookupIpStrategy::Ipv4thenIpv6,
+            Family::All => LookupIpStrategy::Ipv6AndIpv4,
+        };
+        if let Some(timeout) = settings.timeout {
+            options.timeout = timeout;
+        }
+        if let Some(tries) = settings.tries {
+            options.attempts = tries as usize;
+        }
+        if settings.rotate {
+            options.server_ordering_strategy = ServerOrderingStrategy::RoundRobin;
+        }
+        let config = ResolverConfig::from_parts(domain, search, servers);
+        let provider = TokioRuntimeProvider::default();
+        TokioResolver::builder_with_config(config, provider)
+            .with_options(options)
+            .build()
+            .map_err(|error| error.to_string())
+    }
+
+    async fn ask_library(&self, name: &str) -> Result<Resolved, DnsError> {
+        let found = tokio::net::lookup_host((name, 0)).await;
+        let found = found.map_err(|error| DnsError::Failed(error.to_string()))?;
+        let (v4, v6): (Vec<_>, Vec<_>) = found.map(|a| a.ip()).partition(IpAddr::is_ipv4);
+        let addresses = match self.settings.family {
+            Family::V4Only => v4,
+            Family::V6Only => v6,
+            Family::Auto if v6.is_empty() => v4,
+            Family::Auto => v6,
+            Family::V4Preferred if v4.is_empty() => v6,
+            Family::V4Preferred => v4,
+            Family::All => [v6, v4].concat(),
+        };
+        match addresses.is_empty() {
+            true => Err(DnsError::NoAddress),
+            false => Ok(Resolved {
+                addresses,
+                ttl: None,
+            }),
+        }
+    }
+}
+
+fn server(address: SocketAddr) -> NameServerConfig {
+    let mut server = NameServerConfig::udp_and_tcp(address.ip());
+    for connection in &mut server.connections {
+        connection.port = address.port();
+    }
+    server
+}
