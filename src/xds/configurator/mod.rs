@@ -8,6 +8,10 @@
 //! then everything that waited for it gets its chance, and at the end one
 //! snapshot is published.
 
+#[cfg(test)]
+mod tests;
+mod view;
+
 use std::{
     cell::RefCell,
     rc::Rc,
@@ -22,7 +26,7 @@ use tokio::{
 };
 
 use crate::{
-    admin::state::{ConfigView, Kind, Resource, ServerState, Source, Unready},
+    admin::state::{Kind, ServerState},
     api::envoy::config::bootstrap::v3::bootstrap::{DynamicResources, StaticResources},
     config::{At, Reported, Strictness},
     model::{Snapshot, SnapshotSlot, context::ServerInfo},
@@ -421,64 +425,4 @@ fn shared<'a, T: 'a, M: FromIterator<(Arc<str>, Arc<T>)>>(
     active
         .map(|built| (name(built).clone(), built.clone()))
         .collect()
-}
-
-impl ConfigView for Configurator {
-    fn bootstrap(&self) -> (Bytes, SystemTime) {
-        self.bootstrap.clone()
-    }
-
-    fn resources(&self, kind: Kind) -> Vec<Resource> {
-        let strictness = self.subscriptions.strictness();
-        match kind {
-            Kind::Cluster => self.state.borrow().clusters.view(strictness),
-            Kind::Listener => self.state.borrow().listeners.view(strictness),
-            Kind::Endpoint | Kind::Route | Kind::Secret => self.subscriptions.view(kind),
-        }
-    }
-
-    fn version(&self, kind: Kind) -> Arc<str> {
-        let state = self.state.borrow();
-        state.feed(kind).map(Feed::version_info).unwrap_or_default()
-    }
-
-    fn sources(&self) -> Vec<Source> {
-        let state = self.state.borrow();
-        let feeds = state.lds.iter().chain(&state.cds).map(Feed::source);
-        let named = self.subscriptions.all();
-        feeds
-            .chain(named.iter().filter_map(|named| named.source()))
-            .collect()
-    }
-
-    fn unready(&self) -> Vec<Unready> {
-        let state = self.state.borrow();
-        let mut server = Vec::new();
-        if state.clusters.warming().next().is_some() {
-            server.push("Cluster manager".to_owned());
-        }
-        if state.lds.is_some() && !state.lds_begun {
-            server.push("LDS".to_owned());
-        }
-        let mut unready = Vec::new();
-        if !server.is_empty() {
-            unready.push(Unready {
-                name: "init manager Server".to_owned(),
-                targets: server,
-            });
-        }
-        for (name, _, needs) in state.clusters.warming() {
-            unready.push(Unready {
-                name: format!("init manager Cluster {name}"),
-                targets: needs.awaited().collect(),
-            });
-        }
-        for (name, _, needs) in state.listeners.warming() {
-            unready.push(Unready {
-                name: format!("init manager Listener-local-init-manager {name}"),
-                targets: needs.awaited().collect(),
-            });
-        }
-        unready
-    }
 }
