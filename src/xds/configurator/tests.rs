@@ -55,8 +55,10 @@ impl Scene {
             cds_config: Some(cds_config),
             ..DynamicResources::default()
         };
+        let stats = stats::Registry::new(0);
         let setup = Setup {
-            stats: stats::Registry::new(0),
+            runtime: crate::runtime::Runtime::new(Vec::new(), &stats),
+            stats,
             server: ServerInfo {
                 node_id: "node".to_owned(),
                 node_cluster: "cluster".to_owned(),

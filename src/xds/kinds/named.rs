@@ -34,8 +34,7 @@ impl NamedKind for RouteKind {
         cx: &Context<'_>,
         at: &At<'_>,
     ) -> Result<Self::Value, Reported> {
-        let _ = (message, cx);
-        Err(at.unsupported())
+        RouteTable::compile(message, cx, at)
     }
 }
 
@@ -55,8 +54,7 @@ impl NamedKind for SecretKind {
         cx: &Context<'_>,
         at: &At<'_>,
     ) -> Result<Self::Value, Reported> {
-        let _ = (message, cx);
-        Err(at.unsupported())
+        Secret::compile(message, cx, at)
     }
 }
 
