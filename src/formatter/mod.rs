@@ -42,3 +42,17 @@ pub struct FormatContext<'a> {
     /// The moment of the stream's life at which this is written.
     pub log_type: AccessLogType,
 }
+
+impl<'a> FormatContext<'a> {
+    /// The facts of a connection without requests.
+    pub fn of_connection(info: &'a StreamInfo, log_type: AccessLogType) -> Self {
+        Self {
+            info,
+            request: RequestView::default(),
+            response: HeaderView::Absent,
+            trailers: HeaderView::Absent,
+            local_reply_body: "",
+            log_type,
+        }
+    }
+}
