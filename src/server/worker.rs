@@ -15,7 +15,6 @@ use std::{
 use arc_swap::{ArcSwap, Cache};
 
 use crate::{
-    access_log::Buffers,
     model::{Snapshot, SnapshotSlot, listener::Listener},
     net::{ConnectionInfo, accept::AcceptLoops, signal::Signal, socket::Sockets},
     stats::Block,
@@ -39,8 +38,6 @@ pub struct Worker {
     pub upstream: crate::upstream::WorkerClusters,
     /// Lines of access logs that are not handed to their files yet.
     pub access_log: Rc<crate::access_log::Buffers>,
-    /// Access log lines on their way to the files.
-    pub access_log: Rc<Buffers>,
     snapshot: RefCell<Cache<SnapshotSlot, Arc<Snapshot>>>,
     generation: Cell<u64>,
     listeners: RefCell<HashMap<Arc<str>, WorkerListener, foldhash::fast::RandomState>>,
@@ -68,7 +65,6 @@ impl Worker {
             index,
             upstream: crate::upstream::WorkerClusters::new(index),
             access_log: crate::access_log::Buffers::new(),
-            access_log: Buffers::new(),
             snapshot: RefCell::new(Cache::new(snapshot)),
             generation: Cell::new(0),
             listeners: RefCell::default(),

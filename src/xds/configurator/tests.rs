@@ -92,7 +92,12 @@ impl Scene {
         let start = Instant::now();
         while !holds(self) {
             let sources = || self.configurator().sources();
-            assert!(start.elapsed() < SOON, "{what}: {:?} {:?}", self.clusters(), sources());
+            assert!(
+                start.elapsed() < SOON,
+                "{what}: {:?} {:?}",
+                self.clusters(),
+                sources()
+            );
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         start.elapsed()
