@@ -1,29 +1,77 @@
 //! HTTP: codecs, connection manager, filters.
+//!
+//! A connection ([`connection`]) is served by hyper's codecs. Each request
+//! becomes a [`stream::Stream`], is prepared and routed ([`handle`]), and is
+//! forwarded by the router ([`filters::router`]) from the same task: nothing is
+//! spawned, boxed or locked for a request on HTTP/1. The stream lives on in the
+//! response's body and is counted and logged when that ends.
 
-use crate::{
-    api::envoy::extensions::filters::network::http_connection_manager::v3 as pb,
-    config::{At, Reported},
-    model::Context,
-};
+mod alarm;
+mod body;
+mod clock;
+pub mod config;
+mod connection;
+mod downstream;
+pub mod filters;
+mod handle;
+mod names;
+mod path;
+mod reply;
+mod request;
+mod request_id;
+mod response;
+mod response_body;
+mod sniff;
+pub mod stats;
+pub mod stream;
+mod upgrade;
 
-/// Compiled `HttpConnectionManager`.
-#[derive(Debug)]
-pub struct ConnectionManager {}
+pub use body::RequestBody;
+pub use clock::{Clock, own_address};
+pub use config::ConnectionManager;
+pub use connection::serve;
+pub use reply::LocalReply;
+pub use response_body::ResponseBody;
+pub use stream::Stream;
 
-impl ConnectionManager {
-    /// Compiles it.
-    pub fn compile(
-        _message: pb::HttpConnectionManager,
-        _cx: &Context<'_>,
-        at: &At<'_>,
-    ) -> Result<Self, Reported> {
-        Err(at.unsupported())
-    }
-    /// Codec options that an open connection cannot change.
-    pub fn transport_identity(&self) -> u64 {
-        0
-    }
+use crate::{formatter::ResponseFlag, upstream::pool::http1::Http1Error};
+
+/// Why a stream is cut in the middle of its response.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// The upstream failed, over HTTP/1.
+    #[error(transparent)]
+    Upstream(#[from] Http1Error),
+    /// The upstream failed, over HTTP/2.
+    #[error("the upstream's HTTP/2 stream failed: {0}")]
+    Http2(hyper::Error),
+    /// Nothing moved for `stream_idle_timeout`.
+    #[error("nothing moved within the stream idle timeout")]
+    Idle,
+    /// A time limit was used up.
+    #[error("the response was not complete in time")]
+    Timeout,
 }
 
-/// Serves one connection to its end.
-pub async fn serve(_connection: crate::net::Connection) {}
+impl StreamError {
+    /// Tells the access log.
+    fn explain(&self, stream: &mut Stream) {
+        let (flag, details) = match self {
+            Self::Upstream(Http1Error::Protocol(_) | Http1Error::HeadTooLarge) => (
+                ResponseFlag::UpstreamProtocolError,
+                "upstream_reset_after_response_started{protocol_error}",
+            ),
+            Self::Upstream(_) => (
+                ResponseFlag::UpstreamConnectionTermination,
+                "upstream_reset_after_response_started{connection_termination}",
+            ),
+            Self::Http2(_) => (
+                ResponseFlag::UpstreamRemoteReset,
+                "upstream_reset_after_response_started{remote_reset}",
+            ),
+            Self::Idle | Self::Timeout => return,
+        };
+        stream.flag(flag);
+        stream.info.response_code_details = Some(details.into());
+    }
+}

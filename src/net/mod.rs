@@ -4,6 +4,7 @@
 pub mod accept;
 mod address;
 mod connection;
+mod executor;
 mod inspect;
 pub mod signal;
 pub mod socket;
@@ -13,4 +14,5 @@ pub mod tunnel;
 
 pub use address::Address;
 pub use connection::{Connection, ConnectionInfo, TlsInfo};
+pub use executor::LocalExecutor;
 pub use stream::Stream;

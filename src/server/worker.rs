@@ -38,6 +38,8 @@ pub struct Worker {
     pub upstream: crate::upstream::WorkerClusters,
     /// Lines of access logs that are not handed to their files yet.
     pub access_log: Rc<crate::access_log::Buffers>,
+    /// The time of day, as requests need it.
+    pub clock: crate::http::Clock,
     snapshot: RefCell<Cache<SnapshotSlot, Arc<Snapshot>>>,
     generation: Cell<u64>,
     listeners: RefCell<HashMap<Arc<str>, WorkerListener, foldhash::fast::RandomState>>,
@@ -63,8 +65,9 @@ impl Worker {
     ) -> Rc<Self> {
         Rc::new(Self {
             index,
-            upstream: crate::upstream::WorkerClusters::new(index),
             access_log: crate::access_log::Buffers::new(),
+            upstream: crate::upstream::WorkerClusters::new(),
+            clock: crate::http::Clock::default(),
             snapshot: RefCell::new(Cache::new(snapshot)),
             generation: Cell::new(0),
             listeners: RefCell::default(),
@@ -148,7 +151,7 @@ impl Worker {
             }
         }
         self.accept.reconcile(self, snapshot);
-        self.upstream.snapshot_changed();
+        self.upstream.snapshot_changed(snapshot);
         // Last, so that those who wake find everything in its place.
         for chain in superseded {
             chain.superseded.raise();

@@ -10,8 +10,10 @@ pub mod dns;
 mod driver;
 pub mod host;
 pub mod host_set;
+pub mod pool;
 pub mod stats;
 pub mod tls;
+mod worker_cluster;
 
 pub use balance::{LbContext, LbState};
 pub use breakers::{Breakers, Permit, Priority, Resource};
@@ -19,15 +21,4 @@ pub use driver::ClusterDriver;
 pub use host::{Endpoint, Host, HostStat, Locality};
 pub use host_set::{HostSet, Hosts};
 pub use tls::{Alpn, TlsError, TlsTarget, UpstreamTls};
-
-/// A worker's clusters.
-#[derive(Debug)]
-pub struct WorkerClusters {}
-impl WorkerClusters {
-    /// None yet.
-    pub fn new(_worker: usize) -> Self {
-        Self {}
-    }
-    /// Adopts the newest snapshot.
-    pub fn snapshot_changed(&self) {}
-}
+pub use worker_cluster::{WorkerCluster, WorkerClusters};

@@ -67,25 +67,25 @@ pub enum ClusterName {
 
 /// The outcome of a [`ClusterChoice`] for one request.
 #[derive(Clone, Copy, Debug)]
-pub struct Chosen<'a> {
+pub struct Chosen<'a, 'r> {
     /// The cluster's name; empty when the header that holds it is missing.
-    pub name: ChosenName<'a>,
+    pub name: ChosenName<'a, 'r>,
     /// The entry, when it was one of several.
     pub entry: Option<&'a WeightedEntry>,
 }
 
 /// A chosen cluster's name: configured ones can be looked up by identity.
 #[derive(Clone, Copy, Debug)]
-pub enum ChosenName<'a> {
+pub enum ChosenName<'a, 'r> {
     /// From the configuration.
     Configured(&'a Arc<str>),
     /// From a request header.
-    Requested(&'a str),
+    Requested(&'r str),
 }
 
-impl<'a> ChosenName<'a> {
+impl<'a: 'r, 'r> ChosenName<'a, 'r> {
     /// The name.
-    pub fn as_str(self) -> &'a str {
+    pub fn as_str(self) -> &'r str {
         match self {
             Self::Configured(name) => name,
             Self::Requested(name) => name,
@@ -120,12 +120,12 @@ impl ClusterChoice {
 
     /// The cluster for a request. `hash` is the request's hash when the route has
     /// a `hash_policy` that gave one.
-    pub fn choose<'a>(
+    pub fn choose<'a, 'r>(
         &'a self,
-        request: &RequestView<'a>,
+        request: &RequestView<'r>,
         random: u64,
         hash: Option<u64>,
-    ) -> Chosen<'a> {
+    ) -> Chosen<'a, 'r> {
         match self {
             Self::Name(name) => Chosen {
                 name: ChosenName::Configured(name),
@@ -169,7 +169,7 @@ fn header(name: &str, at: &At<'_>) -> Result<FieldName, Reported> {
     FieldName::parse(name).map_err(|error| at.error(error))
 }
 
-fn requested<'a>(name: &FieldName, request: &RequestView<'a>) -> ChosenName<'a> {
+fn requested<'a, 'r>(name: &FieldName, request: &RequestView<'r>) -> ChosenName<'a, 'r> {
     let value = name.in_request(request);
     let text = value.and_then(|v| std::str::from_utf8(v).ok());
     ChosenName::Requested(text.unwrap_or_default())

@@ -1,0 +1,60 @@
+//! A timer that is cheap to move into the future.
+//!
+//! Nearly every request ends long before its time limit, so a timer armed and
+//! disarmed for each would be work for nothing. An [`Alarm`] stays armed for the
+//! earliest moment it was asked for and looks again when it rings: on a
+//! keep-alive connection it is set once in a while, not once for each request.
+
+use std::{
+    cell::RefCell,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use tokio::time::{Sleep, sleep_until};
+
+/// One task's timer. Everything that waits on it has to be polled by that task.
+#[derive(Debug, Default)]
+pub struct Alarm(RefCell<Option<Pin<Box<Sleep>>>>);
+
+impl Alarm {
+    /// Ready at `deadline` or later; otherwise wakes the task by then.
+    pub fn poll(&self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        let mut slot = self.0.borrow_mut();
+        let sleep = slot.get_or_insert_with(|| Box::pin(sleep_until(deadline.into())));
+        if deadline < sleep.deadline().into_std() {
+            sleep.as_mut().reset(deadline.into());
+        }
+        while sleep.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            // It rang for something that is over.
+            sleep.as_mut().reset(deadline.into());
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{future::poll_fn, time::Duration};
+
+    #[tokio::test]
+    async fn it_rings_for_the_deadline_in_force() {
+        let alarm = Alarm::default();
+        let start = Instant::now();
+        let after = |ms| start + Duration::from_millis(ms);
+        poll_fn(|cx| {
+            // For another deadline it stays armed and rings for nobody.
+            assert!(alarm.poll(cx, after(5000)).is_pending());
+            alarm.poll(cx, after(30))
+        })
+        .await;
+        assert!(Instant::now() >= after(30));
+        poll_fn(|cx| alarm.poll(cx, after(40))).await;
+        assert!(Instant::now() >= after(40));
+    }
+}

@@ -1,0 +1,171 @@
+//! Bodies on their way through.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+/// A request's body, from the client to the upstream.
+///
+/// When the request may be tried again, what has been read is kept up to a
+/// limit; beyond it there is no other try.
+#[derive(Debug)]
+pub struct RequestBody {
+    source: Option<Incoming>,
+    trailers: bool,
+    kept: Option<Kept>,
+    /// Bytes read from the client.
+    pub received: u64,
+}
+
+#[derive(Debug)]
+struct Kept {
+    frames: Vec<Bytes>,
+    trailers: Option<http::HeaderMap>,
+    bytes: usize,
+    limit: usize,
+    /// How many frames have been sent in this try.
+    sent: usize,
+    trailers_sent: bool,
+    overflow: bool,
+}
+
+impl RequestBody {
+    /// A body that comes from the client. Trailers pass where `trailers` says so.
+    pub fn new(source: Incoming, trailers: bool) -> Self {
+        let source = (!source.is_end_stream()).then_some(source);
+        Self {
+            source,
+            trailers,
+            kept: None,
+            received: 0,
+        }
+    }
+
+    /// No body.
+    pub fn empty() -> Self {
+        Self {
+            source: None,
+            trailers: false,
+            kept: None,
+            received: 0,
+        }
+    }
+
+    /// Keeps what is read, up to `limit` bytes, so that it can be sent again.
+    pub fn keep(&mut self, limit: usize) {
+        self.kept = Some(Kept {
+            frames: Vec::new(),
+            trailers: None,
+            bytes: 0,
+            limit,
+            sent: 0,
+            trailers_sent: false,
+            overflow: false,
+        });
+    }
+
+    /// Goes back to the beginning for another try. `false` when that is not
+    /// possible: something was read and not kept.
+    pub fn rewind(&mut self) -> bool {
+        match &mut self.kept {
+            Some(kept) if !kept.overflow => {
+                kept.sent = 0;
+                kept.trailers_sent = false;
+                true
+            }
+            Some(_) => false,
+            None => self.received == 0,
+        }
+    }
+
+    /// Whether all of it has been read from the client.
+    pub fn is_received(&self) -> bool {
+        self.source.as_ref().is_none_or(Body::is_end_stream)
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = &mut *self;
+        if let Some(kept) = &mut this.kept {
+            if let Some(frame) = kept.frames.get(kept.sent) {
+                kept.sent += 1;
+                return Poll::Ready(Some(Ok(Frame::data(frame.clone()))));
+            }
+            if let (Some(trailers), false) = (&kept.trailers, kept.trailers_sent) {
+                kept.trailers_sent = true;
+                return Poll::Ready(Some(Ok(Frame::trailers(trailers.clone()))));
+            }
+        }
+        loop {
+            let Some(source) = &mut this.source else {
+                return Poll::Ready(None);
+            };
+            let frame = match ready!(Pin::new(source).poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => {
+                    this.source = None;
+                    return Poll::Ready(None);
+                }
+            };
+            if let Some(data) = frame.data_ref() {
+                this.received += data.len() as u64;
+                if let Some(kept) = &mut this.kept {
+                    kept.bytes += data.len();
+                    kept.overflow |= kept.bytes > kept.limit;
+                    match kept.overflow {
+                        true => kept.frames = Vec::new(),
+                        false => kept.frames.push(data.clone()),
+                    }
+                    kept.sent = kept.frames.len();
+                }
+            } else if let Some(trailers) = frame.trailers_ref() {
+                if !this.trailers {
+                    continue;
+                }
+                if let Some(kept) = &mut this.kept {
+                    kept.trailers = Some(trailers.clone());
+                    kept.trailers_sent = true;
+                }
+            }
+            return Poll::Ready(Some(Ok(frame)));
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let kept_left = self.kept.as_ref().is_some_and(|kept| {
+            kept.sent < kept.frames.len() || (kept.trailers.is_some() && !kept.trailers_sent)
+        });
+        !kept_left && self.is_received()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match (&self.source, &self.kept) {
+            (None, None) => SizeHint::with_exact(0),
+            (Some(source), None) => source.size_hint(),
+            (source, Some(kept)) => {
+                let left: usize = kept.frames[kept.sent..].iter().map(Bytes::len).sum();
+                let mut hint = source
+                    .as_ref()
+                    .map_or(SizeHint::with_exact(0), Body::size_hint);
+                hint.set_lower(hint.lower() + left as u64);
+                if let Some(upper) = hint.upper() {
+                    hint.set_upper(upper + left as u64);
+                }
+                hint
+            }
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! From the API message to [`ConnectionManager`].
+
+use std::sync::{Arc, OnceLock};
+
+use http::HeaderValue;
+
+use crate::{
+    access_log::AccessLogs,
+    api::envoy::extensions::filters::network::http_connection_manager::v3::{
+        self as pb, HttpConnectionManager as Message,
+        http_connection_manager::{
+            self as hcm, CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction,
+            RouteSpecifier, ServerHeaderTransformation, StripPortMode,
+        },
+    },
+    config::{At, Reported},
+    http::{filters, stats::http_stats},
+    model::{Context, route::RouteTable},
+    refuse,
+    xds::slot::Slot,
+};
+
+use super::{
+    CertDetails, Codec, ConnectionManager, DEFAULT_DELAYED_CLOSE, DEFAULT_MAX_REQUEST_HEAD,
+    DEFAULT_STREAM_IDLE_TIMEOUT, EscapedSlashes, ForwardClientCert, HostOptions, Internal,
+    PathOptions, PeerOptions, RequestIdOptions, ServerHeader, StripPort, Timeouts, Upgrade,
+    protocol::{CommonOptions, Http1Options, Http2Options, timeout},
+};
+
+impl ConnectionManager {
+    /// Compiles a connection manager.
+    ///
+    /// # Errors
+    /// What is wrong has been reported.
+    pub fn compile(message: Message, cx: &Context<'_>, at: &At<'_>) -> Result<Self, Reported> {
+        let Message {
+            codec_type,
+            stat_prefix,
+            route_specifier,
+            http_filters,
+            add_user_agent,
+            tracing,
+            http_protocol_options,
+            http2_protocol_options,
+            server_name,
+            // How long a connection drains is the server's --drain-time-s.
+            drain_timeout: _,
+            access_log,
+            use_remote_address,
+            generate_request_id,
+            forward_client_cert_details,
+            set_current_client_cert_details,
+            proxy_100_continue,
+            xff_num_trusted_hops,
+            represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+            skip_xff_append,
+            via,
+            upgrade_configs,
+            stream_idle_timeout,
+            internal_address_config,
+            delayed_close_timeout,
+            request_timeout,
+            max_request_headers_kb,
+            normalize_path,
+            preserve_external_request_id,
+            merge_slashes,
+            server_header_transformation,
+            common_http_protocol_options,
+            request_id_extension,
+            always_set_request_id_in_response,
+            local_reply_config,
+            strip_matching_host_port,
+            // A malformed HTTP/1 request closes its connection after a 400; a
+            // malformed HTTP/2 one resets its stream.
+            stream_error_on_invalid_http_message: _,
+            request_headers_timeout,
+            path_normalization_options,
+            http3_protocol_options,
+            path_with_escaped_slashes_action,
+            original_ip_detection_extensions,
+            strip_trailing_host_dot,
+            scheme_header_transformation,
+            proxy_status_config,
+            typed_header_validation_config,
+            append_x_forwarded_port,
+            early_header_mutation_extensions,
+            // Only the PROXY protocol towards upstreams reads it.
+            add_proxy_protocol_connection_state: _,
+            access_log_flush_interval,
+            flush_access_log_on_new_request,
+            access_log_options,
+            append_local_overload,
+            http1_safe_max_connection_duration,
+            stream_flush_timeout,
+            forward_client_cert_matcher,
+            forward_proto_config,
+            drain_timeout_jitter,
+            // Counts nothing but the time route resolution takes.
+            record_route_resolution_stats: _,
+            strip_port_mode,
+        } = message;
+
+        let add_user_agent = add_user_agent.filter(|on| *on);
+        let mut outcome = refuse!(at;
+            add_user_agent, tracing, proxy_100_continue, local_reply_config,
+            path_normalization_options, http3_protocol_options, original_ip_detection_extensions,
+            proxy_status_config, typed_header_validation_config, early_header_mutation_extensions,
+            access_log_flush_interval, flush_access_log_on_new_request, access_log_options,
+            append_local_overload, stream_flush_timeout, forward_client_cert_matcher,
+            forward_proto_config, drain_timeout_jitter, http1_safe_max_connection_duration,
+        );
+        if let Err(reported) = check_request_id(request_id_extension, at) {
+            outcome = Err(reported);
+        }
+        let codec = match CodecType::try_from(codec_type) {
+            Ok(CodecType::Http1) => Ok(Codec::Http1),
+            Ok(CodecType::Http2) => Ok(Codec::Http2),
+            Ok(CodecType::Http3) => Err(at.field("codec_type").error("HTTP3 is not supported yet")),
+            Ok(CodecType::Auto) | Err(_) => Ok(Codec::Auto),
+        };
+        let routes = compile_routes(route_specifier, &stat_prefix, cx, at);
+        let router = filters::compile_chain(http_filters, cx, &at.field("http_filters"));
+        let common = CommonOptions::compile(
+            common_http_protocol_options,
+            &at.field("common_http_protocol_options"),
+        );
+        let http1 =
+            Http1Options::compile(http_protocol_options, &at.field("http_protocol_options"));
+        let http2 =
+            Http2Options::compile(http2_protocol_options, &at.field("http2_protocol_options"));
+        let server = match server_name.as_str() {
+            "" => Ok(HeaderValue::from_static("envoy")),
+            name => header_value(name, &at.field("server_name")),
+        };
+        let via = match via.as_str() {
+            "" => Ok(None),
+            via => header_value(via, &at.field("via")).map(Some),
+        };
+        let internal = Internal::compile(
+            internal_address_config,
+            &at.field("internal_address_config"),
+        );
+        let client_cert = compile_client_cert(
+            forward_client_cert_details,
+            set_current_client_cert_details,
+            &at.field("set_current_client_cert_details"),
+        );
+        let timeouts = compile_timeouts(
+            [
+                stream_idle_timeout,
+                request_timeout,
+                request_headers_timeout,
+            ],
+            at,
+        );
+        let delayed_close = timeout(
+            delayed_close_timeout,
+            Some(DEFAULT_DELAYED_CLOSE),
+            &at.field("delayed_close_timeout"),
+        );
+        let access_logs = AccessLogs::compile(access_log, cx, &at.field("access_log"));
+        let upgrades = compile_upgrades(upgrade_configs, &at.field("upgrade_configs"));
+        let scheme = compile_scheme(
+            scheme_header_transformation,
+            &at.field("scheme_header_transformation"),
+        );
+        let strip_port = match strip_port_mode {
+            Some(StripPortMode::StripAnyHostPort(true)) if strip_matching_host_port => Err(at
+                .field("strip_any_host_port")
+                .error("only one of strip_matching_host_port and strip_any_host_port can be set")),
+            Some(StripPortMode::StripAnyHostPort(true)) => Ok(StripPort::Any),
+            _ if strip_matching_host_port => Ok(StripPort::Matching),
+            _ => Ok(StripPort::Keep),
+        };
+        outcome?;
+        // hyper writes a response out before it closes, however long that takes;
+        // the client's own close or the idle timeout ends it.
+        delayed_close?;
+        Ok(Self {
+            stats: cx
+                .stats
+                .block(&format!("http.{stat_prefix}."), &http_stats::TABLE),
+            stat_prefix: stat_prefix.into(),
+            registry: cx.stats.clone(),
+            listener_stats: OnceLock::new(),
+            codec: codec?,
+            routes: routes?,
+            router: router?,
+            server_name: server?,
+            server_header: match ServerHeaderTransformation::try_from(server_header_transformation)
+            {
+                Ok(ServerHeaderTransformation::AppendIfAbsent) => ServerHeader::AppendIfAbsent,
+                Ok(ServerHeaderTransformation::PassThrough) => ServerHeader::PassThrough,
+                Ok(ServerHeaderTransformation::Overwrite) | Err(_) => ServerHeader::Overwrite,
+            },
+            via: via?,
+            peer: PeerOptions {
+                use_remote_address: use_remote_address.unwrap_or(false),
+                trusted_hops: xff_num_trusted_hops,
+                skip_xff_append,
+                append_forwarded_port: append_x_forwarded_port,
+                map_ipv4: represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+                internal: internal?,
+                client_cert: client_cert?,
+            },
+            request_id: RequestIdOptions {
+                generate: generate_request_id.unwrap_or(true),
+                preserve_external: preserve_external_request_id,
+                in_response: always_set_request_id_in_response,
+            },
+            common: common?,
+            http1: http1?,
+            http2: http2?,
+            max_request_head: max_request_headers_kb
+                .map_or(DEFAULT_MAX_REQUEST_HEAD, |kb| kb as usize * 1024),
+            timeouts: timeouts?,
+            path: PathOptions {
+                normalize: normalize_path.unwrap_or(false),
+                merge_slashes,
+                escaped_slashes: escaped_slashes(path_with_escaped_slashes_action),
+            },
+            host: HostOptions {
+                strip_port: strip_port?,
+                strip_trailing_dot: strip_trailing_host_dot,
+            },
+            access_logs: access_logs?,
+            upgrades: upgrades?,
+            scheme: scheme?,
+        })
+    }
+}
+
+fn header_value(text: &str, at: &At<'_>) -> Result<HeaderValue, Reported> {
+    HeaderValue::from_str(text)
+        .map_err(|_| at.error(format_args!("{text:?} cannot stand in a header")))
+}
+
+fn compile_routes(
+    specifier: Option<RouteSpecifier>,
+    stat_prefix: &str,
+    cx: &Context<'_>,
+    at: &At<'_>,
+) -> Result<Arc<Slot<RouteTable>>, Reported> {
+    match specifier {
+        Some(RouteSpecifier::RouteConfig(message)) => {
+            let name: Arc<str> = message.name.as_str().into();
+            let table = RouteTable::compile(message, cx, &at.field("route_config"))?;
+            Ok(Arc::new(Slot::fixed(name, Arc::new(table))))
+        }
+        Some(RouteSpecifier::Rds(pb::Rds {
+            config_source,
+            route_config_name,
+        })) => {
+            let at = at.field("rds");
+            let at_source = at.field("config_source");
+            let source = config_source.ok_or_else(|| at_source.error("is required"))?;
+            if route_config_name.is_empty() {
+                return Err(at.field("route_config_name").error("is required"));
+            }
+            let prefix = format!("http.{stat_prefix}.");
+            cx.sources
+                .routes(&source, &route_config_name, &prefix, &at_source)
+        }
+        Some(RouteSpecifier::ScopedRoutes(_)) => Err(at.field("scoped_routes").unsupported()),
+        None => Err(at.error("one of rds, route_config is required")),
+    }
+}
+
+fn check_request_id(
+    extension: Option<pb::RequestIdExtension>,
+    at: &At<'_>,
+) -> Result<(), Reported> {
+    use crate::api::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
+    let Some(pb::RequestIdExtension {
+        typed_config: Some(any),
+    }) = extension
+    else {
+        return Ok(());
+    };
+    let at = at.field("request_id_extension");
+    let at = at.field("typed_config");
+    // Both only matter to tracing.
+    let UuidRequestIdConfig {
+        pack_trace_reason: _,
+        use_request_id_for_trace_sampling: _,
+    } = crate::config::unpack(&any, &at)?;
+    Ok(())
+}
+
+fn compile_client_cert(
+    details: i32,
+    set: Option<hcm::SetCurrentClientCertDetails>,
+    at: &At<'_>,
+) -> Result<ForwardClientCert, Reported> {
+    let set = CertDetails::compile(set, at)?;
+    Ok(match ForwardClientCertDetails::try_from(details) {
+        Ok(ForwardClientCertDetails::ForwardOnly) => ForwardClientCert::ForwardOnly,
+        Ok(ForwardClientCertDetails::AppendForward) => ForwardClientCert::AppendForward(set),
+        Ok(ForwardClientCertDetails::SanitizeSet) => ForwardClientCert::SanitizeSet(set),
+        Ok(ForwardClientCertDetails::AlwaysForwardOnly) => ForwardClientCert::AlwaysForwardOnly,
+        Ok(ForwardClientCertDetails::Sanitize) | Err(_) => ForwardClientCert::Sanitize,
+    })
+}
+
+fn compile_timeouts(
+    [stream_idle, request, headers]: [Option<prost_types::Duration>; 3],
+    at: &At<'_>,
+) -> Result<Timeouts, Reported> {
+    let stream_idle = timeout(
+        stream_idle,
+        Some(DEFAULT_STREAM_IDLE_TIMEOUT),
+        &at.field("stream_idle_timeout"),
+    );
+    let request = timeout(request, None, &at.field("request_timeout"));
+    let headers = timeout(headers, None, &at.field("request_headers_timeout"));
+    Ok(Timeouts {
+        stream_idle: stream_idle?,
+        request: request?,
+        request_headers: headers?,
+    })
+}
+
+fn escaped_slashes(action: i32) -> EscapedSlashes {
+    use PathWithEscapedSlashesAction as Action;
+    match Action::try_from(action) {
+        Ok(Action::RejectRequest) => EscapedSlashes::Reject,
+        Ok(Action::UnescapeAndRedirect) => EscapedSlashes::Redirect,
+        Ok(Action::UnescapeAndForward) => EscapedSlashes::Forward,
+        Ok(Action::ImplementationSpecificDefault | Action::KeepUnchanged) | Err(_) => {
+            EscapedSlashes::Keep
+        }
+    }
+}
+
+fn compile_upgrades(
+    configs: Vec<hcm::UpgradeConfig>,
+    at: &At<'_>,
+) -> Result<Box<[Upgrade]>, Reported> {
+    let mut upgrades: Vec<Upgrade> = Vec::with_capacity(configs.len());
+    let mut outcome = Ok(());
+    for (index, config) in configs.into_iter().enumerate() {
+        let at = at.index(index);
+        let hcm::UpgradeConfig {
+            upgrade_type,
+            filters,
+            enabled,
+        } = config;
+        if let Err(reported) = refuse!(at; filters) {
+            outcome = Err(reported);
+        }
+        let kind = upgrade_type.to_ascii_lowercase();
+        if kind == "connect" || kind == "connect-udp" {
+            outcome = Err(at
+                .field("upgrade_type")
+                .error("CONNECT is not supported yet"));
+        }
+        if upgrades.iter().any(|u| *u.kind == kind) {
+            outcome = Err(at.field("upgrade_type").error(format_args!(
+                "there is already an upgrade of type {upgrade_type:?}"
+            )));
+        }
+        upgrades.push(Upgrade {
+            kind: kind.into(),
+            enabled: enabled.unwrap_or(true),
+        });
+    }
+    outcome.map(|()| upgrades.into())
+}
+
+fn compile_scheme(
+    message: Option<crate::api::envoy::config::core::v3::SchemeHeaderTransformation>,
+    at: &At<'_>,
+) -> Result<Option<&'static str>, Reported> {
+    use crate::api::envoy::config::core::v3::{
+        SchemeHeaderTransformation, scheme_header_transformation::Transformation,
+    };
+    let Some(SchemeHeaderTransformation {
+        transformation,
+        match_upstream,
+    }) = message
+    else {
+        return Ok(None);
+    };
+    refuse!(at; match_upstream)?;
+    match transformation {
+        None => Ok(None),
+        Some(Transformation::SchemeToOverwrite(scheme)) => match scheme.as_str() {
+            "http" => Ok(Some("http")),
+            "https" => Ok(Some("https")),
+            other => Err(at
+                .field("scheme_to_overwrite")
+                .error(format_args!("{other:?} is not one of \"http\", \"https\""))),
+        },
+    }
+}

@@ -1,0 +1,211 @@
+//! `HttpConnectionManager`, compiled.
+
+mod compile;
+mod peer;
+pub mod protocol;
+
+use std::{
+    hash::{BuildHasher, Hash},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use http::HeaderValue;
+
+use crate::{
+    access_log::AccessLogs,
+    model::{listener::Listener, route::RouteTable},
+    stats::{Block, Registry},
+    xds::slot::Slot,
+};
+
+pub use peer::{CertDetails, ForwardClientCert, Internal, PeerOptions};
+use protocol::{CommonOptions, Http1Options, Http2Options, Underscores};
+
+use super::{filters::Router, stats::listener_http_stats};
+
+/// `stream_idle_timeout` when it is not set.
+pub const DEFAULT_STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// `max_request_headers_kb` when it is not set, in bytes.
+pub const DEFAULT_MAX_REQUEST_HEAD: usize = 60 * 1024;
+/// `delayed_close_timeout` when it is not set.
+pub const DEFAULT_DELAYED_CLOSE: Duration = Duration::from_secs(1);
+
+/// `codec_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Codec {
+    /// By ALPN, else by what the client says first.
+    Auto,
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// `server_header_transformation`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerHeader {
+    /// Ours replaces the upstream's.
+    Overwrite,
+    /// Ours where there is none.
+    AppendIfAbsent,
+    /// The upstream's alone.
+    PassThrough,
+}
+
+/// `path_with_escaped_slashes_action`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EscapedSlashes {
+    /// Left alone; the default.
+    Keep,
+    /// Answered with 400.
+    Reject,
+    /// Unescaped, and the client sent there.
+    Redirect,
+    /// Unescaped.
+    Forward,
+}
+
+/// How a request's path is made plain before it is matched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathOptions {
+    /// `normalize_path`, off unless set.
+    pub normalize: bool,
+    /// `merge_slashes`.
+    pub merge_slashes: bool,
+    /// `%2F` and `%5C`.
+    pub escaped_slashes: EscapedSlashes,
+}
+
+impl PathOptions {
+    /// Whether paths are left alone.
+    pub fn is_noop(self) -> bool {
+        !self.normalize && !self.merge_slashes && self.escaped_slashes == EscapedSlashes::Keep
+    }
+}
+
+/// Which port is taken off the authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StripPort {
+    /// None.
+    Keep,
+    /// The listener's own: `strip_matching_host_port`.
+    Matching,
+    /// Any: `strip_any_host_port`.
+    Any,
+}
+
+/// How the authority is made plain before it is matched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostOptions {
+    /// Its port.
+    pub strip_port: StripPort,
+    /// `strip_trailing_host_dot`.
+    pub strip_trailing_dot: bool,
+}
+
+/// `x-request-id`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestIdOptions {
+    /// `generate_request_id`, on unless set.
+    pub generate: bool,
+    /// `preserve_external_request_id`.
+    pub preserve_external: bool,
+    /// `always_set_request_id_in_response`.
+    pub in_response: bool,
+}
+
+/// How long things may take. `None` is without limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// `stream_idle_timeout`, 5 min unless set.
+    pub stream_idle: Option<Duration>,
+    /// `request_timeout`: until the whole request has come.
+    pub request: Option<Duration>,
+    /// `request_headers_timeout`: until its head has come.
+    pub request_headers: Option<Duration>,
+}
+
+/// One kind of upgrade, `websocket` being the usual one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// `upgrade_type`, lower case.
+    pub kind: Box<str>,
+    /// `enabled`, on unless set; a route may say otherwise.
+    pub enabled: bool,
+}
+
+/// `envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`.
+#[derive(Debug)]
+pub struct ConnectionManager {
+    /// `stat_prefix`.
+    pub stat_prefix: Box<str>,
+    /// `http.STAT_PREFIX.`
+    pub stats: Arc<Block>,
+    registry: Arc<Registry>,
+    listener_stats: OnceLock<Arc<Block>>,
+    /// `codec_type`.
+    pub codec: Codec,
+    /// The routes, inline or by RDS.
+    pub routes: Arc<Slot<RouteTable>>,
+    /// The filter that ends the chain.
+    pub router: Router,
+    /// `server_name`, `envoy` unless set.
+    pub server_name: HeaderValue,
+    /// What is done with the upstream's `server`.
+    pub server_header: ServerHeader,
+    /// `via`.
+    pub via: Option<HeaderValue>,
+    /// Who the client is, and what is believed of what it says.
+    pub peer: PeerOptions,
+    /// `x-request-id`.
+    pub request_id: RequestIdOptions,
+    /// Options of every codec.
+    pub common: CommonOptions,
+    /// HTTP/1.
+    pub http1: Http1Options,
+    /// HTTP/2.
+    pub http2: Http2Options,
+    /// Bytes a request head may have: `max_request_headers_kb`, 60 unless set.
+    pub max_request_head: usize,
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// The path.
+    pub path: PathOptions,
+    /// The authority.
+    pub host: HostOptions,
+    /// `proxy_100_continue` is refused, so `expect: 100-continue` is always answered here.
+    pub access_logs: AccessLogs,
+    /// Upgrades that are let through.
+    pub upgrades: Box<[Upgrade]>,
+    /// `scheme_header_transformation.scheme_to_overwrite`.
+    pub scheme: Option<&'static str>,
+}
+
+impl ConnectionManager {
+    /// Equal for two managers when a connection of the one can go on under the
+    /// other: what was settled with the client at its start is the same.
+    pub fn transport_identity(&self) -> u64 {
+        let state = foldhash::quality::FixedState::with_seed(0);
+        let mut hasher = state.build_hasher();
+        self.codec.hash(&mut hasher);
+        self.http1.proper_case.hash(&mut hasher);
+        self.http2.hash(&mut hasher);
+        self.max_request_head.hash(&mut hasher);
+        self.common.max_headers.hash(&mut hasher);
+        std::hash::Hasher::finish(&hasher)
+    }
+
+    /// `listener.ADDRESS.http.STAT_PREFIX.` of the listener it serves.
+    pub fn listener_stats(&self, listener: &Listener) -> &Arc<Block> {
+        self.listener_stats.get_or_init(|| {
+            let prefix = format!("{}http.{}.", listener.stats.prefix(), self.stat_prefix);
+            self.registry.block(&prefix, &listener_http_stats::TABLE)
+        })
+    }
+
+    /// Whether headers with an underscore need to be looked for.
+    pub fn minds_underscores(&self) -> bool {
+        self.common.underscores != Underscores::Allow
+    }
+}

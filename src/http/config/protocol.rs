@@ -1,0 +1,352 @@
+//! Options of the codecs, both sides: `HttpProtocolOptions`,
+//! `Http1ProtocolOptions`, `Http2ProtocolOptions`.
+
+use std::time::Duration;
+
+use http::HeaderValue;
+
+use crate::{
+    api::envoy::config::core::v3 as pb,
+    config::{At, Reported},
+    refuse,
+};
+
+/// `idle_timeout` of a connection when it is not set.
+pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// `max_headers_count` when it is not set.
+pub const DEFAULT_MAX_HEADERS: usize = 100;
+/// `initial_stream_window_size` when it is not set.
+pub const DEFAULT_STREAM_WINDOW: u32 = 16 * 1024 * 1024;
+/// `initial_connection_window_size` when it is not set.
+pub const DEFAULT_CONNECTION_WINDOW: u32 = 24 * 1024 * 1024;
+/// `max_concurrent_streams` when it is not set.
+pub const DEFAULT_CONCURRENT_STREAMS: u32 = 1024;
+/// `hpack_table_size` when it is not set.
+pub const DEFAULT_HPACK_TABLE: u32 = 4096;
+
+/// A duration that 0 disables, and its default.
+///
+/// # Errors
+/// When it is negative or out of range.
+pub fn timeout(
+    value: Option<prost_types::Duration>,
+    default: Option<Duration>,
+    at: &At<'_>,
+) -> Result<Option<Duration>, Reported> {
+    match value {
+        None => Ok(default),
+        Some(value) => {
+            let duration = crate::config::duration(&value, at)?;
+            Ok((!duration.is_zero()).then_some(duration))
+        }
+    }
+}
+
+/// What to do with a header whose name has an underscore.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Underscores {
+    /// `ALLOW`.
+    #[default]
+    Allow,
+    /// `REJECT_REQUEST`: answered with 400.
+    Reject,
+    /// `DROP_HEADER`.
+    Drop,
+}
+
+/// `envoy.config.core.v3.HttpProtocolOptions`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CommonOptions {
+    /// An idle connection is closed after this, 1 h unless set.
+    pub idle_timeout: Option<Duration>,
+    /// A connection drains after this.
+    pub max_connection_duration: Option<Duration>,
+    /// A stream is reset after this.
+    pub max_stream_duration: Option<Duration>,
+    /// A connection closes after so many requests.
+    pub max_requests_per_connection: Option<u32>,
+    /// Headers a message may have, 100 unless set.
+    pub max_headers: usize,
+    /// Bytes of a response head from an upstream, 60 KiB unless set.
+    pub max_response_head: usize,
+    /// Names with an underscore.
+    pub underscores: Underscores,
+}
+
+impl Default for CommonOptions {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Some(DEFAULT_IDLE_TIMEOUT),
+            max_connection_duration: None,
+            max_stream_duration: None,
+            max_requests_per_connection: None,
+            max_headers: DEFAULT_MAX_HEADERS,
+            max_response_head: 60 * 1024,
+            underscores: Underscores::Allow,
+        }
+    }
+}
+
+impl CommonOptions {
+    /// Compiles the options; absent ones are the defaults.
+    ///
+    /// # Errors
+    /// What is wrong has been reported.
+    pub fn compile(
+        message: Option<pb::HttpProtocolOptions>,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
+        use pb::http_protocol_options::HeadersWithUnderscoresAction as Action;
+        let Some(message) = message else {
+            return Ok(Self::default());
+        };
+        let pb::HttpProtocolOptions {
+            idle_timeout,
+            max_headers_count,
+            max_connection_duration,
+            max_stream_duration,
+            headers_with_underscores_action,
+            max_requests_per_connection,
+            max_response_headers_kb,
+            max_connection_duration_jitter,
+        } = message;
+        let refused = refuse!(at; max_connection_duration_jitter);
+        let idle_timeout = timeout(
+            idle_timeout,
+            Some(DEFAULT_IDLE_TIMEOUT),
+            &at.field("idle_timeout"),
+        );
+        let max_connection_duration = timeout(
+            max_connection_duration,
+            None,
+            &at.field("max_connection_duration"),
+        );
+        let max_stream_duration =
+            timeout(max_stream_duration, None, &at.field("max_stream_duration"));
+        refused?;
+        Ok(Self {
+            idle_timeout: idle_timeout?,
+            max_connection_duration: max_connection_duration?,
+            max_stream_duration: max_stream_duration?,
+            max_requests_per_connection: max_requests_per_connection.filter(|n| *n > 0),
+            max_headers: max_headers_count.map_or(DEFAULT_MAX_HEADERS, |n| n as usize),
+            max_response_head: max_response_headers_kb.unwrap_or(60) as usize * 1024,
+            underscores: match Action::try_from(headers_with_underscores_action) {
+                Ok(Action::RejectRequest) => Underscores::Reject,
+                Ok(Action::DropHeader) => Underscores::Drop,
+                Ok(Action::Allow) | Err(_) => Underscores::Allow,
+            },
+        })
+    }
+}
+
+/// `envoy.config.core.v3.Http1ProtocolOptions`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Http1Options {
+    /// `accept_http_10`, and the host for requests that have none.
+    pub accept_http_10: bool,
+    /// `default_host_for_http_10`.
+    pub default_host: Option<HeaderValue>,
+    /// `enable_trailers`.
+    pub trailers: bool,
+    /// `header_key_format.proper_case_words`.
+    pub proper_case: bool,
+    /// `send_fully_qualified_url`, upstream only.
+    pub absolute_url: bool,
+}
+
+impl Http1Options {
+    /// Compiles the options; absent ones are the defaults.
+    ///
+    /// # Errors
+    /// What is wrong has been reported.
+    pub fn compile(
+        message: Option<pb::Http1ProtocolOptions>,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
+        use pb::http1_protocol_options::{HeaderKeyFormat, header_key_format::HeaderFormat};
+        let Some(message) = message else {
+            return Ok(Self::default());
+        };
+        let pb::Http1ProtocolOptions {
+            allow_absolute_url,
+            accept_http_10,
+            default_host_for_http_10,
+            header_key_format,
+            enable_trailers,
+            allow_chunked_length,
+            override_stream_error_on_invalid_http_message,
+            send_fully_qualified_url,
+            // Chooses between two parsers inside Envoy.
+            use_balsa_parser: _,
+            // Unknown methods are always let through here.
+            allow_custom_methods: _,
+            ignore_http_11_upgrade,
+        } = message;
+        // The default, `true`, is what is done here.
+        let allow_absolute_url = allow_absolute_url.filter(|allow| !allow);
+        let override_stream_error_on_invalid_http_message =
+            override_stream_error_on_invalid_http_message.filter(|keep_open| *keep_open);
+        let refused = refuse!(at;
+            allow_absolute_url, allow_chunked_length, ignore_http_11_upgrade,
+            override_stream_error_on_invalid_http_message,
+        );
+        let proper_case = match header_key_format {
+            None => Ok(false),
+            Some(HeaderKeyFormat { header_format }) => {
+                let at = at.field("header_key_format");
+                match header_format {
+                    Some(HeaderFormat::ProperCaseWords(_)) => Ok(true),
+                    Some(HeaderFormat::StatefulFormatter(_)) => {
+                        Err(at.field("stateful_formatter").unsupported())
+                    }
+                    None => {
+                        Err(at.error("one of proper_case_words, stateful_formatter is required"))
+                    }
+                }
+            }
+        };
+        let default_host = match default_host_for_http_10.as_str() {
+            "" => Ok(None),
+            host => HeaderValue::from_str(host).map(Some).map_err(|_| {
+                at.field("default_host_for_http_10")
+                    .error(format_args!("{host:?} cannot stand in a header"))
+            }),
+        };
+        refused?;
+        Ok(Self {
+            accept_http_10,
+            default_host: default_host?,
+            trailers: enable_trailers,
+            proper_case: proper_case?,
+            absolute_url: send_fully_qualified_url,
+        })
+    }
+}
+
+/// `envoy.config.core.v3.KeepaliveSettings`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Keepalive {
+    /// Between two PINGs.
+    pub interval: Duration,
+    /// Without an answer the connection is closed.
+    pub timeout: Duration,
+}
+
+/// `envoy.config.core.v3.Http2ProtocolOptions`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Http2Options {
+    /// `hpack_table_size`, 4096 unless set.
+    pub header_table: u32,
+    /// `max_concurrent_streams`, 1024 unless set.
+    pub concurrent_streams: u32,
+    /// `initial_stream_window_size`, 16 MiB unless set.
+    pub stream_window: u32,
+    /// `initial_connection_window_size`, 24 MiB unless set.
+    pub connection_window: u32,
+    /// `allow_connect`.
+    pub allow_connect: bool,
+    /// `connection_keepalive`.
+    pub keepalive: Option<Keepalive>,
+}
+
+impl Default for Http2Options {
+    fn default() -> Self {
+        Self {
+            header_table: DEFAULT_HPACK_TABLE,
+            concurrent_streams: DEFAULT_CONCURRENT_STREAMS,
+            stream_window: DEFAULT_STREAM_WINDOW,
+            connection_window: DEFAULT_CONNECTION_WINDOW,
+            allow_connect: false,
+            keepalive: None,
+        }
+    }
+}
+
+impl Http2Options {
+    /// Compiles the options; absent ones are the defaults.
+    ///
+    /// # Errors
+    /// What is wrong has been reported.
+    pub fn compile(
+        message: Option<pb::Http2ProtocolOptions>,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
+        let Some(message) = message else {
+            return Ok(Self::default());
+        };
+        let pb::Http2ProtocolOptions {
+            hpack_table_size,
+            max_concurrent_streams,
+            initial_stream_window_size,
+            initial_connection_window_size,
+            allow_connect,
+            allow_metadata,
+            // Limits of Envoy's own queues against floods; the h2 crate has its own,
+            // on by default: https://docs.rs/h2 `server::Builder`.
+            max_outbound_frames: _,
+            max_outbound_control_frames: _,
+            max_consecutive_inbound_frames_with_empty_payload: _,
+            max_inbound_priority_frames_per_stream: _,
+            max_inbound_window_update_frames_per_data_frame_sent: _,
+            stream_reset_burst: _,
+            stream_reset_rate: _,
+            // A stream with a malformed message is reset; the connection goes on.
+            stream_error_on_invalid_http_messaging: _,
+            override_stream_error_on_invalid_http_message: _,
+            custom_settings_parameters,
+            connection_keepalive,
+            // Chooses between two codecs inside Envoy.
+            use_oghttp2_codec: _,
+            // Only with allow_metadata.
+            max_metadata_size: _,
+            enable_huffman_encoding,
+            // Header fields are bounded by max_request_headers_kb as a whole.
+            max_header_field_size_kb: _,
+            disallow_obs_text,
+        } = message;
+        // The default, `true`, is what is done here.
+        let enable_huffman_encoding = enable_huffman_encoding.filter(|on| !on);
+        let disallow_obs_text = disallow_obs_text.filter(|on| *on);
+        let refused = refuse!(at;
+            allow_metadata, custom_settings_parameters, enable_huffman_encoding, disallow_obs_text,
+        );
+        let at_keepalive = at.field("connection_keepalive");
+        let keepalive = connection_keepalive.map(|k| compile_keepalive(k, &at_keepalive));
+        let keepalive = keepalive.transpose();
+        refused?;
+        let default = Self::default();
+        Ok(Self {
+            header_table: hpack_table_size.unwrap_or(default.header_table),
+            concurrent_streams: max_concurrent_streams.unwrap_or(default.concurrent_streams),
+            stream_window: initial_stream_window_size.unwrap_or(default.stream_window),
+            connection_window: initial_connection_window_size.unwrap_or(default.connection_window),
+            allow_connect,
+            keepalive: keepalive?.flatten(),
+        })
+    }
+}
+
+fn compile_keepalive(
+    message: pb::KeepaliveSettings,
+    at: &At<'_>,
+) -> Result<Option<Keepalive>, Reported> {
+    let pb::KeepaliveSettings {
+        interval,
+        timeout,
+        // Spreads the PINGs of many connections; they already begin at different times.
+        interval_jitter: _,
+        connection_idle_interval,
+    } = message;
+    refuse!(at; connection_idle_interval)?;
+    let at_timeout = at.field("timeout");
+    let timeout = timeout.ok_or_else(|| at_timeout.error("is required"))?;
+    let timeout = crate::config::duration(&timeout, &at_timeout)?;
+    match interval {
+        None => Ok(None),
+        Some(interval) => {
+            let interval = crate::config::duration(&interval, &at.field("interval"))?;
+            Ok(Some(Keepalive { interval, timeout }))
+        }
+    }
+}

@@ -1,0 +1,471 @@
+//! Serving one downstream connection with hyper's codecs.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http::Version;
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use super::{
+    alarm::Alarm,
+    config::{Codec, ConnectionManager},
+    downstream::DownstreamIo,
+    handle::handle,
+    request::PeerHeaders,
+    sniff,
+    stats::http_stats,
+};
+use crate::{
+    formatter::Protocol,
+    model::{listener::NetworkFilter, route::RouteTable},
+    net::{Connection, ConnectionInfo, LocalExecutor, Stream},
+    server::{Chain, ChainHandle, Worker},
+    stats::Counter,
+};
+
+/// A filter chain that is known to end in a connection manager.
+#[derive(Clone, Debug)]
+pub struct Managed(Rc<Chain>);
+
+impl Managed {
+    /// `None` when the chain ends in another filter.
+    fn new(chain: Rc<Chain>) -> Option<Self> {
+        matches!(chain.filter_chain.network, NetworkFilter::Http(_)).then_some(Self(chain))
+    }
+
+    /// The connection manager.
+    pub fn manager(&self) -> &Arc<ConnectionManager> {
+        match &self.0.filter_chain.network {
+            NetworkFilter::Http(manager) => manager,
+            NetworkFilter::Tcp(_) => unreachable!("it was looked at in Managed::new"),
+        }
+    }
+
+    /// The chain.
+    pub fn chain(&self) -> &Rc<Chain> {
+        &self.0
+    }
+}
+
+/// A downstream connection, shared by its streams.
+#[derive(Debug)]
+pub struct Session {
+    chain: ChainHandle,
+    /// Facts.
+    pub info: Rc<ConnectionInfo>,
+    /// What every request is told about the client.
+    pub peer: PeerHeaders,
+    http2: bool,
+    managed: RefCell<Managed>,
+    table: RefCell<Option<Rc<Arc<RouteTable>>>>,
+    alarm: Alarm,
+    active: Cell<u32>,
+    requests: Cell<u32>,
+    last_active: Cell<Instant>,
+    closing: Cell<bool>,
+    task: RefCell<Option<Waker>>,
+}
+
+impl Session {
+    /// The worker it belongs to.
+    pub fn worker(&self) -> &Rc<Worker> {
+        self.chain.worker()
+    }
+
+    /// The connection manager for the next request, by the configuration in force.
+    pub fn current(&self) -> Managed {
+        let state = self.chain.current();
+        let chain = state.chain();
+        let mut managed = self.managed.borrow_mut();
+        if !Rc::ptr_eq(&managed.0, chain) {
+            // One of another kind has another transport identity, so it is not adopted.
+            if let Some(new) = Managed::new(chain.clone()) {
+                *managed = new;
+            }
+        }
+        managed.clone()
+    }
+
+    /// The route table in force; `None` while RDS has not given one.
+    pub fn routes(&self, manager: &ConnectionManager) -> Option<Rc<Arc<RouteTable>>> {
+        let now = manager.routes.get();
+        let now = now.as_ref()?;
+        let mut table = self.table.borrow_mut();
+        match &*table {
+            Some(table) if Arc::ptr_eq(table, now) => Some(table.clone()),
+            _ => Some(table.insert(Rc::new(now.clone())).clone()),
+        }
+    }
+
+    /// The counter of requests of this codec.
+    pub fn codec_requests(&self) -> Counter {
+        match self.http2 {
+            true => http_stats::downstream_rq_http2_total,
+            false => http_stats::downstream_rq_http1_total,
+        }
+    }
+
+    /// The protocol of a request.
+    pub fn protocol(&self, version: Version) -> Protocol {
+        match version {
+            _ if self.http2 => Protocol::Http2,
+            Version::HTTP_10 => Protocol::Http10,
+            _ => Protocol::Http11,
+        }
+    }
+
+    /// Whether it is HTTP/2, whose streams are independent.
+    pub fn is_http2(&self) -> bool {
+        self.http2
+    }
+
+    pub(super) fn stream_began(&self, now: Instant) {
+        self.active.set(self.active.get() + 1);
+        self.requests.set(self.requests.get() + 1);
+        self.last_active.set(now);
+    }
+
+    pub(super) fn stream_ended(&self, now: Instant) {
+        self.active.set(self.active.get() - 1);
+        self.last_active.set(now);
+        if self.closing.get() && self.http2 {
+            self.wake();
+        }
+    }
+
+    /// Waits until `deadline` for a stream.
+    pub(super) fn poll_alarm(&self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        self.alarm.poll(cx, deadline)
+    }
+
+    /// Whether the response about to be sent is the last of this connection.
+    pub(super) fn should_close(&self, manager: &ConnectionManager) -> bool {
+        if self.closing.get() {
+            return true;
+        }
+        let common = &manager.common;
+        let enough = common
+            .max_requests_per_connection
+            .is_some_and(|n| self.requests.get() >= n);
+        if enough {
+            manager
+                .stats
+                .inc(http_stats::downstream_cx_max_requests_reached);
+        }
+        let drained = self.chain.should_close();
+        if drained {
+            manager.stats.inc(http_stats::downstream_cx_drain_close);
+        }
+        let close = enough || drained;
+        if close {
+            self.close();
+        }
+        close
+    }
+
+    /// Takes no more requests than those under way.
+    pub(super) fn close(&self) {
+        self.closing.set(true);
+        if self.http2 {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(task) = &*self.task.borrow() {
+            task.wake_by_ref();
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.active.get() == 0
+    }
+}
+
+/// Serves one connection to its end.
+pub async fn serve(connection: Connection) {
+    let Connection {
+        mut stream,
+        info,
+        chain,
+    } = connection;
+    let Some(managed) = Managed::new(chain.current().chain().clone()) else {
+        return;
+    };
+    let manager = managed.manager().clone();
+    let negotiated = info
+        .tls
+        .as_ref()
+        .and_then(|tls| tls.application_protocol.as_deref());
+    let (http2, read) = match (manager.codec, negotiated) {
+        (Codec::Http1, _) => (false, Bytes::new()),
+        (Codec::Http2, _) | (Codec::Auto, Some(b"h2")) => (true, Bytes::new()),
+        (Codec::Auto, Some(b"http/1.1")) => (false, Bytes::new()),
+        (Codec::Auto, _) => {
+            let sniffed = sniff::speaks_http2(&mut stream);
+            let idle = manager.common.idle_timeout;
+            match within(idle, sniffed).await {
+                Some(Ok(sniffed)) => sniffed,
+                // It failed or said nothing: there is nobody to answer.
+                Some(Err(_)) | None => return,
+            }
+        }
+    };
+    let peer = PeerHeaders::new(&info, super::own_address());
+    let session = Rc::new(Session {
+        peer,
+        info,
+        http2,
+        managed: RefCell::new(managed),
+        table: RefCell::default(),
+        alarm: Alarm::default(),
+        active: Cell::new(0),
+        requests: Cell::new(0),
+        last_active: Cell::new(Instant::now()),
+        closing: Cell::new(false),
+        task: RefCell::default(),
+        chain,
+    });
+    let counted = Counted::new(session.clone(), manager.clone());
+    let io = TokioIo::new(DownstreamIo::new(read, stream, manager.stats.clone()));
+    match http2 {
+        false => serve_http1(&session, &manager, io).await,
+        true => serve_http2(&session, &manager, io).await,
+    }
+    drop(counted);
+}
+
+async fn within<F: Future>(limit: Option<std::time::Duration>, future: F) -> Option<F::Output> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, future).await.ok(),
+        None => Some(future.await),
+    }
+}
+
+async fn serve_http1(
+    session: &Rc<Session>,
+    manager: &ConnectionManager,
+    io: TokioIo<DownstreamIo<Stream>>,
+) {
+    let mut builder = http1::Builder::new();
+    builder
+        .auto_date_header(false)
+        .title_case_headers(manager.http1.proper_case)
+        .max_headers(manager.common.max_headers)
+        .max_header_size(manager.max_request_head)
+        .max_buf_size(manager.max_request_head.max(MIN_BUFFER));
+    if let Some(limit) = manager.timeouts.request_headers {
+        builder.timer(TokioTimer::new()).header_read_timeout(limit);
+    }
+    let streams = session.clone();
+    let service = service_fn(move |request| handle(streams.clone(), request));
+    let mut connection = pin!(builder.serve_connection(io, service).with_upgrades());
+    let mut watch = pin!(Watch::new(session, manager).run());
+    let mut asked = false;
+    poll_fn(|cx| {
+        if let Poll::Ready(outcome) = connection.as_mut().poll(cx) {
+            if outcome.is_err_and(|error| error.is_parse()) {
+                manager.stats.inc(http_stats::downstream_cx_protocol_error);
+            }
+            return Poll::Ready(());
+        }
+        if watch.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if session.closing.get() && session.is_idle() && !asked {
+            asked = true;
+            connection.as_mut().graceful_shutdown();
+            return connection.as_mut().poll(cx).map(drop);
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
+/// hyper's smallest read buffer limit.
+const MIN_BUFFER: usize = 8 * 1024;
+
+async fn serve_http2(
+    session: &Rc<Session>,
+    manager: &ConnectionManager,
+    io: TokioIo<DownstreamIo<Stream>>,
+) {
+    let options = &manager.http2;
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .initial_stream_window_size(options.stream_window)
+        .initial_connection_window_size(options.connection_window)
+        .max_concurrent_streams(options.concurrent_streams)
+        .header_table_size(options.header_table)
+        .max_header_list_size(u32::try_from(manager.max_request_head).unwrap_or(u32::MAX));
+    if let Some(keepalive) = options.keepalive {
+        builder
+            .keep_alive_interval(keepalive.interval)
+            .keep_alive_timeout(keepalive.timeout);
+    }
+    let streams = session.clone();
+    let service = service_fn(move |request| handle(streams.clone(), request));
+    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut watch = pin!(Watch::new(session, manager).run());
+    let mut asked = false;
+    poll_fn(|cx| {
+        match &mut *session.task.borrow_mut() {
+            Some(task) if task.will_wake(cx.waker()) => {}
+            task => *task = Some(cx.waker().clone()),
+        }
+        if session.closing.get() && !asked {
+            asked = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        if connection.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if watch.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if session.closing.get() && !asked {
+            asked = true;
+            connection.as_mut().graceful_shutdown();
+            return connection.as_mut().poll(cx).map(drop);
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
+/// What ends a connection that does nothing wrong: idleness, age, a drain.
+struct Watch<'a> {
+    session: &'a Session,
+    manager: &'a ConnectionManager,
+    alarm: Alarm,
+}
+
+impl<'a> Watch<'a> {
+    fn new(session: &'a Session, manager: &'a ConnectionManager) -> Self {
+        Self {
+            session,
+            manager,
+            alarm: Alarm::default(),
+        }
+    }
+
+    /// Asks the connection to close where that is time; ends when it has to be cut.
+    async fn run(self) {
+        let session = self.session;
+        let mut drain = pin!(session.chain.idle_drain());
+        poll_fn(|cx| {
+            if !session.closing.get() && self.poll_age(cx).is_ready() {
+                session.closing.set(true);
+            }
+            drain.as_mut().poll(cx)
+        })
+        .await;
+        session.close();
+        session.chain.drain_deadline().await;
+    }
+
+    /// Ready when it has been idle too long or open too long.
+    fn poll_age(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let (session, common) = (self.session, &self.manager.common);
+        let old = common
+            .max_connection_duration
+            .map(|limit| session.info.accepted + limit);
+        let idle = match session.is_idle() {
+            true => common
+                .idle_timeout
+                .map(|limit| session.last_active.get() + limit),
+            false => None,
+        };
+        let Some(deadline) = [old, idle].into_iter().flatten().min() else {
+            return Poll::Pending;
+        };
+        if self.alarm.poll(cx, deadline).is_pending() {
+            return Poll::Pending;
+        }
+        self.manager.stats.inc(match idle == Some(deadline) {
+            true => http_stats::downstream_cx_idle_timeout,
+            false => http_stats::downstream_cx_max_duration_reached,
+        });
+        Poll::Ready(())
+    }
+}
+
+/// A connection in the stats, for as long as it lives.
+struct Counted {
+    session: Rc<Session>,
+    manager: Arc<ConnectionManager>,
+}
+
+impl Counted {
+    fn new(session: Rc<Session>, manager: Arc<ConnectionManager>) -> Self {
+        let stats = &manager.stats;
+        stats.inc(http_stats::downstream_cx_total);
+        stats.gauge_add(http_stats::downstream_cx_active, 1);
+        let (total, active) = codec_stats(session.http2);
+        stats.inc(total);
+        stats.gauge_add(active, 1);
+        if session.info.tls.is_some() {
+            stats.inc(http_stats::downstream_cx_ssl_total);
+            stats.gauge_add(http_stats::downstream_cx_ssl_active, 1);
+        }
+        Self { session, manager }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let stats = &self.manager.stats;
+        stats.inc(http_stats::downstream_cx_destroy);
+        let local = self.session.closing.get();
+        let (side, side_active) = match local {
+            true => (
+                http_stats::downstream_cx_destroy_local,
+                http_stats::downstream_cx_destroy_local_active_rq,
+            ),
+            false => (
+                http_stats::downstream_cx_destroy_remote,
+                http_stats::downstream_cx_destroy_remote_active_rq,
+            ),
+        };
+        stats.inc(side);
+        if !self.session.is_idle() {
+            stats.inc(http_stats::downstream_cx_destroy_active_rq);
+            stats.inc(side_active);
+        }
+        stats.gauge_sub(http_stats::downstream_cx_active, 1);
+        stats.gauge_sub(codec_stats(self.session.http2).1, 1);
+        if self.session.info.tls.is_some() {
+            stats.gauge_sub(http_stats::downstream_cx_ssl_active, 1);
+        }
+        let length = self.session.info.accepted.elapsed().as_millis();
+        let length = u64::try_from(length).unwrap_or(u64::MAX);
+        stats.record(http_stats::downstream_cx_length_ms, length);
+    }
+}
+
+fn codec_stats(http2: bool) -> (Counter, crate::stats::Gauge) {
+    match http2 {
+        true => (
+            http_stats::downstream_cx_http2_total,
+            http_stats::downstream_cx_http2_active,
+        ),
+        false => (
+            http_stats::downstream_cx_http1_total,
+            http_stats::downstream_cx_http1_active,
+        ),
+    }
+}

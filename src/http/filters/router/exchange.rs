@@ -1,0 +1,213 @@
+//! A request on its way over a pooled connection, until its response has ended.
+
+use std::{
+    cell::RefCell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{request, response};
+use http_body::{Body, Frame};
+
+use crate::{
+    http::{RequestBody, Stream, StreamError},
+    upstream::{
+        WorkerCluster,
+        pool::{
+            Connection, Pool,
+            http1::{Http1Error, RequestFraming},
+            http2::Http2Connection,
+        },
+    },
+};
+
+/// An exchange on an HTTP/1 connection, which goes back to its pool afterwards.
+#[derive(Debug)]
+pub struct Exchange {
+    /// Gone once it has been given back.
+    connection: Option<Box<Connection>>,
+    pool: Rc<Pool>,
+    cluster: Rc<WorkerCluster>,
+    body: RequestBody,
+}
+
+impl Exchange {
+    /// Sends a request.
+    pub fn start(
+        mut connection: Box<Connection>,
+        pool: Rc<Pool>,
+        cluster: Rc<WorkerCluster>,
+        request: &request::Parts,
+        body: RequestBody,
+        upgrade: bool,
+    ) -> Self {
+        let framing = match body.size_hint().exact() {
+            _ if upgrade => RequestFraming::Upgrade,
+            Some(0) => RequestFraming::None,
+            Some(length) => RequestFraming::Length(length),
+            None => RequestFraming::Chunked,
+        };
+        connection.facts.begin();
+        connection.http1.start(request, framing);
+        Self {
+            connection: Some(connection),
+            pool,
+            cluster,
+            body,
+        }
+    }
+
+    fn connection(&mut self) -> &mut Connection {
+        self.connection
+            .as_deref_mut()
+            .expect("it is not polled after it was given back")
+    }
+
+    /// Waits for the head of the response.
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, Http1Error>> {
+        let connection = self
+            .connection
+            .as_deref_mut()
+            .expect("it is not polled after it was given back");
+        connection.http1.poll_head(cx, Pin::new(&mut self.body))
+    }
+
+    /// Reads the body.
+    pub fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        let connection = self
+            .connection
+            .as_deref_mut()
+            .expect("it is not polled after it was given back");
+        let frame = connection.http1.poll_body(cx, Pin::new(&mut self.body));
+        frame.map(|frame| frame.map(|frame| frame.map_err(StreamError::Upstream)))
+    }
+
+    /// Whether the response has been read to its end.
+    pub fn is_complete(&self) -> bool {
+        self.connection
+            .as_ref()
+            .is_none_or(|c| c.http1.is_complete())
+    }
+
+    /// Bytes of body still to come, where that is known.
+    pub fn body_left(&self) -> Option<u64> {
+        self.connection
+            .as_ref()
+            .map_or(Some(0), |c| c.http1.body_left())
+    }
+
+    /// Whether all of the body has been read off the socket already.
+    pub fn has_whole_body(&self) -> bool {
+        self.connection
+            .as_ref()
+            .is_none_or(|c| c.http1.has_whole_body())
+    }
+
+    /// How many requests the connection has had, with this one.
+    pub fn requests_on_connection(&mut self) -> u32 {
+        self.connection().facts.requests()
+    }
+
+    /// The request's body.
+    pub fn body(&mut self) -> &mut RequestBody {
+        &mut self.body
+    }
+
+    /// Ends a complete exchange: the connection goes back to its pool.
+    pub fn release(&mut self, stream: Option<&mut Stream>) {
+        let Some(mut connection) = self.connection.take() else {
+            return;
+        };
+        connection.facts.end();
+        let (received, sent) = connection.count_traffic();
+        if let Some(stream) = stream {
+            stream.info.upstream_bytes.wire_received += received;
+            stream.info.upstream_bytes.wire_sent += sent;
+            stream.info.bytes_received = self.body.received;
+        }
+        self.pool.put(connection, &self.cluster);
+    }
+
+    /// Ends a failed exchange: the connection is closed, the request's body is
+    /// given back for another try. `by_host` says who is to blame.
+    pub fn fail(mut self, by_host: bool) -> RequestBody {
+        if let Some(connection) = self.connection.take() {
+            if by_host {
+                connection.facts.closed_by_host();
+            }
+            self.close(connection);
+        }
+        std::mem::replace(&mut self.body, RequestBody::empty())
+    }
+
+    /// Takes the connection out of its pool for good: it has become a tunnel.
+    pub fn into_tunnel(mut self) -> Option<Box<Connection>> {
+        let connection = self.connection.take();
+        self.pool.lost(&self.cluster);
+        connection
+    }
+
+    fn close(&mut self, mut connection: Box<Connection>) {
+        connection.count_traffic();
+        drop(connection);
+        self.pool.lost(&self.cluster);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.close(connection);
+        }
+    }
+}
+
+/// An exchange on an HTTP/2 connection.
+#[derive(Debug)]
+pub struct SharedExchange {
+    connection: Rc<Http2Connection>,
+    pool: Rc<Pool>,
+    cluster: Rc<WorkerCluster>,
+    /// The request's body.
+    pub body: Rc<RefCell<RequestBody>>,
+}
+
+impl SharedExchange {
+    /// Counts a stream on the connection.
+    pub fn begin(
+        connection: Rc<Http2Connection>,
+        pool: Rc<Pool>,
+        cluster: Rc<WorkerCluster>,
+        body: RequestBody,
+    ) -> Self {
+        connection.facts.begin();
+        Self {
+            connection,
+            pool,
+            cluster,
+            body: Rc::new(RefCell::new(body)),
+        }
+    }
+
+    /// The connection.
+    pub fn connection(&self) -> &Rc<Http2Connection> {
+        &self.connection
+    }
+
+    /// What a failure inside the response is.
+    pub fn failed(&self, error: hyper::Error) -> StreamError {
+        StreamError::Http2(error)
+    }
+}
+
+impl Drop for SharedExchange {
+    fn drop(&mut self) {
+        self.connection.release();
+        self.pool.serve_waiting(&self.cluster);
+    }
+}

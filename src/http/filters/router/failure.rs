@@ -1,0 +1,217 @@
+//! Why there is no response from the upstream, and what the client is told.
+
+use http::{HeaderValue, StatusCode};
+
+use crate::{
+    formatter::ResponseFlag,
+    http::{LocalReply, names},
+    model::route::RetryOn,
+    upstream::pool::{ConnectError, PoolError, http1::Http1Error},
+};
+
+/// How a try ended without a response to pass on.
+#[derive(Debug)]
+pub enum Failure {
+    /// No host can be chosen.
+    NoHealthyUpstream,
+    /// A circuit breaker is open.
+    Overflow,
+    /// The host cannot be reached.
+    Connect(ConnectError),
+    /// A pooled connection turned out to be closed before any byte of a
+    /// response, and the request can safely be sent again.
+    Stale,
+    /// The connection ended before a response.
+    Terminated,
+    /// The host reset the stream.
+    Reset,
+    /// The host refused the stream without looking at it.
+    Refused,
+    /// What the host sent is not HTTP.
+    Protocol,
+    /// The route's timeout.
+    Timeout,
+    /// The timeout of one try.
+    PerTryTimeout,
+    /// Nothing moved.
+    Idle,
+    /// The stream took too long altogether.
+    Duration,
+    /// The client's request ended early.
+    RequestBody,
+    /// A response that is to be tried again.
+    Response(StatusCode),
+}
+
+impl From<PoolError> for Failure {
+    fn from(error: PoolError) -> Self {
+        match error {
+            PoolError::Overflow => Self::Overflow,
+            PoolError::Connect(error) => Self::Connect(error),
+        }
+    }
+}
+
+impl From<Http1Error> for Failure {
+    fn from(error: Http1Error) -> Self {
+        match error {
+            Http1Error::Closed | Http1Error::Incomplete | Http1Error::Io(_) => Self::Terminated,
+            Http1Error::Protocol(_) | Http1Error::HeadTooLarge => Self::Protocol,
+            Http1Error::RequestBody => Self::RequestBody,
+        }
+    }
+}
+
+impl From<hyper::Error> for Failure {
+    fn from(error: hyper::Error) -> Self {
+        let reason = std::error::Error::source(&error)
+            .and_then(|source| source.downcast_ref::<h2::Error>())
+            .and_then(h2::Error::reason);
+        match reason {
+            Some(h2::Reason::REFUSED_STREAM) => Self::Refused,
+            Some(h2::Reason::PROTOCOL_ERROR) => Self::Protocol,
+            Some(_) => Self::Reset,
+            None if error.is_user() => Self::RequestBody,
+            None => Self::Terminated,
+        }
+    }
+}
+
+impl Failure {
+    /// Whether a policy for these reasons tries again.
+    pub fn is_retriable(&self, on: RetryOn) -> bool {
+        let reset = RetryOn::RESET
+            .union(RetryOn::SERVER_ERROR)
+            .union(RetryOn::GATEWAY_ERROR);
+        match self {
+            Self::Connect(_) => on.intersects(
+                reset
+                    .union(RetryOn::CONNECT_FAILURE)
+                    .union(RetryOn::RESET_BEFORE_REQUEST),
+            ),
+            Self::Refused => on.intersects(reset.union(RetryOn::REFUSED_STREAM)),
+            Self::Stale | Self::Terminated | Self::Reset | Self::Protocol | Self::PerTryTimeout => {
+                on.intersects(reset)
+            }
+            Self::Overflow
+            | Self::NoHealthyUpstream
+            | Self::Timeout
+            | Self::Idle
+            | Self::Duration
+            | Self::RequestBody => false,
+            // Asked of the policy where the response was seen.
+            Self::Response(_) => true,
+        }
+    }
+
+    /// Whether it says something bad about the host.
+    pub fn blames_host(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect(_)
+                | Self::Stale
+                | Self::Terminated
+                | Self::Reset
+                | Self::Refused
+                | Self::Protocol
+                | Self::Timeout
+                | Self::PerTryTimeout
+        )
+    }
+
+    /// The status that stands for it.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Timeout | Self::PerTryTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Idle | Self::Duration => StatusCode::REQUEST_TIMEOUT,
+            Self::RequestBody => StatusCode::BAD_REQUEST,
+            Self::Protocol => StatusCode::BAD_GATEWAY,
+            Self::Response(status) => *status,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// Envoy's name of the reason for a reset.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Overflow => "overflow",
+            Self::Connect(ConnectError::Timeout) => "connection timeout",
+            Self::Connect(ConnectError::Local(_)) => "local connection failure",
+            Self::Connect(_) => "remote connection failure",
+            Self::Reset => "remote reset",
+            Self::Refused => "remote refused stream reset",
+            Self::Protocol => "protocol error",
+            _ => "connection termination",
+        }
+    }
+
+    /// `UPSTREAM_TRANSPORT_FAILURE_REASON`.
+    pub fn transport_failure(&self) -> Option<String> {
+        match self {
+            Self::Connect(error) => error.transport_failure(),
+            _ => None,
+        }
+    }
+
+    /// The answer. `retried` says that it was not the first try.
+    pub fn reply(&self, retried: bool) -> LocalReply {
+        let text = |details, body| LocalReply::text(self.status(), details, body);
+        match self {
+            Self::NoHealthyUpstream => text("no_healthy_upstream", "no healthy upstream")
+                .flag(ResponseFlag::NoHealthyUpstream),
+            Self::Timeout => text("response_timeout", "upstream request timeout")
+                .flag(ResponseFlag::UpstreamRequestTimeout),
+            Self::PerTryTimeout => text("upstream_per_try_timeout", "upstream request timeout")
+                .flag(ResponseFlag::UpstreamRequestTimeout),
+            Self::Idle => {
+                text("stream_idle_timeout", "stream timeout").flag(ResponseFlag::StreamIdleTimeout)
+            }
+            Self::Duration => text("max_duration_timeout", "downstream duration timeout")
+                .flag(ResponseFlag::DurationTimeout),
+            Self::RequestBody => text("downstream_remote_disconnect", "")
+                .flag(ResponseFlag::DownstreamConnectionTermination)
+                .closing(),
+            _ => self.reset_reply(retried),
+        }
+    }
+
+    fn reset_reply(&self, retried: bool) -> LocalReply {
+        let reason = self.reason();
+        let transport = match self {
+            Self::Connect(ConnectError::Handshake(why)) => {
+                format!(", transport failure reason: {why}")
+            }
+            _ => String::new(),
+        };
+        let again = if retried {
+            "retried and the latest reset reason"
+        } else {
+            "reset reason"
+        };
+        let body = format!(
+            "upstream connect error or disconnect/reset before headers. {again}: {reason}{transport}"
+        );
+        let mut details = format!("upstream_reset_before_response_started{{{reason}");
+        if let Some(transport) = self.transport_failure() {
+            details.push('|');
+            details.push_str(&transport);
+        }
+        details.push('}');
+        let mut reply = LocalReply::empty(self.status(), "");
+        reply.details = details.replace(' ', "_").into();
+        reply.body = body.into();
+        let reply = reply.flag(match self {
+            Self::Overflow => ResponseFlag::UpstreamOverflow,
+            Self::Connect(_) => ResponseFlag::UpstreamConnectionFailure,
+            Self::Reset | Self::Refused => ResponseFlag::UpstreamRemoteReset,
+            Self::Protocol => ResponseFlag::UpstreamProtocolError,
+            _ => ResponseFlag::UpstreamConnectionTermination,
+        });
+        match self {
+            Self::Overflow => {
+                reply.header(names::X_ENVOY_OVERLOADED, HeaderValue::from_static("true"))
+            }
+            _ => reply,
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! A request's way through the connection manager.
+
+use std::rc::Rc;
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+
+use super::{
+    LocalReply, RequestBody, ResponseBody, StreamError,
+    config::{ConnectionManager, protocol::Underscores},
+    connection::Session,
+    filters::router,
+    path::{self, Normalized},
+    request::{self, Seen},
+    response,
+    response_body::Source,
+    stats::http_stats,
+    stream::Stream,
+    upgrade::{self, Upgrade},
+};
+use crate::{
+    formatter::{HeaderView, ResponseFlag, is_grpc_content_type},
+    model::route::{Action, DirectResponse, Outcome, Redirect, RouteHandle},
+};
+
+/// Serves one request.
+///
+/// # Errors
+/// When there is nothing left but to cut the stream.
+pub(super) async fn handle(
+    session: Rc<Session>,
+    mut request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, StreamError> {
+    let managed = session.current();
+    let upgrade = upgrade::requested(&mut request);
+    let (parts, incoming) = request.into_parts();
+    let body = RequestBody::new(
+        incoming,
+        managed.manager().http1.trailers || session.is_http2(),
+    );
+    let mut stream = Stream::begin(session, managed, parts);
+    let (seen, upgrade) = match admit(&mut stream, upgrade) {
+        Ok(admitted) => admitted,
+        Err(reply) => return Ok(answer(stream, reply, &body)),
+    };
+    let upgrading = upgrade.is_some();
+    match router::forward(&mut stream, body, upgrading, seen.has_envoy()).await {
+        Ok((head, source)) => Ok(pass_on(stream, head, source, upgrade)),
+        Err(reply) => Ok(answer(stream, reply, &RequestBody::empty())),
+    }
+}
+
+/// Checks and prepares a request, and finds its route.
+fn admit(
+    stream: &mut Stream,
+    upgrade: Option<Upgrade>,
+) -> Result<(Seen, Option<Upgrade>), LocalReply> {
+    let managed = stream.managed.clone();
+    let manager = managed.manager();
+    let session = stream.session.clone();
+    let seen = Seen::of(&stream.request.headers, manager.minds_underscores());
+    check_version(stream, manager)?;
+    if request::to_origin_form(&mut stream.request).is_err() {
+        manager
+            .stats
+            .inc(http_stats::downstream_rq_non_relative_path);
+        return Err(
+            LocalReply::empty(StatusCode::NOT_FOUND, "absolute_path_rejected")
+                .flag(ResponseFlag::NoRouteFound),
+        );
+    }
+    if !stream.request.headers.contains_key(header::HOST) {
+        return Err(
+            LocalReply::empty(StatusCode::BAD_REQUEST, "missing_host_header")
+                .flag(ResponseFlag::DownstreamProtocolError)
+                .closing(),
+        );
+    }
+    if seen.underscore {
+        mind_underscores(stream, manager)?;
+    }
+    if !manager.path.is_noop() {
+        normalize_path(stream, manager)?;
+    }
+    request::plain_host(&mut stream.request.headers, manager, &session.info.local);
+    let worker = session.worker();
+    stream.origin = request::prepare(
+        &mut stream.request.headers,
+        seen,
+        upgrade.is_some(),
+        manager,
+        &session.peer,
+        || worker.random(),
+    );
+    if let Some(ip) = stream.origin.remote {
+        stream.info.downstream_remote = Some(std::net::SocketAddr::new(ip, 0).into());
+    }
+    find_route(stream, manager)?;
+    let upgrade = match upgrade {
+        Some(upgrade) if !upgrade.is_allowed(stream.route.as_ref(), manager) => {
+            manager
+                .stats
+                .inc(http_stats::downstream_rq_ws_on_non_ws_route);
+            return Err(LocalReply::empty(StatusCode::FORBIDDEN, "upgrade_failed").closing());
+        }
+        upgrade => upgrade,
+    };
+    act(stream, manager)?;
+    Ok((seen, upgrade))
+}
+
+fn check_version(stream: &mut Stream, manager: &ConnectionManager) -> Result<(), LocalReply> {
+    if stream.request.version != Version::HTTP_10 {
+        return Ok(());
+    }
+    if !manager.http1.accept_http_10 {
+        let reply = LocalReply::text(
+            StatusCode::UPGRADE_REQUIRED,
+            "low_version",
+            "Upgrade Required",
+        );
+        return Err(reply.closing());
+    }
+    if let Some(host) = &manager.http1.default_host {
+        stream
+            .request
+            .headers
+            .entry(header::HOST)
+            .or_insert_with(|| host.clone());
+    }
+    Ok(())
+}
+
+fn mind_underscores(stream: &mut Stream, manager: &ConnectionManager) -> Result<(), LocalReply> {
+    let headers = &mut stream.request.headers;
+    if manager.common.underscores == Underscores::Reject {
+        return Err(LocalReply::text(
+            StatusCode::BAD_REQUEST,
+            "http1.unexpected_underscore",
+            "Bad Request",
+        )
+        .flag(ResponseFlag::DownstreamProtocolError)
+        .closing());
+    }
+    let names: Vec<_> = headers
+        .keys()
+        .filter(|n| n.as_str().contains('_'))
+        .cloned()
+        .collect();
+    names.iter().for_each(|name| drop(headers.remove(name)));
+    Ok(())
+}
+
+fn normalize_path(stream: &mut Stream, manager: &ConnectionManager) -> Result<(), LocalReply> {
+    let bad = || {
+        manager
+            .stats
+            .inc(http_stats::downstream_rq_failed_path_normalization);
+        LocalReply::empty(StatusCode::BAD_REQUEST, "path_normalization_failed")
+    };
+    let old = stream
+        .request
+        .uri
+        .path_and_query()
+        .map_or("/", |p| p.as_str());
+    match path::normalize(old, manager.path) {
+        Normalized::Reject => Err(bad()),
+        Normalized::Redirect(location) => {
+            manager
+                .stats
+                .inc(http_stats::downstream_rq_redirected_with_normalized_path);
+            let mut reply = LocalReply::redirect(StatusCode::TEMPORARY_REDIRECT, &location);
+            reply.details = "path_normalization_failed".into();
+            Err(reply)
+        }
+        Normalized::Path(std::borrow::Cow::Borrowed(_)) => Ok(()),
+        Normalized::Path(std::borrow::Cow::Owned(new)) => {
+            request::set_path(&mut stream.request, new).map_err(|()| bad())
+        }
+    }
+}
+
+fn find_route(stream: &mut Stream, manager: &ConnectionManager) -> Result<(), LocalReply> {
+    let none = || {
+        manager.stats.inc(http_stats::no_route);
+        LocalReply::empty(StatusCode::NOT_FOUND, "route_not_found").flag(ResponseFlag::NoRouteFound)
+    };
+    let session = stream.session.clone();
+    let table = session.routes(manager).ok_or_else(none)?;
+    if !stream.origin.internal {
+        for name in table.internal_only_headers() {
+            stream.request.headers.remove(name);
+        }
+    }
+    match table.find(&stream.view(), session.worker().random()) {
+        Outcome::Found(index) => {
+            stream.route = Some(RouteHandle::new(table, index));
+            Ok(())
+        }
+        Outcome::TlsRequired(_) => {
+            let location = Redirect::to_https().location(&stream.view(), 0);
+            Err(LocalReply::redirect(
+                StatusCode::MOVED_PERMANENTLY,
+                &location,
+            ))
+        }
+        Outcome::NoVirtualHost | Outcome::NoRoute(_) => Err(none()),
+    }
+}
+
+/// Does what a route does by itself; forwarding is left to the router.
+fn act(stream: &mut Stream, manager: &ConnectionManager) -> Result<(), LocalReply> {
+    let Some(handle) = stream.route.clone() else {
+        return Ok(());
+    };
+    let route = handle.route();
+    match &route.action {
+        Action::Forward(_) => {
+            manager.stats.inc(http_stats::rq_total);
+            Ok(())
+        }
+        Action::Redirect(redirect) => {
+            manager.stats.inc(http_stats::rq_total);
+            manager.stats.inc(http_stats::rq_redirect);
+            let location = route.location(redirect, &stream.view());
+            Err(LocalReply::redirect(redirect.status, &location))
+        }
+        Action::DirectResponse(direct) => {
+            manager.stats.inc(http_stats::rq_total);
+            manager.stats.inc(http_stats::rq_direct_response);
+            Err(direct_reply(stream, direct))
+        }
+        Action::NonForwarding => Err(LocalReply::empty(StatusCode::NOT_FOUND, "route_not_found")
+            .flag(ResponseFlag::NoRouteFound)),
+    }
+}
+
+fn direct_reply(stream: &Stream, direct: &DirectResponse) -> LocalReply {
+    let mut reply = LocalReply::empty(direct.status, "direct_response");
+    reply.body = direct.body.clone();
+    if let Some((format, content_type)) = &direct.format {
+        let mut context = stream.context(HeaderView::Absent);
+        context.local_reply_body = std::str::from_utf8(&direct.body).unwrap_or_default();
+        let mut body = Vec::new();
+        format.write(&mut body, &context);
+        reply.body = body.into();
+        if let Ok(value) = HeaderValue::from_str(content_type) {
+            if !content_type.is_empty() {
+                return reply.header(header::CONTENT_TYPE, value);
+            }
+        }
+    }
+    reply
+}
+
+/// Sends an answer of this proxy's own.
+fn answer(
+    mut stream: Box<Stream>,
+    mut reply: LocalReply,
+    body: &RequestBody,
+) -> Response<ResponseBody> {
+    let mut headers = reply.take_headers();
+    let mut status = reply.status;
+    let content_type = stream.request.headers.get(header::CONTENT_TYPE);
+    let grpc = content_type.is_some_and(|value| is_grpc_content_type(value.as_bytes()));
+    if grpc && reply.details != "direct_response" {
+        grpc_answer(&mut reply, &mut headers);
+        status = StatusCode::OK;
+    }
+    if let Some(flag) = reply.flag {
+        stream.flag(flag);
+    }
+    stream.info.response_code_details = Some(reply.details);
+    stream.info.response_code = Some(status);
+    if let Some(route) = stream.route.clone() {
+        if route.rewrites_responses(None) {
+            let context = stream.context(HeaderView::Absent);
+            route.rewrite_response(status, &mut headers, None, &context);
+        }
+    }
+    if reply.close && !stream.session.is_http2() {
+        stream.session.close();
+    }
+    if !body.is_received() {
+        stream
+            .manager()
+            .stats
+            .inc(http_stats::downstream_rq_response_before_rq_complete);
+    }
+    let source = match reply.body.is_empty() || stream.request.method == Method::HEAD {
+        true => Source::Empty,
+        false => Source::Full(reply.body),
+    };
+    respond(stream, status, headers, source, false)
+}
+
+/// Turns an answer into one that a gRPC client understands: trailers only.
+fn grpc_answer(reply: &mut LocalReply, headers: &mut http::HeaderMap) {
+    let grpc_status = match reply.status.as_u16() {
+        400 => "13",
+        401 => "16",
+        403 => "7",
+        404 => "12",
+        429 | 502 | 503 | 504 => "14",
+        _ => "2",
+    };
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/grpc"),
+    );
+    headers.insert("grpc-status", HeaderValue::from_static(grpc_status));
+    if let Ok(message) = HeaderValue::from_bytes(&reply.body) {
+        if !message.is_empty() {
+            headers.insert("grpc-message", message);
+        }
+    }
+    reply.body = bytes::Bytes::new();
+}
+
+/// Passes an upstream's response on.
+fn pass_on(
+    mut stream: Box<Stream>,
+    head: http::response::Parts,
+    source: Source,
+    upgrade: Option<Upgrade>,
+) -> Response<ResponseBody> {
+    if head.status != StatusCode::SWITCHING_PROTOCOLS {
+        return respond(stream, head.status, head.headers, source, false);
+    }
+    match (upgrade, source) {
+        (Some(upgrade), Source::Http1(exchange)) => {
+            let mut response = Response::new(ResponseBody::detached());
+            *response.status_mut() = head.status;
+            *response.headers_mut() = head.headers;
+            finish_headers(&mut stream, response.headers_mut(), true);
+            stream.responds(head.status, response.headers());
+            upgrade.tunnel(stream, exchange);
+            response
+        }
+        _ => answer(
+            stream,
+            LocalReply::empty(StatusCode::BAD_GATEWAY, "protocol_error"),
+            &RequestBody::empty(),
+        ),
+    }
+}
+
+fn finish_headers(stream: &mut Stream, headers: &mut http::HeaderMap, upgrade: bool) {
+    let date = stream
+        .session
+        .worker()
+        .clock
+        .date(std::time::Instant::now());
+    let managed = stream.managed.clone();
+    let manager = managed.manager();
+    response::finish(
+        headers,
+        upgrade,
+        manager,
+        date,
+        stream.response_request_id(),
+    );
+    if !stream.session.is_http2() && !upgrade && stream.session.should_close(manager) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    } else if stream.session.is_http2() {
+        // Asks the connection to go away, if it is time.
+        stream.session.should_close(manager);
+    }
+}
+
+fn respond(
+    mut stream: Box<Stream>,
+    status: StatusCode,
+    headers: http::HeaderMap,
+    source: Source,
+    upgrade: bool,
+) -> Response<ResponseBody> {
+    let mut headers = headers;
+    finish_headers(&mut stream, &mut headers, upgrade);
+    stream.responds(status, &headers);
+    let head_request = stream.request.method == Method::HEAD;
+    let body = match source {
+        Source::Empty if head_request => ResponseBody::bodiless(stream),
+        source => ResponseBody::new(source, stream),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}

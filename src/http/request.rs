@@ -1,0 +1,529 @@
+//! What the connection manager does to a request before it is routed.
+//!
+//! The request is brought into one form whatever the codec: a target in origin
+//! form, the authority in `host`. Then come the rules of
+//! `ConnectionManagerUtility::mutateRequestHeaders`, in its order.
+
+use std::net::IpAddr;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Uri, header,
+    request::Parts,
+    uri::{self, PathAndQuery},
+};
+
+use super::{
+    config::{ConnectionManager, ForwardClientCert, StripPort},
+    names, request_id,
+};
+use crate::net::{Address, ConnectionInfo};
+
+/// Headers an external client may not set.
+const EXTERNAL_MAY_NOT: [HeaderName; 14] = [
+    names::X_ENVOY_RETRIABLE_STATUS_CODES,
+    names::X_ENVOY_RETRIABLE_HEADER_NAMES,
+    names::X_ENVOY_RETRY_ON,
+    names::X_ENVOY_RETRY_GRPC_ON,
+    names::X_ENVOY_MAX_RETRIES,
+    names::X_ENVOY_UPSTREAM_ALT_STAT_NAME,
+    names::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS,
+    names::X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS,
+    names::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE,
+    names::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS,
+    names::X_ENVOY_FORCE_TRACE,
+    names::X_ENVOY_IP_TAGS,
+    names::X_ENVOY_ORIGINAL_URL,
+    names::X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
+];
+
+/// Headers a client at the edge may not set.
+const EDGE_MAY_NOT: [HeaderName; 4] = [
+    names::X_ENVOY_DECORATOR_OPERATION,
+    names::X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER,
+    names::X_ENVOY_DOWNSTREAM_SERVICE_NODE,
+    names::X_ENVOY_ORIGINAL_PATH,
+];
+
+/// What a pass over the header names found, so that the many headers that are
+/// nearly never there are not each looked up.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    /// `connection` or `upgrade`.
+    pub connection: bool,
+    /// Any other that belongs to one hop, or `expect`.
+    hop: bool,
+    /// Any `x-envoy-`.
+    envoy: bool,
+    /// Any with an underscore.
+    pub underscore: bool,
+    /// `x-request-id`.
+    request_id: bool,
+    /// `x-forwarded-…`.
+    forwarded: bool,
+    referer: bool,
+    te: bool,
+}
+
+impl Seen {
+    /// Whether any `x-envoy-` header came along.
+    pub fn has_envoy(self) -> bool {
+        self.envoy
+    }
+
+    /// Looks over the names.
+    pub fn of(headers: &HeaderMap, underscores: bool) -> Self {
+        let mut seen = Self::default();
+        for name in headers.keys() {
+            let text = name.as_str();
+            match text.as_bytes()[0] {
+                b'x' => {
+                    seen.envoy |= text.starts_with("x-envoy-");
+                    seen.forwarded |= text.starts_with("x-forwarded-");
+                    seen.request_id |= *name == names::X_REQUEST_ID;
+                }
+                b'c' | b'u' => {
+                    seen.connection |= *name == header::CONNECTION || *name == header::UPGRADE;
+                }
+                b't' => {
+                    seen.hop |= *name == header::TRANSFER_ENCODING;
+                    seen.te |= *name == header::TE;
+                }
+                b'k' | b'p' | b'e' => {
+                    seen.hop |= *name == names::KEEP_ALIVE
+                        || *name == names::PROXY_CONNECTION
+                        || *name == header::EXPECT;
+                }
+                b'r' => seen.referer |= *name == header::REFERER,
+                _ => {}
+            }
+            seen.underscore |= underscores && text.contains('_');
+        }
+        seen
+    }
+}
+
+/// What was settled about a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// The client's address where a header, not the connection, tells it.
+    pub remote: Option<IpAddr>,
+    /// The client is internal.
+    pub internal: bool,
+    /// `:scheme`.
+    pub scheme: &'static str,
+}
+
+/// Brings the target into origin form and the authority into `host`.
+///
+/// # Errors
+/// Gives `Err` when there is no path to route by.
+pub fn to_origin_form(parts: &mut Parts) -> Result<(), ()> {
+    if parts.uri.authority().is_none() {
+        return match parts.uri.path().starts_with('/') {
+            true => Ok(()),
+            false => Err(()),
+        };
+    }
+    let uri::Parts {
+        authority,
+        path_and_query,
+        ..
+    } = std::mem::take(&mut parts.uri).into_parts();
+    if let Some(authority) = authority {
+        let host = authority.as_str().rsplit('@').next().unwrap_or_default();
+        if let Ok(host) = HeaderValue::from_str(host) {
+            parts.headers.insert(header::HOST, host);
+        }
+    }
+    let path = path_and_query
+        .filter(|p| p.path().starts_with('/'))
+        .ok_or(())?;
+    parts.uri = Uri::from(path);
+    Ok(())
+}
+
+/// Puts another path with its query into a request.
+///
+/// # Errors
+/// When it is not a valid one.
+pub fn set_path(parts: &mut Parts, path: String) -> Result<(), ()> {
+    let path = PathAndQuery::from_maybe_shared(bytes::Bytes::from(path)).map_err(|_| ())?;
+    parts.uri = Uri::from(path);
+    Ok(())
+}
+
+/// Makes the authority plain: `strip_trailing_host_dot` and the port modes.
+pub fn plain_host(headers: &mut HeaderMap, manager: &ConnectionManager, local: &Address) {
+    let options = manager.host;
+    if options.strip_port == StripPort::Keep && !options.strip_trailing_dot {
+        return;
+    }
+    let Some(host) = headers.get(header::HOST).and_then(|h| h.to_str().ok()) else {
+        return;
+    };
+    let (name, port) = split_port(host);
+    let port = match (options.strip_port, port) {
+        (StripPort::Any, _) => None,
+        (StripPort::Matching, Some(port))
+            if local.ip().is_some_and(|ip| port.parse() == Ok(ip.port())) =>
+        {
+            None
+        }
+        (_, port) => port,
+    };
+    let name = match options.strip_trailing_dot {
+        true => name.strip_suffix('.').unwrap_or(name),
+        false => name,
+    };
+    let plain = match port {
+        Some(port) => format!("{name}:{port}"),
+        None => name.to_owned(),
+    };
+    if plain != host {
+        if let Ok(plain) = HeaderValue::from_maybe_shared(bytes::Bytes::from(plain)) {
+            headers.insert(header::HOST, plain);
+        }
+    }
+}
+
+/// An authority and its port, if it has one.
+fn split_port(host: &str) -> (&str, Option<&str>) {
+    match host.rsplit_once(':') {
+        Some((name, port))
+            if !port.is_empty()
+                && port.bytes().all(|b| b.is_ascii_digit())
+                && (!name.contains(':') || name.ends_with(']')) =>
+        {
+            (name, Some(port))
+        }
+        _ => (host, None),
+    }
+}
+
+/// Everything that is told about a downstream connection in every request,
+/// prepared once.
+#[derive(Debug)]
+pub struct PeerHeaders {
+    /// The peer's address.
+    pub ip: Option<IpAddr>,
+    /// What is appended to `x-forwarded-for`.
+    forwarded_for: Option<HeaderValue>,
+    /// `x-envoy-external-address` of a request without other evidence.
+    external: Option<HeaderValue>,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// The port the client connected to.
+    port: u16,
+}
+
+impl PeerHeaders {
+    /// Prepares them. `own` is this machine's address, told in place of a loopback one.
+    pub fn new(info: &ConnectionInfo, own: Option<IpAddr>) -> Self {
+        let ip = info.remote.ip().map(|a| a.ip());
+        let value = |ip: IpAddr| HeaderValue::from_str(&ip.to_string()).ok();
+        let told = ip.map(|ip| {
+            if ip.is_loopback() {
+                own.unwrap_or(ip)
+            } else {
+                ip
+            }
+        });
+        Self {
+            ip,
+            forwarded_for: told.and_then(value),
+            external: ip.and_then(value),
+            scheme: if info.tls.is_some() { "https" } else { "http" },
+            port: info.local.ip().map_or(0, |a| a.port()),
+        }
+    }
+}
+
+/// Applies the connection manager's rules to a request's headers. `random`
+/// gives random bits, for a request id.
+pub fn prepare(
+    headers: &mut HeaderMap,
+    seen: Seen,
+    upgrade: bool,
+    manager: &ConnectionManager,
+    peer: &PeerHeaders,
+    mut random: impl FnMut() -> u64,
+) -> Origin {
+    if seen.connection && !upgrade {
+        headers.remove(header::CONNECTION);
+        headers.remove(header::UPGRADE);
+    }
+    if upgrade
+        && !headers.contains_key(header::TRANSFER_ENCODING)
+        && !headers.contains_key(header::CONTENT_LENGTH)
+    {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    if seen.hop {
+        headers.remove(names::KEEP_ALIVE);
+        headers.remove(names::PROXY_CONNECTION);
+        headers.remove(header::TRANSFER_ENCODING);
+        headers.remove(header::EXPECT);
+    }
+    if seen.te {
+        keep_te_trailers(headers);
+    }
+    if seen.referer {
+        check_referer(headers);
+    }
+    if seen.envoy {
+        headers.remove(names::X_ENVOY_INTERNAL);
+    }
+    let options = &manager.peer;
+    let first_hop = !seen.forwarded || !headers.contains_key(names::X_FORWARDED_FOR);
+    let mut told = None;
+    if options.use_remote_address {
+        if options.trusted_hops > 0 {
+            told = last_address(headers, options.trusted_hops - 1).map(|(ip, _)| ip);
+        }
+        if !options.skip_xff_append {
+            if let Some(value) = &peer.forwarded_for {
+                append(headers, names::X_FORWARDED_FOR, value, b",");
+            }
+        }
+        if options.trusted_hops == 0
+            || !seen.forwarded
+            || !headers.contains_key(names::X_FORWARDED_PROTO)
+        {
+            headers.insert(
+                names::X_FORWARDED_PROTO,
+                HeaderValue::from_static(peer.scheme),
+            );
+        }
+        if options.append_forwarded_port
+            && (options.trusted_hops == 0 || !headers.contains_key(names::X_FORWARDED_PORT))
+        {
+            headers.insert(names::X_FORWARDED_PORT, HeaderValue::from(peer.port));
+        }
+    }
+    let mut alone = first_hop;
+    if !options.use_remote_address && seen.forwarded {
+        let found = last_address(headers, options.trusted_hops);
+        told = found.map(|(ip, _)| ip);
+        alone = found.is_some_and(|(_, alone)| alone);
+    }
+    if !options.use_remote_address
+        && (!seen.forwarded || !headers.contains_key(names::X_FORWARDED_PROTO))
+    {
+        headers.insert(
+            names::X_FORWARDED_PROTO,
+            HeaderValue::from_static(peer.scheme),
+        );
+    }
+    let scheme = match manager.scheme {
+        Some(scheme) => {
+            headers.insert(names::X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+            scheme
+        }
+        None => match headers
+            .get(names::X_FORWARDED_PROTO)
+            .map(HeaderValue::as_bytes)
+        {
+            Some(b"https") => "https",
+            Some(b"http") => "http",
+            _ => peer.scheme,
+        },
+    };
+
+    let remote = match options.use_remote_address {
+        true => told.or(peer.ip),
+        false => told,
+    };
+    let internal = alone
+        && (remote.is_some() || options.use_remote_address)
+        && options.internal.contains(remote);
+    let edge = !internal && options.use_remote_address;
+    if internal {
+        headers.insert(names::X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
+    } else if seen.envoy {
+        if edge {
+            EDGE_MAY_NOT
+                .iter()
+                .for_each(|name| drop(headers.remove(name)));
+        }
+        EXTERNAL_MAY_NOT
+            .iter()
+            .for_each(|name| drop(headers.remove(name)));
+    }
+    if edge {
+        let external = match told {
+            Some(ip) => HeaderValue::from_str(&ip.to_string()).ok(),
+            None => peer.external.clone(),
+        };
+        if let Some(external) = external {
+            headers.insert(names::X_ENVOY_EXTERNAL_ADDRESS, external);
+        }
+    }
+    if manager.request_id.generate {
+        let keep = seen.request_id && (!edge || manager.request_id.preserve_external);
+        if !keep {
+            headers.insert(
+                names::X_REQUEST_ID,
+                request_id::generate(random(), random()),
+            );
+        }
+    }
+    forward_client_cert(headers, manager);
+    if let Some(via) = &manager.via {
+        append(headers, header::VIA, via, b", ");
+    }
+    Origin {
+        remote: told,
+        internal,
+        scheme,
+    }
+}
+
+/// Only `trailers` means anything beyond this hop.
+fn keep_te_trailers(headers: &mut HeaderMap) {
+    let trailers = headers.get_all(header::TE).iter().any(|value| {
+        value
+            .as_bytes()
+            .split(|b| *b == b',')
+            .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    });
+    match trailers {
+        true => drop(headers.insert(header::TE, HeaderValue::from_static("trailers"))),
+        false => drop(headers.remove(header::TE)),
+    }
+}
+
+/// A referer that is not one URL is removed.
+fn check_referer(headers: &mut HeaderMap) {
+    let mut referers = headers.get_all(header::REFERER).iter();
+    let first = referers.next().and_then(|r| r.to_str().ok());
+    let valid = referers.next().is_none() && first.is_some_and(|r| r.parse::<Uri>().is_ok());
+    if !valid {
+        headers.remove(header::REFERER);
+    }
+}
+
+/// Appends to a header that is a list, in one line.
+pub fn append(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue, between: &[u8]) {
+    let entry = match headers.entry(name) {
+        header::Entry::Vacant(entry) => {
+            entry.insert(value.clone());
+            return;
+        }
+        header::Entry::Occupied(entry) => entry,
+    };
+    let mut all = Vec::with_capacity(64);
+    for old in entry.iter() {
+        all.extend_from_slice(old.as_bytes());
+        all.extend_from_slice(between);
+    }
+    all.extend_from_slice(value.as_bytes());
+    if let Ok(all) = HeaderValue::from_maybe_shared(bytes::Bytes::from(all)) {
+        let mut entry = entry;
+        entry.insert(all);
+    }
+}
+
+/// The address so many places from the end of `x-forwarded-for`, and whether it
+/// stands there alone.
+fn last_address(headers: &HeaderMap, hops: u32) -> Option<(IpAddr, bool)> {
+    let mut values = headers.get_all(names::X_FORWARDED_FOR).iter();
+    let first = values.next()?.to_str().ok()?;
+    let joined;
+    let all = match values.next() {
+        None => first,
+        Some(second) => {
+            let mut text = format!("{first},{}", second.to_str().ok()?);
+            for value in values {
+                text.push(',');
+                text.push_str(value.to_str().ok()?);
+            }
+            joined = text;
+            &joined
+        }
+    };
+    let address = all.rsplit(',').nth(hops as usize)?.trim();
+    let ip = address.parse().ok()?;
+    Some((ip, hops == 0 && !all.contains(',')))
+}
+
+fn forward_client_cert(headers: &mut HeaderMap, manager: &ConnectionManager) {
+    match manager.peer.client_cert {
+        ForwardClientCert::AlwaysForwardOnly => {}
+        // No client certificate is asked for yet, so there is none to speak of.
+        ForwardClientCert::Sanitize
+        | ForwardClientCert::ForwardOnly
+        | ForwardClientCert::AppendForward(_)
+        | ForwardClientCert::SanitizeSet(_) => {
+            headers.remove(names::X_FORWARDED_CLIENT_CERT);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(uri: &str) -> Parts {
+        http::Request::builder()
+            .uri(uri)
+            .header("host", "h")
+            .body(())
+            .unwrap()
+            .into_parts()
+            .0
+    }
+
+    #[test]
+    fn an_absolute_target_moves_into_host() {
+        let mut p = parts("http://other.com:81/a?b");
+        to_origin_form(&mut p).unwrap();
+        assert_eq!(p.uri, "/a?b");
+        assert_eq!(p.headers["host"], "other.com:81");
+        let mut p = parts("/a?b");
+        to_origin_form(&mut p).unwrap();
+        assert_eq!(p.headers["host"], "h");
+        assert!(to_origin_form(&mut parts("*")).is_err());
+    }
+
+    #[test]
+    fn ports_are_told_from_addresses() {
+        assert_eq!(split_port("a.com:80"), ("a.com", Some("80")));
+        assert_eq!(split_port("a.com"), ("a.com", None));
+        assert_eq!(split_port("[::1]:80"), ("[::1]", Some("80")));
+        assert_eq!(split_port("[::1]"), ("[::1]", None));
+        assert_eq!(split_port("a.com:x"), ("a.com:x", None));
+    }
+
+    #[test]
+    fn the_trusted_address_is_counted_from_the_end() {
+        let mut headers = HeaderMap::new();
+        headers.append(
+            names::X_FORWARDED_FOR,
+            HeaderValue::from_static("1.1.1.1, 2.2.2.2"),
+        );
+        headers.append(names::X_FORWARDED_FOR, HeaderValue::from_static("3.3.3.3"));
+        let last = |hops| last_address(&headers, hops).map(|(ip, _)| ip.to_string());
+        assert_eq!(last(0).as_deref(), Some("3.3.3.3"));
+        assert_eq!(last(2).as_deref(), Some("1.1.1.1"));
+        assert_eq!(last(3), None);
+    }
+
+    #[test]
+    fn lists_grow_in_one_line() {
+        let mut headers = HeaderMap::new();
+        append(
+            &mut headers,
+            header::VIA,
+            &HeaderValue::from_static("a"),
+            b", ",
+        );
+        append(
+            &mut headers,
+            header::VIA,
+            &HeaderValue::from_static("b"),
+            b", ",
+        );
+        assert_eq!(headers["via"], "a, b");
+        assert_eq!(headers.len(), 1);
+    }
+}

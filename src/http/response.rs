@@ -1,0 +1,61 @@
+//! What the connection manager does to a response before it is sent.
+
+use http::{HeaderMap, HeaderValue, header};
+
+use super::{
+    config::{ConnectionManager, ServerHeader},
+    names,
+    request::append,
+};
+
+/// Applies `ConnectionManagerUtility::mutateResponseHeaders` and the base
+/// headers. `upgrade` says that this response accepts one.
+pub fn finish(
+    headers: &mut HeaderMap,
+    upgrade: bool,
+    manager: &ConnectionManager,
+    date: HeaderValue,
+    request_id: Option<&HeaderValue>,
+) {
+    let (mut connection, mut hop) = (false, false);
+    for name in headers.keys() {
+        match name.as_str().as_bytes()[0] {
+            b'c' | b'u' => {
+                connection |= *name == header::CONNECTION || *name == header::UPGRADE;
+            }
+            b't' | b'k' | b'p' => {
+                hop |= *name == header::TRANSFER_ENCODING
+                    || *name == names::KEEP_ALIVE
+                    || *name == names::PROXY_CONNECTION;
+            }
+            _ => {}
+        }
+    }
+    if connection && !upgrade {
+        headers.remove(header::CONNECTION);
+        headers.remove(header::UPGRADE);
+    }
+    if hop {
+        headers.remove(header::TRANSFER_ENCODING);
+        headers.remove(names::KEEP_ALIVE);
+        headers.remove(names::PROXY_CONNECTION);
+    }
+    headers.entry(header::DATE).or_insert(date);
+    match manager.server_header {
+        ServerHeader::Overwrite => {
+            headers.insert(header::SERVER, manager.server_name.clone());
+        }
+        ServerHeader::AppendIfAbsent => {
+            headers
+                .entry(header::SERVER)
+                .or_insert_with(|| manager.server_name.clone());
+        }
+        ServerHeader::PassThrough => {}
+    }
+    if let Some(id) = request_id {
+        headers.insert(names::X_REQUEST_ID, id.clone());
+    }
+    if let Some(via) = &manager.via {
+        append(headers, header::VIA, via, b", ");
+    }
+}

@@ -1,0 +1,201 @@
+//! The body of a response, and with it the rest of its stream's life.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::{
+    StreamError,
+    filters::router::{Exchange, SharedExchange},
+    stream::{Limit, Stream},
+};
+use crate::formatter::ResponseFlag;
+
+/// Where the bytes come from.
+#[derive(Debug)]
+pub enum Source {
+    /// Nothing comes.
+    Empty,
+    /// All of it is here.
+    Full(Bytes),
+    /// From an HTTP/1 upstream.
+    Http1(Exchange),
+    /// From an HTTP/2 upstream.
+    Http2(Incoming, SharedExchange),
+}
+
+/// A response's body. When it is dropped its stream is over.
+#[derive(Debug)]
+pub struct ResponseBody {
+    source: Source,
+    stream: Option<Box<Stream>>,
+    /// What the head said about the length.
+    length: Option<u64>,
+}
+
+impl ResponseBody {
+    /// A body that comes from `source` for `stream`.
+    pub fn new(source: Source, stream: Box<Stream>) -> Self {
+        let length = match &source {
+            Source::Empty => Some(0),
+            Source::Full(data) => Some(data.len() as u64),
+            Source::Http1(exchange) => exchange.body_left(),
+            Source::Http2(incoming, _) => incoming.size_hint().exact(),
+        };
+        let mut body = Self {
+            source,
+            stream: Some(stream),
+            length,
+        };
+        if body.is_end_stream() {
+            body.finish();
+        }
+        body
+    }
+
+    /// A body without bytes whose stream goes on elsewhere: a tunnel.
+    pub fn detached() -> Self {
+        Self {
+            source: Source::Empty,
+            stream: None,
+            length: None,
+        }
+    }
+
+    /// A body without bytes whose length is not told: the answer to a HEAD.
+    pub fn bodiless(stream: Box<Stream>) -> Self {
+        let mut body = Self {
+            source: Source::Empty,
+            stream: Some(stream),
+            length: None,
+        };
+        body.finish();
+        body
+    }
+
+    fn finish(&mut self) {
+        if let Some(mut stream) = self.stream.take() {
+            stream.complete = true;
+        }
+    }
+
+    fn poll_source(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        match &mut self.source {
+            Source::Empty => Poll::Ready(None),
+            Source::Full(data) => {
+                let data = std::mem::take(data);
+                self.source = Source::Empty;
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Source::Http1(exchange) => {
+                let frame = ready!(exchange.poll_frame(cx));
+                if exchange.is_complete() {
+                    let stream = self.stream.as_deref_mut();
+                    exchange.release(stream);
+                    self.source = Source::Empty;
+                }
+                Poll::Ready(frame)
+            }
+            Source::Http2(incoming, exchange) => {
+                let frame = match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+                    Some(Ok(frame)) => Some(Ok(frame)),
+                    Some(Err(error)) => Some(Err(exchange.failed(error))),
+                    None => None,
+                };
+                Poll::Ready(frame)
+            }
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = StreamError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        let this = &mut *self;
+        let frame = match this.poll_source(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                let Some(stream) = &mut this.stream else {
+                    return Poll::Pending;
+                };
+                let limit = ready!(stream.poll_limits(cx, None));
+                let (flag, details, error) = match limit {
+                    Limit::Idle => (
+                        ResponseFlag::StreamIdleTimeout,
+                        "stream_idle_timeout",
+                        StreamError::Idle,
+                    ),
+                    Limit::Deadline | Limit::Extra => (
+                        ResponseFlag::UpstreamRequestTimeout,
+                        "response_timeout",
+                        StreamError::Timeout,
+                    ),
+                };
+                stream.flag(flag);
+                stream.info.response_code_details = Some(details.into());
+                this.source = Source::Empty;
+                return Poll::Ready(Some(Err(error)));
+            }
+        };
+        if let Some(stream) = &mut this.stream {
+            match &frame {
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        stream.info.bytes_sent += data.len() as u64;
+                    } else if let Some(trailers) = frame.trailers_ref() {
+                        stream.saw_trailers(trailers);
+                    }
+                    if stream.idle_timeout.is_some() && !matches!(this.source, Source::Empty) {
+                        stream.last_moved = Instant::now();
+                    }
+                }
+                Some(Err(error)) => error.explain(stream),
+                None => {}
+            }
+        }
+        let over = match &frame {
+            Some(Ok(_)) => this.is_end_stream(),
+            Some(Err(_)) => false,
+            None => true,
+        };
+        if over {
+            this.finish();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Empty => true,
+            Source::Full(data) => data.is_empty(),
+            Source::Http1(exchange) => exchange.is_complete(),
+            Source::Http2(incoming, _) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match (&self.source, self.length) {
+            (Source::Full(data), _) => SizeHint::with_exact(data.len() as u64),
+            (Source::Http1(exchange), Some(_)) => exchange
+                .body_left()
+                .map_or_else(SizeHint::default, SizeHint::with_exact),
+            (Source::Http2(incoming, _), _) => incoming.size_hint(),
+            (_, Some(length)) => SizeHint::with_exact(length),
+            (_, None) => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! One request and its response, from the connection manager's view.
+
+use std::{
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use http::{HeaderMap, HeaderValue, StatusCode, request::Parts};
+
+use super::{
+    config::ConnectionManager,
+    connection::{Managed, Session},
+    names,
+    request::Origin,
+    stats::{http_stats, listener_http_stats},
+};
+use crate::{
+    api::envoy::data::accesslog::v3::AccessLogType,
+    formatter::{Captured, FormatContext, HeaderView, RequestView, ResponseFlag, StreamInfo},
+    model::route::RouteHandle,
+    upstream::{Endpoint, HostStat, Priority, Resource, WorkerCluster, stats::cluster_stats},
+};
+
+/// The upstream side of a stream: counted from the choice of a host until the
+/// response has ended.
+#[derive(Debug)]
+pub struct Upstream {
+    /// Its cluster.
+    pub cluster: Rc<WorkerCluster>,
+    /// Its host.
+    pub endpoint: Arc<Endpoint>,
+    /// Which circuit breakers count.
+    pub priority: Priority,
+    /// A response has come whose status tells how the host does.
+    pub succeeded: Option<bool>,
+}
+
+impl Upstream {
+    /// Counts a request towards a host, unless the circuit breaker is open.
+    pub fn begin(
+        cluster: Rc<WorkerCluster>,
+        endpoint: Arc<Endpoint>,
+        priority: Priority,
+    ) -> Option<Self> {
+        let stats = &cluster.cluster.stats;
+        if !cluster
+            .cluster
+            .breakers
+            .try_acquire(priority, Resource::Requests)
+        {
+            stats.inc(cluster_stats::upstream_rq_pending_overflow);
+            stats.inc(cluster_stats::upstream_rq_active_overflow);
+            return None;
+        }
+        stats.inc(cluster_stats::upstream_rq_total);
+        stats.gauge_add(cluster_stats::upstream_rq_active, 1);
+        endpoint.host.inc(HostStat::rq_total);
+        endpoint.host.inc(HostStat::rq_active);
+        Some(Self {
+            cluster,
+            endpoint,
+            priority,
+            succeeded: None,
+        })
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        let host = &self.endpoint.host;
+        host.dec(HostStat::rq_active);
+        match self.succeeded {
+            Some(true) => host.inc(HostStat::rq_success),
+            Some(false) => host.inc(HostStat::rq_error),
+            None => {}
+        }
+        let cluster = &self.cluster.cluster;
+        cluster
+            .stats
+            .gauge_sub(cluster_stats::upstream_rq_active, 1);
+        cluster.breakers.release(self.priority, Resource::Requests);
+    }
+}
+
+/// One request and its response.
+#[derive(Debug)]
+pub struct Stream {
+    /// Its connection.
+    pub session: Rc<Session>,
+    /// The connection manager in force when it began.
+    pub managed: Managed,
+    /// The request, in the form in which it is sent on.
+    pub request: Parts,
+    /// What was settled about its client.
+    pub origin: Origin,
+    /// What the access log prints.
+    pub info: StreamInfo,
+    /// Its route.
+    pub route: Option<RouteHandle>,
+    /// Its upstream, once chosen.
+    pub upstream: Option<Upstream>,
+    /// Response headers the access log asks for.
+    response: Captured,
+    /// Trailers the access log asks for.
+    trailers: Captured,
+    /// The whole of it has to be over by then.
+    pub deadline: Option<Instant>,
+    /// That moment is the route's timeout.
+    pub route_deadline: bool,
+    /// Without a byte for so long it is given up.
+    pub idle_timeout: Option<Duration>,
+    /// When a byte last moved.
+    pub last_moved: Instant,
+    /// The response has been handed over to the end.
+    pub complete: bool,
+}
+
+impl Stream {
+    /// The configuration it is served by.
+    pub fn manager(&self) -> &ConnectionManager {
+        self.managed.manager()
+    }
+
+    pub(super) fn begin(session: Rc<Session>, managed: Managed, request: Parts) -> Box<Self> {
+        let now = Instant::now();
+        let manager = managed.manager();
+        let stats = &manager.stats;
+        stats.inc(http_stats::downstream_rq_total);
+        stats.inc(session.codec_requests());
+        stats.gauge_add(http_stats::downstream_rq_active, 1);
+        let mut info = StreamInfo::new(session.info.clone(), session.worker().clock.wall(now), now);
+        info.protocol = Some(session.protocol(request.version));
+        let idle_timeout = manager.timeouts.stream_idle;
+        let deadline = manager.common.max_stream_duration.map(|limit| now + limit);
+        let origin = Origin {
+            remote: None,
+            internal: false,
+            scheme: session.peer.scheme,
+        };
+        session.stream_began(now);
+        Box::new(Self {
+            session,
+            managed,
+            request,
+            origin,
+            info,
+            route: None,
+            upstream: None,
+            response: Captured::default(),
+            trailers: Captured::default(),
+            deadline,
+            route_deadline: false,
+            idle_timeout,
+            last_moved: now,
+            complete: false,
+        })
+    }
+
+    /// The request as routes and formats see it.
+    pub fn view(&self) -> RequestView<'_> {
+        RequestView::of(&self.request, self.origin.scheme)
+    }
+
+    /// What formats may refer to.
+    pub fn context<'a>(&'a self, response: HeaderView<'a>) -> FormatContext<'a> {
+        FormatContext {
+            info: &self.info,
+            request: self.view(),
+            response,
+            trailers: HeaderView::Absent,
+            local_reply_body: "",
+            log_type: AccessLogType::DownstreamEnd,
+        }
+    }
+
+    /// Adds a response flag.
+    pub fn flag(&mut self, flag: ResponseFlag) {
+        self.info.flags.set(flag);
+    }
+
+    /// Ready when the stream has used up a time limit; otherwise wakes by then.
+    pub fn poll_limits(&mut self, cx: &mut Context<'_>, extra: Option<Instant>) -> Poll<Limit> {
+        let idle = self.idle_timeout.map(|limit| self.last_moved + limit);
+        let earliest = [self.deadline, idle, extra].into_iter().flatten().min();
+        let Some(earliest) = earliest else {
+            return Poll::Pending;
+        };
+        if self.session.poll_alarm(cx, earliest).is_pending() {
+            return Poll::Pending;
+        }
+        Poll::Ready(if extra == Some(earliest) {
+            Limit::Extra
+        } else if self.deadline == Some(earliest) {
+            Limit::Deadline
+        } else {
+            Limit::Idle
+        })
+    }
+
+    /// Counts a response that begins, and keeps what the log will ask for.
+    pub(super) fn responds(&mut self, status: StatusCode, headers: &HeaderMap) {
+        let manager = self.managed.manager();
+        self.info.response_code = Some(status);
+        manager.stats.inc(http_class(status));
+        manager.stats.inc(http_stats::downstream_rq_completed);
+        let listener = manager.listener_stats(&self.managed.chain().listener);
+        listener.inc(listener_class(status));
+        listener.inc(listener_http_stats::downstream_rq_completed);
+        let needs = manager.access_logs.needs();
+        if !needs.response.is_empty() {
+            self.response = Captured::take(&needs.response, headers);
+        }
+    }
+
+    pub(super) fn saw_trailers(&mut self, trailers: &HeaderMap) {
+        let needs = self.managed.manager().access_logs.needs();
+        if !needs.trailers.is_empty() {
+            self.trailers = Captured::take(&needs.trailers, trailers);
+        }
+    }
+
+    /// `x-request-id`, where responses carry it.
+    pub(super) fn response_request_id(&self) -> Option<&HeaderValue> {
+        match self.manager().request_id.in_response {
+            true => self.request.headers.get(names::X_REQUEST_ID),
+            false => None,
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        self.info.end = Some(now);
+        self.info.timing.last_downstream_tx = Some(now);
+        self.session.stream_ended(now);
+        let manager = self.managed.manager();
+        manager.stats.gauge_sub(http_stats::downstream_rq_active, 1);
+        let took = u64::try_from((now - self.info.start).as_millis()).unwrap_or(u64::MAX);
+        manager.stats.record(http_stats::downstream_rq_time, took);
+        if !self.complete {
+            manager.stats.inc(http_stats::downstream_rq_rx_reset);
+            if self.info.flags.is_empty() {
+                self.info
+                    .flags
+                    .set(ResponseFlag::DownstreamConnectionTermination);
+                self.info.response_code_details = Some("downstream_remote_disconnect".into());
+            }
+            if let Some(upstream) = &self.upstream {
+                upstream
+                    .cluster
+                    .cluster
+                    .stats
+                    .inc(cluster_stats::upstream_rq_cancelled);
+            }
+        }
+        let manager = self.managed.manager();
+        if manager.access_logs.is_empty() {
+            return;
+        }
+        let needs = manager.access_logs.needs();
+        let mut context = self.context(HeaderView::Captured(&needs.response, &self.response));
+        context.trailers = HeaderView::Captured(&needs.trailers, &self.trailers);
+        let worker = self.session.worker();
+        manager
+            .access_logs
+            .log(&context, &worker.access_log, worker.random());
+    }
+}
+
+/// Which time limit was used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// The stream's own, [`Stream::deadline`].
+    Deadline,
+    /// Nothing moved.
+    Idle,
+    /// The one the caller added.
+    Extra,
+}
+
+fn http_class(status: StatusCode) -> crate::stats::Counter {
+    match status.as_u16() / 100 {
+        1 => http_stats::downstream_rq_1xx,
+        2 => http_stats::downstream_rq_2xx,
+        3 => http_stats::downstream_rq_3xx,
+        4 => http_stats::downstream_rq_4xx,
+        _ => http_stats::downstream_rq_5xx,
+    }
+}
+
+fn listener_class(status: StatusCode) -> crate::stats::Counter {
+    match status.as_u16() / 100 {
+        1 => listener_http_stats::downstream_rq_1xx,
+        2 => listener_http_stats::downstream_rq_2xx,
+        3 => listener_http_stats::downstream_rq_3xx,
+        4 => listener_http_stats::downstream_rq_4xx,
+        _ => listener_http_stats::downstream_rq_5xx,
+    }
+}

@@ -1,0 +1,151 @@
+//! `connection: upgrade`: a request that turns its connection into a tunnel.
+
+use http::{HeaderMap, Request, header};
+use hyper::{
+    body::Incoming,
+    upgrade::{OnUpgrade, Upgraded},
+};
+use hyper_util::rt::TokioIo;
+
+use super::{
+    config::ConnectionManager, downstream::DownstreamIo, filters::router::Exchange,
+    sniff::Prefixed, stats::http_stats, stream::Stream,
+};
+use crate::{
+    model::route::{Action, RouteHandle},
+    net::{self, tunnel},
+};
+
+/// An upgrade that the client asks for.
+#[derive(Debug)]
+pub struct Upgrade {
+    /// Its name, lower case.
+    kind: Box<str>,
+    ready: OnUpgrade,
+}
+
+/// What a request wants to be upgraded to, if anything. `h2c` is not an upgrade
+/// of this kind: the request goes on as if it had not been asked for.
+pub fn requested(request: &mut Request<Incoming>) -> Option<Upgrade> {
+    let kind = kind(request.headers())?;
+    Some(Upgrade {
+        kind,
+        ready: hyper::upgrade::on(request),
+    })
+}
+
+fn kind(headers: &HeaderMap) -> Option<Box<str>> {
+    let upgrade = headers.get(header::UPGRADE)?.to_str().ok()?;
+    let asked = headers.get_all(header::CONNECTION).iter().any(|value| {
+        value
+            .as_bytes()
+            .split(|b| *b == b',')
+            .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+    });
+    let kind = upgrade.to_ascii_lowercase();
+    (asked && kind != "h2c").then(|| kind.into())
+}
+
+impl Upgrade {
+    /// Whether the route, or else the connection manager, lets it pass.
+    pub fn is_allowed(&self, route: Option<&RouteHandle>, manager: &ConnectionManager) -> bool {
+        let by_route = route.and_then(|handle| match &handle.route().action {
+            Action::Forward(forward) => forward
+                .upgrades
+                .iter()
+                .find(|(kind, _)| *kind == self.kind)
+                .map(|(_, on)| *on),
+            _ => None,
+        });
+        by_route.unwrap_or_else(|| {
+            manager
+                .upgrades
+                .iter()
+                .any(|upgrade| upgrade.kind == self.kind && upgrade.enabled)
+        })
+    }
+
+    /// Carries bytes between the client and the upstream once hyper lets go of
+    /// the client's connection. The stream ends with it.
+    pub(super) fn tunnel(self, stream: Box<Stream>, exchange: Exchange) {
+        tokio::task::spawn_local(async move {
+            let Some(connection) = exchange.into_tunnel() else {
+                return;
+            };
+            let connection = *connection;
+            let (io, early) = connection.http1.into_tunnel();
+            let facts = connection.facts;
+            // The client left before it saw the response.
+            let Ok(upgraded) = self.ready.await else {
+                return;
+            };
+            let downstream = open(upgraded);
+            let upstream = Prefixed::new(early, io);
+            run(stream, downstream, upstream).await;
+            drop(facts);
+        });
+    }
+}
+
+type Downstream = Prefixed<Box<DownstreamIo<net::Stream>>>;
+
+/// The client's own stream, out of hyper's wrapping.
+fn open(upgraded: Upgraded) -> Downstream {
+    let parts = upgraded
+        .downcast::<TokioIo<DownstreamIo<net::Stream>>>()
+        .expect("every connection is served on this type");
+    Prefixed::new(parts.read_buf, Box::new(parts.io.into_inner()))
+}
+
+async fn run(
+    mut stream: Box<Stream>,
+    downstream: Downstream,
+    upstream: Prefixed<crate::upstream::pool::Io>,
+) {
+    let managed = stream.managed.clone();
+    let stats = &managed.manager().stats;
+    stats.inc(http_stats::downstream_cx_upgrades_total);
+    stats.gauge_add(http_stats::downstream_cx_upgrades_active, 1);
+    let _active = Active(&managed);
+    let session = stream.session.clone();
+    let _guard = session.worker().connection_guard();
+    let carried = tunnel::carry(downstream, upstream, stream.idle_timeout, |_| {});
+    let (_, traffic) = carried.await;
+    stream.info.bytes_received = traffic.received;
+    stream.info.bytes_sent = traffic.sent;
+    stream.complete = true;
+}
+
+/// A tunnel in the stats, for as long as it lives.
+struct Active<'a>(&'a super::connection::Managed);
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0
+            .manager()
+            .stats
+            .gauge_sub(http_stats::downstream_cx_upgrades_active, 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upgrade_is_asked_for_by_two_headers() {
+        let headers = |connection: &'static str, upgrade: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONNECTION, connection.parse().unwrap());
+            headers.insert(header::UPGRADE, upgrade.parse().unwrap());
+            headers
+        };
+        assert_eq!(
+            kind(&headers("keep-alive, Upgrade", "WebSocket")).as_deref(),
+            Some("websocket")
+        );
+        assert_eq!(kind(&headers("keep-alive", "websocket")), None);
+        assert_eq!(kind(&headers("upgrade", "h2c")), None);
+        assert_eq!(kind(&HeaderMap::new()), None);
+    }
+}

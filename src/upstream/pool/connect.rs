@@ -1,0 +1,189 @@
+//! Making a connection to a host.
+
+use std::{
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
+
+use super::{
+    Lease,
+    connection::{Connection, ConnectionFacts, ConnectionPermit},
+    http2::Http2Connection,
+    io::Io,
+};
+use crate::{
+    formatter::{Protocol as Spoken, UpstreamConnection},
+    model::cluster::{Cluster, Protocol},
+    net::Address,
+    upstream::{Host, HostStat, WorkerCluster, stats::cluster_stats},
+};
+
+/// Why a host cannot be reached.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Not within `connect_timeout`.
+    #[error("connection timeout")]
+    Timeout,
+    /// The host refused, or the network did.
+    #[error("remote connection failure")]
+    Remote(Arc<io::Error>),
+    /// This machine could not try.
+    #[error("local connection failure")]
+    Local(Arc<io::Error>),
+    /// The TLS or HTTP/2 handshake failed.
+    #[error("remote connection failure")]
+    Handshake(Arc<str>),
+}
+
+impl ConnectError {
+    fn of(error: io::Error) -> Self {
+        use io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
+        match error.kind() {
+            AddrInUse | AddrNotAvailable | PermissionDenied => Self::Local(Arc::new(error)),
+            _ => Self::Remote(Arc::new(error)),
+        }
+    }
+
+    /// `UPSTREAM_TRANSPORT_FAILURE_REASON`: what is known beyond the kind.
+    pub fn transport_failure(&self) -> Option<String> {
+        match self {
+            Self::Remote(error) | Self::Local(error) => {
+                Some(format!("delayed connect error: {error}"))
+            }
+            Self::Handshake(reason) => Some(reason.to_string()),
+            Self::Timeout => None,
+        }
+    }
+}
+
+/// Connects to a host, and through its transport socket: bytes, and what is
+/// known of them.
+///
+/// # Errors
+/// When it cannot be reached within the cluster's `connect_timeout`.
+pub async fn connect(
+    cluster: &Cluster,
+    host: &Host,
+) -> Result<(Io, UpstreamConnection), ConnectError> {
+    let stats = &cluster.stats;
+    let started = Instant::now();
+    let outcome = tokio::time::timeout(cluster.connect_timeout, open(cluster, host)).await;
+    let outcome = outcome.unwrap_or_else(|_| {
+        stats.inc(cluster_stats::upstream_cx_connect_timeout);
+        Err(ConnectError::Timeout)
+    });
+    match &outcome {
+        Ok(_) => {
+            let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            stats.record(cluster_stats::upstream_cx_connect_ms, took);
+        }
+        Err(_) => {
+            stats.inc(cluster_stats::upstream_cx_connect_fail);
+            host.inc(HostStat::cx_connect_fail);
+        }
+    }
+    outcome
+}
+
+async fn open(cluster: &Cluster, host: &Host) -> Result<(Io, UpstreamConnection), ConnectError> {
+    // Only numbers connections for people; nothing is decided by it.
+    static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+    let addresses = host.addresses().clone();
+    let mut outcome = open_address(cluster, &addresses.first).await;
+    for other in &addresses.others {
+        if outcome.is_ok() {
+            break;
+        }
+        outcome = open_address(cluster, other).await;
+    }
+    let io = outcome?;
+    let local = match &io {
+        Io::Tcp(tcp) => tcp.local_addr().ok(),
+        Io::Tls(tls) => tls.get_ref().0.local_addr().ok(),
+        Io::Unix(_) => None,
+    };
+    let info = UpstreamConnection {
+        id: NEXT_ID.fetch_add(1, Relaxed),
+        local,
+        ..UpstreamConnection::default()
+    };
+    Ok((io, info))
+}
+
+async fn open_address(cluster: &Cluster, address: &Address) -> Result<Io, ConnectError> {
+    match address {
+        Address::Ip(address) => {
+            let tcp = open_tcp(cluster, *address)
+                .await
+                .map_err(ConnectError::of)?;
+            Ok(Io::Tcp(tcp))
+        }
+        Address::Pipe(path) => {
+            let unix = UnixStream::connect(path).await.map_err(ConnectError::of)?;
+            Ok(Io::Unix(unix))
+        }
+    }
+}
+
+async fn open_tcp(cluster: &Cluster, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_nodelay(true)?;
+    let options = &cluster.socket;
+    if let Some(keepalive) = &options.keepalive {
+        let mut told = socket2::TcpKeepalive::new();
+        if let Some(time) = keepalive.time {
+            told = told.with_time(time);
+        }
+        if let Some(interval) = keepalive.interval {
+            told = told.with_interval(interval);
+        }
+        if let Some(probes) = keepalive.probes {
+            told = told.with_retries(probes);
+        }
+        socket2::SockRef::from(&socket).set_tcp_keepalive(&told)?;
+    }
+    if let Some(source) = options.source.filter(|s| s.is_ipv4() == address.is_ipv4()) {
+        if options.freebind {
+            let socket = socket2::SockRef::from(&socket);
+            match address {
+                SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+                SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+            }
+        }
+        socket.bind(source)?;
+    }
+    socket.connect(address).await
+}
+
+/// Makes a connection that a pool can use.
+pub(super) async fn establish(
+    host: Arc<Host>,
+    cluster: Rc<WorkerCluster>,
+    protocol: Protocol,
+    permit: ConnectionPermit,
+) -> Result<Lease, ConnectError> {
+    let cluster = &cluster.cluster;
+    let (io, mut info) = connect(cluster, &host).await?;
+    info.protocol = Some(match protocol {
+        Protocol::Http2 => Spoken::Http2,
+        _ => Spoken::Http11,
+    });
+    let facts = ConnectionFacts::new(cluster.clone(), host, info, permit);
+    match protocol {
+        Protocol::Http2 => Http2Connection::handshake(io, facts)
+            .await
+            .map(Lease::Http2),
+        _ => Ok(Lease::Http1(Box::new(Connection::new(io, facts)))),
+    }
+}

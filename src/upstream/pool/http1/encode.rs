@@ -1,0 +1,147 @@
+//! Requests onto the wire.
+
+use bytes::{BufMut, BytesMut};
+use http::{HeaderMap, Method, header, request};
+
+/// How the length of a request's body is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestFraming {
+    /// There is no body, or all of it has been written.
+    None,
+    /// `content-length`, which stands among the headers; bytes left.
+    Length(u64),
+    /// `transfer-encoding: chunked`, added on the wire.
+    Chunked,
+    /// `connection: upgrade`: no body before the answer.
+    Upgrade,
+}
+
+impl RequestFraming {
+    /// Whether nothing is left to be asked of the body.
+    pub(super) fn is_done(self) -> bool {
+        matches!(self, Self::None | Self::Length(0) | Self::Upgrade)
+    }
+
+    /// Accounts for body bytes; an error when the head promised fewer.
+    pub(super) fn take(&mut self, n: u64) -> Result<(), ()> {
+        if let Self::Length(left) = self {
+            *left = left.checked_sub(n).ok_or(())?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a request of this method without a body says `content-length: 0`.
+fn tells_empty_body(method: &Method) -> bool {
+    !matches!(
+        *method,
+        Method::GET
+            | Method::HEAD
+            | Method::DELETE
+            | Method::CONNECT
+            | Method::TRACE
+            | Method::OPTIONS
+    )
+}
+
+/// Writes the request line and headers. The URI is in origin form and the
+/// authority in `host`, as everywhere behind the connection manager.
+pub(super) fn head(request: &request::Parts, framing: RequestFraming, out: &mut BytesMut) {
+    let target = request.uri.path_and_query().map_or("/", |p| p.as_str());
+    let method = request.method.as_str();
+    let headers: usize = request
+        .headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    out.reserve(method.len() + target.len() + headers + 64);
+    out.put_slice(method.as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(target.as_bytes());
+    out.put_slice(b" HTTP/1.1\r\n");
+    lines(&request.headers, out);
+    match framing {
+        RequestFraming::Chunked => out.put_slice(b"transfer-encoding: chunked\r\n"),
+        RequestFraming::None
+            if tells_empty_body(&request.method)
+                && !request.headers.contains_key(header::CONTENT_LENGTH) =>
+        {
+            out.put_slice(b"content-length: 0\r\n");
+        }
+        _ => {}
+    }
+    out.put_slice(b"\r\n");
+}
+
+fn lines(headers: &HeaderMap, out: &mut BytesMut) {
+    for (name, value) in headers {
+        out.put_slice(name.as_str().as_bytes());
+        out.put_slice(b": ");
+        out.put_slice(value.as_bytes());
+        out.put_slice(b"\r\n");
+    }
+}
+
+/// Writes the line before a chunk.
+pub(super) fn chunk_size(n: usize, out: &mut BytesMut) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut line = [0; 18];
+    let mut at = line.len() - 2;
+    line[at..].copy_from_slice(b"\r\n");
+    let mut rest = n;
+    loop {
+        at -= 1;
+        line[at] = DIGITS[rest & 15];
+        rest >>= 4;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.put_slice(&line[at..]);
+}
+
+/// Writes the end of a chunked body.
+pub(super) fn last_chunk(trailers: &HeaderMap, out: &mut BytesMut) {
+    out.put_slice(b"0\r\n");
+    lines(trailers, out);
+    out.put_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunk_sizes_are_hexadecimal() {
+        for (n, line) in [(1, "1\r\n"), (0x1f, "1f\r\n"), (65536, "10000\r\n")] {
+            let mut out = BytesMut::new();
+            chunk_size(n, &mut out);
+            assert_eq!(out, line);
+        }
+        let mut out = BytesMut::new();
+        chunk_size(usize::MAX, &mut out);
+        assert_eq!(out, "ffffffffffffffff\r\n");
+    }
+
+    #[test]
+    fn a_post_without_a_body_says_so_and_a_get_does_not() {
+        for (method, expected) in [
+            (
+                "POST",
+                "POST /a?b HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n",
+            ),
+            ("GET", "GET /a?b HTTP/1.1\r\nhost: h\r\n\r\n"),
+        ] {
+            let (parts, ()) = http::Request::builder()
+                .method(method)
+                .uri("/a?b")
+                .header("host", "h")
+                .body(())
+                .unwrap()
+                .into_parts();
+            let mut out = BytesMut::new();
+            head(&parts, RequestFraming::None, &mut out);
+            assert_eq!(out, expected);
+        }
+    }
+}

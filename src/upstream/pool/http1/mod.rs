@@ -1,0 +1,472 @@
+//! One HTTP/1 connection to a host, driven by the task whose request it serves.
+//!
+//! hyper's HTTP/1 client wants a task of its own for each connection, hands
+//! every request and body chunk to it over channels, and takes the request's
+//! headers away. Here the exchange is polled in place: the request stays with
+//! its stream (for another attempt, and for the access log), nothing is woken
+//! to forward a byte, and what is known at a failure is exact: whether any byte
+//! of a response was seen decides if a request may be sent again.
+
+mod chunked;
+mod decode;
+mod encode;
+
+use std::{
+    io::{self, IoSlice},
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, Method, StatusCode, request, response};
+use http_body::{Body, Frame};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+
+pub use self::encode::RequestFraming;
+use self::{chunked::ChunkedDecoder, decode::ResponseFraming};
+
+/// Bytes asked for with the first read of a response.
+const READ_MIN: usize = 8 * 1024;
+/// Bytes asked for at most with one read; reached by doubling while reads are full.
+const READ_MAX: usize = 256 * 1024;
+/// A body chunk up to this long is copied behind what waits to be written; a
+/// longer one is written from where it is.
+const COPY_MAX: usize = 4 * 1024;
+/// Bytes of a request that may wait for the socket before its body is asked for more.
+const OUTBOUND_MAX: usize = 64 * 1024;
+
+/// What a response head may be at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Bytes, `max_response_headers_kb`, 60 KiB unless set.
+    pub bytes: usize,
+    /// Headers, `max_headers_count`, 100 unless set.
+    pub headers: usize,
+}
+
+impl Default for HeadLimits {
+    fn default() -> Self {
+        Self {
+            bytes: 60 * 1024,
+            headers: 100,
+        }
+    }
+}
+
+/// How an exchange failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Http1Error {
+    /// The host closed before it sent any byte of a response.
+    #[error("the host closed the connection before a response")]
+    Closed,
+    /// The host closed in the middle of a response.
+    #[error("the host closed the connection inside a response")]
+    Incomplete,
+    /// What came is not HTTP/1.
+    #[error("the host's response is not valid HTTP/1: {0}")]
+    Protocol(&'static str),
+    /// The response head exceeds its limits.
+    #[error("the head of the host's response is too large")]
+    HeadTooLarge,
+    /// Reading or writing failed.
+    #[error("the connection to the host failed: {0}")]
+    Io(#[from] io::Error),
+    /// The request's body failed on the way in.
+    #[error("the request's body ended early")]
+    RequestBody,
+}
+
+/// Bytes on their way to the host, in this order.
+#[derive(Debug, Default)]
+struct Outbound {
+    head: BytesMut,
+    chunk: Bytes,
+    tail: &'static [u8],
+}
+
+impl Outbound {
+    fn len(&self) -> usize {
+        self.head.len() + self.chunk.len() + self.tail.len()
+    }
+
+    fn advance(&mut self, mut n: usize) {
+        let head = n.min(self.head.len());
+        self.head.advance(head);
+        n -= head;
+        let chunk = n.min(self.chunk.len());
+        self.chunk.advance(chunk);
+        n -= chunk;
+        self.tail = &self.tail[n..];
+    }
+}
+
+/// An HTTP/1 connection to a host. At most one exchange at a time.
+///
+/// An exchange is: [`start`](Self::start), then
+/// [`poll_head`](Self::poll_head), then [`poll_body`](Self::poll_body) until
+/// [`is_complete`](Self::is_complete). The request's body is written as it
+/// comes by either of the two.
+#[derive(Debug)]
+pub struct Http1Connection<T> {
+    io: T,
+    inbound: BytesMut,
+    outbound: Outbound,
+    read_size: usize,
+    limits: HeadLimits,
+    sending: RequestFraming,
+    receiving: ResponseFraming,
+    /// The response to this method may come without its body.
+    head_request: bool,
+    upgrade_request: bool,
+    keep_alive: bool,
+    received: u64,
+    sent: u64,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
+    /// Wraps an established byte stream.
+    pub fn new(io: T, limits: HeadLimits) -> Self {
+        Self {
+            io,
+            inbound: BytesMut::new(),
+            outbound: Outbound::default(),
+            read_size: READ_MIN,
+            limits,
+            sending: RequestFraming::None,
+            receiving: ResponseFraming::Done,
+            head_request: false,
+            upgrade_request: false,
+            keep_alive: true,
+            received: 0,
+            sent: 0,
+        }
+    }
+
+    /// Begins an exchange: the request's head waits to be written.
+    pub fn start(&mut self, request: &request::Parts, framing: RequestFraming) {
+        debug_assert!(self.is_complete(), "one exchange at a time");
+        encode::head(request, framing, &mut self.outbound.head);
+        self.head_request = request.method == Method::HEAD;
+        self.upgrade_request = framing == RequestFraming::Upgrade;
+        self.sending = framing;
+        self.receiving = ResponseFraming::Head;
+    }
+
+    /// Writes what there is of the request; ready when all of it is written.
+    fn poll_request<B>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut body: Pin<&mut B>,
+    ) -> Poll<Result<(), Http1Error>>
+    where
+        B: Body<Data = Bytes>,
+    {
+        loop {
+            let mut starved = false;
+            while !self.sending.is_done()
+                && self.outbound.chunk.is_empty()
+                && self.outbound.len() < OUTBOUND_MAX
+            {
+                match body.as_mut().poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => self.enqueue(frame)?,
+                    Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(Http1Error::RequestBody)),
+                    Poll::Ready(None) => self.finish_request()?,
+                    Poll::Pending => {
+                        starved = true;
+                        break;
+                    }
+                }
+            }
+            ready!(self.poll_write(cx))?;
+            if self.sending.is_done() {
+                return Poll::Ready(Ok(()));
+            }
+            if starved {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn enqueue(&mut self, frame: Frame<Bytes>) -> Result<(), Http1Error> {
+        let frame = match frame.into_data() {
+            Ok(data) => {
+                if data.is_empty() {
+                    return Ok(());
+                }
+                self.sending
+                    .take(data.len() as u64)
+                    .map_err(|()| Http1Error::RequestBody)?;
+                let chunked = self.sending == RequestFraming::Chunked;
+                if chunked {
+                    encode::chunk_size(data.len(), &mut self.outbound.head);
+                }
+                if data.len() <= COPY_MAX {
+                    self.outbound.head.extend_from_slice(&data);
+                    if chunked {
+                        self.outbound.head.extend_from_slice(b"\r\n");
+                    }
+                } else {
+                    self.outbound.chunk = data;
+                    self.outbound.tail = if chunked { b"\r\n" } else { b"" };
+                }
+                return Ok(());
+            }
+            Err(frame) => frame,
+        };
+        if let Ok(trailers) = frame.into_trailers() {
+            if self.sending == RequestFraming::Chunked {
+                encode::last_chunk(&trailers, &mut self.outbound.head);
+                self.sending = RequestFraming::None;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish_request(&mut self) -> Result<(), Http1Error> {
+        match self.sending {
+            RequestFraming::Chunked => {
+                encode::last_chunk(&HeaderMap::new(), &mut self.outbound.head)
+            }
+            RequestFraming::Length(left) if left > 0 => return Err(Http1Error::RequestBody),
+            _ => {}
+        }
+        self.sending = RequestFraming::None;
+        Ok(())
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Http1Error>> {
+        while self.outbound.len() > 0 {
+            let out = &self.outbound;
+            let n = if out.chunk.is_empty() && out.tail.is_empty() {
+                ready!(Pin::new(&mut self.io).poll_write(cx, &out.head))?
+            } else {
+                let slices = [
+                    IoSlice::new(&out.head),
+                    IoSlice::new(&out.chunk),
+                    IoSlice::new(out.tail),
+                ];
+                ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices))?
+            };
+            if n == 0 {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
+            }
+            self.sent += n as u64;
+            self.outbound.advance(n);
+        }
+        // Only TLS buffers; for a socket this is free.
+        Pin::new(&mut self.io).poll_flush(cx).map_err(Into::into)
+    }
+
+    /// Reads once; ready with the number of bytes, 0 at the end of the stream.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.inbound.reserve(self.read_size);
+        let room = self.inbound.capacity() - self.inbound.len();
+        let n = ready!(pin!(self.io.read_buf(&mut self.inbound)).poll(cx))?;
+        self.received += n as u64;
+        if n == room {
+            self.read_size = (self.read_size * 2).min(READ_MAX);
+        } else if n < self.read_size / 4 {
+            self.read_size = (self.read_size / 2).max(READ_MIN);
+        }
+        Poll::Ready(Ok(n))
+    }
+
+    /// Writes the request and waits for the head of the response. Interim
+    /// responses but 101 are passed over.
+    ///
+    /// # Errors
+    /// Any of [`Http1Error`]. [`Http1Error::Closed`] and a failed write say that
+    /// no byte of a response was seen.
+    pub fn poll_head<B>(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: Pin<&mut B>,
+    ) -> Poll<Result<response::Parts, Http1Error>>
+    where
+        B: Body<Data = Bytes>,
+    {
+        let writing = self.poll_request(cx, body);
+        loop {
+            if !self.inbound.is_empty() {
+                match decode::head(&mut self.inbound, self.limits)? {
+                    Some(head) if head.status.is_informational() && head.status != 101 => continue,
+                    Some(head) => {
+                        self.accept(&head)?;
+                        return Poll::Ready(Ok(head));
+                    }
+                    None => {}
+                }
+            }
+            match self.poll_read(cx) {
+                Poll::Ready(Ok(0)) if self.inbound.is_empty() => {
+                    return Poll::Ready(Err(Http1Error::Closed));
+                }
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Http1Error::Incomplete)),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                // A host that answers early and closes makes the write fail: its
+                // answer, read above, counts for more.
+                Poll::Pending => match writing {
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    _ => return Poll::Pending,
+                },
+            }
+        }
+    }
+
+    fn accept(&mut self, head: &response::Parts) -> Result<(), Http1Error> {
+        self.keep_alive = decode::keeps_alive(head);
+        self.receiving = if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            if !self.upgrade_request {
+                return Err(Http1Error::Protocol("101 to a request without upgrade"));
+            }
+            ResponseFraming::Tunnel
+        } else {
+            decode::framing(head, self.head_request)?
+        };
+        if matches!(
+            self.receiving,
+            ResponseFraming::Close | ResponseFraming::Tunnel
+        ) {
+            self.keep_alive = false;
+        }
+        Ok(())
+    }
+
+    /// Reads the response's body and goes on writing the request's.
+    ///
+    /// Gives `None` at the end; [`is_complete`](Self::is_complete) is true as
+    /// soon as the last frame has been given.
+    pub fn poll_body<B>(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: Pin<&mut B>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Http1Error>>>
+    where
+        B: Body<Data = Bytes>,
+    {
+        if !self.sending.is_done() || self.outbound.len() > 0 {
+            // A failed write spoils the connection, not the response: the host
+            // may have answered without wanting the rest.
+            if let Poll::Ready(Err(_)) = self.poll_request(cx, body) {
+                self.keep_alive = false;
+                self.sending = RequestFraming::None;
+                self.outbound = Outbound::default();
+            }
+        }
+        loop {
+            let step = match &mut self.receiving {
+                ResponseFraming::Done | ResponseFraming::Head | ResponseFraming::Tunnel => {
+                    return Poll::Ready(None);
+                }
+                ResponseFraming::Length(left) => {
+                    let n = self
+                        .inbound
+                        .len()
+                        .min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    if n > 0 {
+                        *left -= n as u64;
+                        if *left == 0 {
+                            self.receiving = ResponseFraming::Done;
+                        }
+                        let data = self.inbound.split_to(n).freeze();
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                    Ok(())
+                }
+                ResponseFraming::Close => {
+                    if !self.inbound.is_empty() {
+                        let data = self.inbound.split().freeze();
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                    Ok(())
+                }
+                ResponseFraming::Chunked(decoder) => match decoder.decode(&mut self.inbound) {
+                    Ok(chunked::Step::Data(data)) => {
+                        // Look ahead, so that the end is known with the last data.
+                        if let Ok(chunked::Step::End) = decoder.decode_end(&mut self.inbound) {
+                            self.receiving = ResponseFraming::Done;
+                        }
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                    Ok(chunked::Step::Trailers(trailers)) => {
+                        self.receiving = ResponseFraming::Done;
+                        return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                    }
+                    Ok(chunked::Step::End) => {
+                        self.receiving = ResponseFraming::Done;
+                        return Poll::Ready(None);
+                    }
+                    Ok(chunked::Step::More) => Ok(()),
+                    Err(error) => Err(error),
+                },
+            };
+            if let Err(error) = step {
+                return Poll::Ready(Some(Err(error)));
+            }
+            match ready!(self.poll_read(cx)) {
+                Ok(0) if self.receiving == ResponseFraming::Close => {
+                    self.receiving = ResponseFraming::Done;
+                    return Poll::Ready(None);
+                }
+                Ok(0) => return Poll::Ready(Some(Err(Http1Error::Incomplete))),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
+            }
+        }
+    }
+
+    /// Bytes of body that are still to come, where the head told.
+    pub fn body_left(&self) -> Option<u64> {
+        match self.receiving {
+            ResponseFraming::Length(left) => Some(left),
+            ResponseFraming::Done => Some(0),
+            _ => None,
+        }
+    }
+
+    /// Whether all of the body lies in the buffer, so that one more
+    /// [`poll_body`](Self::poll_body) gives it whole.
+    pub fn has_whole_body(&self) -> bool {
+        match self.receiving {
+            ResponseFraming::Length(left) => self.inbound.len() as u64 >= left,
+            _ => self.is_complete(),
+        }
+    }
+
+    /// Whether the response has been read to its end.
+    pub fn is_complete(&self) -> bool {
+        self.receiving == ResponseFraming::Done
+    }
+
+    /// Whether another exchange may use this connection after a complete one.
+    pub fn is_reusable(&self) -> bool {
+        self.keep_alive
+            && self.is_complete()
+            && self.sending.is_done()
+            && self.outbound.len() == 0
+            && self.inbound.is_empty()
+    }
+
+    /// Whether an idle connection is still good: the host has neither closed it
+    /// nor said anything unasked. Registers `cx` to be woken when that changes.
+    pub fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_read(cx).map(|_| ())
+    }
+
+    /// Bytes received and sent since this was last asked.
+    pub fn take_traffic(&mut self) -> (u64, u64) {
+        (
+            std::mem::take(&mut self.received),
+            std::mem::take(&mut self.sent),
+        )
+    }
+
+    /// Gives the byte stream back after a 101, with what was read beyond the head.
+    pub fn into_tunnel(self) -> (T, Bytes) {
+        (self.io, self.inbound.freeze())
+    }
+}
+
+#[cfg(test)]
+mod tests;

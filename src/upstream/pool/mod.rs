@@ -1,0 +1,351 @@
+//! Connections to one host, kept by one worker.
+//!
+//! HTTP/1 connections are a stack: the one used last is used next, so that the
+//! rest go idle and are closed. A request that finds none waits in a queue while
+//! a connection is made for it, and takes whichever is free first. HTTP/2
+//! connections are shared up to their limit of streams.
+//!
+//! A pool belongs to a host and to what is on the wire, not to a configuration:
+//! a changed cluster goes on with the pools of the one it replaces. When its
+//! host is removed or what is on the wire changes, a pool drains: idle
+//! connections close, and those in use close after their request.
+
+mod connect;
+mod connection;
+pub mod http1;
+pub mod http2;
+mod io;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    future::poll_fn,
+    rc::{Rc, Weak},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use self::http2::Http2Connection;
+pub use self::{
+    connect::{ConnectError, connect},
+    connection::{Connection, ConnectionFacts},
+    io::Io,
+};
+use super::{
+    Breakers, Host, HostStat, Permit, Priority, Resource, WorkerCluster, stats::cluster_stats,
+};
+use crate::model::cluster::Protocol;
+
+/// How often the idle connections of a pool are looked over.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why there is no connection for a request.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PoolError {
+    /// A circuit breaker is open.
+    #[error("overflow")]
+    Overflow,
+    /// The host cannot be reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+}
+
+/// What a request gets to be sent on.
+#[derive(Debug)]
+pub enum Lease {
+    /// A connection of its own.
+    Http1(Box<Connection>),
+    /// A share of one.
+    Http2(Rc<Http2Connection>),
+}
+
+type Waiter = oneshot::Sender<Result<Lease, PoolError>>;
+
+/// A worker's connections to one host, of one protocol.
+#[derive(Debug)]
+pub struct Pool {
+    host: Arc<Host>,
+    protocol: Protocol,
+    idle: RefCell<Vec<Box<Connection>>>,
+    shared: RefCell<Vec<Rc<Http2Connection>>>,
+    waiting: RefCell<VecDeque<Waiter>>,
+    connecting: Cell<u32>,
+    busy: Cell<u32>,
+    sweeping: Cell<bool>,
+    drained: Cell<bool>,
+}
+
+impl Pool {
+    /// An empty pool. `protocol` is [`Protocol::Http1`] or [`Protocol::Http2`].
+    pub fn new(host: Arc<Host>, protocol: Protocol) -> Rc<Self> {
+        Rc::new(Self {
+            host,
+            protocol,
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            waiting: RefCell::default(),
+            connecting: Cell::new(0),
+            busy: Cell::new(0),
+            sweeping: Cell::new(false),
+            drained: Cell::new(false),
+        })
+    }
+
+    /// The host.
+    pub fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    /// A connection that is ready now. Costs no system call.
+    pub fn take(&self) -> Option<Lease> {
+        if self.protocol == Protocol::Http2 {
+            let mut shared = self.shared.borrow_mut();
+            shared.retain(|c| !c.is_closed());
+            return shared
+                .iter()
+                .find(|c| c.has_room())
+                .cloned()
+                .map(Lease::Http2);
+        }
+        // Only what the socket has said since it was last read counts; nobody
+        // has to be woken.
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut idle = self.idle.borrow_mut();
+        while let Some(mut connection) = idle.pop() {
+            if connection.poll_idle(&mut cx).is_pending() {
+                self.busy.set(self.busy.get() + 1);
+                return Some(Lease::Http1(connection));
+            }
+            connection.closed_by_host();
+        }
+        None
+    }
+
+    /// Waits for a connection, making one where that is allowed.
+    ///
+    /// Cancel-safe: who stops waiting leaves the connection to the others.
+    ///
+    /// # Errors
+    /// When a circuit breaker is open or the host cannot be reached.
+    pub async fn wait(
+        self: &Rc<Self>,
+        cluster: &Rc<WorkerCluster>,
+        priority: Priority,
+    ) -> Result<Lease, PoolError> {
+        let stats = &cluster.cluster.stats;
+        let pending = Breakers::acquire(
+            cluster.cluster.breakers.clone(),
+            priority,
+            Resource::PendingRequests,
+        );
+        let Some(permit) = pending else {
+            stats.inc(cluster_stats::upstream_rq_pending_overflow);
+            return Err(PoolError::Overflow);
+        };
+        stats.inc(cluster_stats::upstream_rq_pending_total);
+        let _pending = Pending::new(cluster.clone(), self.host.clone(), permit);
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.borrow_mut().push_back(sender);
+        self.grow(cluster, priority);
+        match receiver.await {
+            Ok(outcome) => outcome,
+            // The pool was dropped with its cluster.
+            Err(_) => Err(PoolError::Overflow),
+        }
+    }
+
+    /// Makes one more connection if those who wait need it and may have it.
+    fn grow(self: &Rc<Self>, cluster: &Rc<WorkerCluster>, priority: Priority) {
+        let wanted = match self.protocol {
+            Protocol::Http2 => u32::from(!self.waiting.borrow().is_empty()),
+            _ => u32::try_from(self.waiting.borrow().len()).unwrap_or(u32::MAX),
+        };
+        if self.connecting.get() >= wanted {
+            return;
+        }
+        let stats = &cluster.cluster.stats;
+        let permit = Breakers::acquire(
+            cluster.cluster.breakers.clone(),
+            priority,
+            Resource::Connections,
+        );
+        if permit.is_none() {
+            stats.inc(cluster_stats::upstream_cx_overflow);
+            // A pool without any connection gets one all the same, or those who
+            // wait would do so for ever.
+            let any = self.connecting.get() + self.busy.get() > 0
+                || !self.idle.borrow().is_empty()
+                || !self.shared.borrow().is_empty();
+            if any {
+                return;
+            }
+        }
+        self.connecting.set(self.connecting.get() + 1);
+        let connecting =
+            connect::establish(self.host.clone(), cluster.clone(), self.protocol, permit);
+        let (pool, cluster) = (self.clone(), cluster.clone());
+        tokio::task::spawn_local(async move {
+            let outcome = connecting.await;
+            pool.connecting.set(pool.connecting.get() - 1);
+            match outcome {
+                Ok(Lease::Http1(connection)) => {
+                    pool.busy.set(pool.busy.get() + 1);
+                    pool.put(connection, &cluster);
+                }
+                Ok(Lease::Http2(connection)) => {
+                    pool.shared.borrow_mut().push(connection);
+                    pool.serve_waiting(&cluster);
+                }
+                Err(error) => pool.fail_waiting(&error.into()),
+            }
+        });
+    }
+
+    /// Takes a connection back after its exchange, or closes it.
+    pub fn put(self: &Rc<Self>, connection: Box<Connection>, cluster: &Rc<WorkerCluster>) {
+        self.busy.set(self.busy.get() - 1);
+        let mut connection = connection;
+        if self.drained.get() || !connection.may_go_on(Instant::now()) {
+            drop(connection);
+            return self.replace(cluster);
+        }
+        loop {
+            let waiter = self.waiting.borrow_mut().pop_front();
+            let Some(waiter) = waiter else { break };
+            match waiter.send(Ok(Lease::Http1(connection))) {
+                Ok(()) => {
+                    self.busy.set(self.busy.get() + 1);
+                    return;
+                }
+                Err(Ok(Lease::Http1(back))) => connection = back,
+                Err(_) => return,
+            }
+        }
+        connection.rest();
+        self.idle.borrow_mut().push(connection);
+        if !self.sweeping.replace(true) {
+            tokio::task::spawn_local(sweep(Rc::downgrade(self)));
+        }
+    }
+
+    /// Tells that a connection that was in use is gone.
+    pub fn lost(self: &Rc<Self>, cluster: &Rc<WorkerCluster>) {
+        self.busy.set(self.busy.get() - 1);
+        self.replace(cluster);
+    }
+
+    fn replace(self: &Rc<Self>, cluster: &Rc<WorkerCluster>) {
+        if !self.waiting.borrow().is_empty() {
+            self.grow(cluster, Priority::Default);
+        }
+    }
+
+    /// Gives shares of HTTP/2 connections to those who wait.
+    pub fn serve_waiting(self: &Rc<Self>, cluster: &Rc<WorkerCluster>) {
+        while !self.waiting.borrow().is_empty() {
+            let Some(lease) = self.take() else {
+                return self.grow(cluster, Priority::Default);
+            };
+            let waiter = self.waiting.borrow_mut().pop_front();
+            // One who has left needs nothing.
+            drop(waiter.map(|waiter| waiter.send(Ok(lease))));
+        }
+    }
+
+    fn fail_waiting(&self, error: &PoolError) {
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        for waiter in waiting {
+            // One who has left need not be told.
+            drop(waiter.send(Err(error.clone())));
+        }
+    }
+
+    /// Closes what is idle, and what is in use as soon as it is free.
+    pub fn drain(&self) {
+        self.drained.set(true);
+        self.idle.borrow_mut().clear();
+        for connection in self.shared.borrow_mut().drain(..) {
+            connection.close_when_idle();
+        }
+    }
+
+    /// Closes idle connections that the host has closed or that have been idle
+    /// too long. Registers `cx` with the rest.
+    fn look_over(&self, cx: &mut Context<'_>) {
+        let now = Instant::now();
+        let mut idle = self.idle.borrow_mut();
+        idle.retain_mut(|connection| {
+            if connection.poll_idle(cx).is_ready() {
+                connection.closed_by_host();
+                return false;
+            }
+            !connection.has_rested_enough(now)
+        });
+        self.shared.borrow_mut().retain(|c| {
+            let done = c.is_idle_for_long(now);
+            if done {
+                c.close_when_idle();
+            }
+            !done && !c.is_closed()
+        });
+    }
+}
+
+/// Looks over a pool's idle connections now and then, and at once when one of
+/// those that were idle already is closed by the host.
+async fn sweep(pool: Weak<Pool>) {
+    loop {
+        let mut rest = std::pin::pin!(tokio::time::sleep(SWEEP_INTERVAL));
+        poll_fn(|cx| {
+            if let Some(pool) = pool.upgrade() {
+                pool.look_over(cx);
+            }
+            match rest.as_mut().poll(cx) {
+                Poll::Ready(()) => Poll::Ready(()),
+                Poll::Pending if pool.strong_count() == 0 => Poll::Ready(()),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await;
+        let Some(pool) = pool.upgrade() else { return };
+        if pool.idle.borrow().is_empty() && pool.shared.borrow().is_empty() {
+            pool.sweeping.set(false);
+            return;
+        }
+    }
+}
+
+/// A request that waits for a connection, as the stats see it.
+struct Pending {
+    cluster: Rc<WorkerCluster>,
+    host: Arc<Host>,
+    _permit: Permit<Arc<Breakers>>,
+}
+
+impl Pending {
+    fn new(cluster: Rc<WorkerCluster>, host: Arc<Host>, permit: Permit<Arc<Breakers>>) -> Self {
+        cluster
+            .cluster
+            .stats
+            .gauge_add(cluster_stats::upstream_rq_pending_active, 1);
+        host.inc(HostStat::rq_pending_active);
+        Self {
+            cluster,
+            host,
+            _permit: permit,
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.cluster
+            .cluster
+            .stats
+            .gauge_sub(cluster_stats::upstream_rq_pending_active, 1);
+        self.host.dec(HostStat::rq_pending_active);
+    }
+}

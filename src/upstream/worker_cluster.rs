@@ -1,0 +1,171 @@
+//! What one worker holds of each cluster it has used: its choice among hosts
+//! and its pools.
+
+use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc};
+
+use foldhash::fast::RandomState;
+
+use super::{Endpoint, LbContext, LbState, balance::Choice, pool::Pool};
+use crate::model::{
+    Snapshot,
+    cluster::{Cluster, Protocol},
+};
+
+/// Pools by host id and protocol. They outlive the configuration they were made
+/// under for as long as the next one looks the same on the wire.
+#[derive(Debug, Default)]
+struct Pools(RefCell<HashMap<(u64, Protocol), Rc<Pool>, RandomState>>);
+
+impl Pools {
+    fn drain_all(&self) {
+        self.0
+            .borrow_mut()
+            .drain()
+            .for_each(|(_, pool)| pool.drain());
+    }
+
+    /// Drains the pools of hosts that are no longer there.
+    fn retain(&self, keep: impl Fn(u64) -> bool) {
+        self.0.borrow_mut().retain(|(host, _), pool| {
+            let keep = keep(*host);
+            if !keep {
+                pool.drain();
+            }
+            keep
+        });
+    }
+}
+
+/// A cluster as one worker sees it.
+#[derive(Debug)]
+pub struct WorkerCluster {
+    /// Its configuration.
+    pub cluster: Arc<Cluster>,
+    /// Its name, for the access log.
+    pub name: Rc<str>,
+    /// What its stats are called by, for the access log.
+    pub observability_name: Rc<str>,
+    lb: RefCell<LbState>,
+    pools: Rc<Pools>,
+    /// Version of the host set the pools were last compared with.
+    hosts_seen: std::cell::Cell<u64>,
+}
+
+impl WorkerCluster {
+    fn new(cluster: Arc<Cluster>, previous: Option<&Self>) -> Rc<Self> {
+        let pools = match previous {
+            Some(previous) if previous.cluster.wire_identity == cluster.wire_identity => {
+                previous.pools.clone()
+            }
+            Some(previous) => {
+                previous.pools.drain_all();
+                Rc::default()
+            }
+            None => Rc::default(),
+        };
+        Rc::new(Self {
+            name: cluster.name.as_ref().into(),
+            observability_name: cluster.observability_name.as_ref().into(),
+            cluster,
+            lb: RefCell::default(),
+            pools,
+            hosts_seen: std::cell::Cell::new(0),
+        })
+    }
+
+    /// Chooses a host for a request.
+    pub fn choose(&self, cx: &LbContext<'_>) -> Option<Arc<Endpoint>> {
+        let mut lb = self.lb.borrow_mut();
+        let version = self.cluster.hosts().version();
+        if self.hosts_seen.replace(version) != version {
+            self.compare_hosts(&mut lb);
+        }
+        match self.cluster.choose(&mut lb, cx) {
+            Choice::Host { endpoint, .. } => Some(endpoint.clone()),
+            Choice::None => None,
+        }
+    }
+
+    fn compare_hosts(&self, lb: &mut LbState) {
+        let set = lb.hosts(self.cluster.hosts());
+        let ids: std::collections::HashSet<u64> =
+            set.endpoints().map(|endpoint| endpoint.host.id()).collect();
+        self.pools.retain(|id| ids.contains(&id));
+    }
+
+    /// Drains the pools of hosts that have left the cluster.
+    pub fn refresh(&self) {
+        let version = self.cluster.hosts().version();
+        if self.hosts_seen.replace(version) != version {
+            self.compare_hosts(&mut self.lb.borrow_mut());
+        }
+    }
+
+    /// The pool of a host.
+    pub fn pool(&self, endpoint: &Endpoint, protocol: Protocol) -> Rc<Pool> {
+        let mut pools = self.pools.0.borrow_mut();
+        let pool = pools
+            .entry((endpoint.host.id(), protocol))
+            .or_insert_with(|| Pool::new(endpoint.host.clone(), protocol));
+        pool.clone()
+    }
+}
+
+impl Drop for WorkerCluster {
+    fn drop(&mut self) {
+        // The last one takes its pools along; their idle connections close.
+        if Rc::strong_count(&self.pools) == 1 {
+            self.pools.drain_all();
+        }
+    }
+}
+
+/// The clusters one worker has used.
+#[derive(Debug, Default)]
+pub struct WorkerClusters(RefCell<HashMap<Arc<str>, Rc<WorkerCluster>, RandomState>>);
+
+impl WorkerClusters {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A cluster of the configuration in force.
+    pub fn get(&self, snapshot: &Snapshot, name: &str) -> Option<Rc<WorkerCluster>> {
+        if let Some(cluster) = self.0.borrow().get(name) {
+            return Some(cluster.clone());
+        }
+        let cluster = snapshot.clusters.get(name)?.clone();
+        let worker_cluster = WorkerCluster::new(cluster, None);
+        self.0
+            .borrow_mut()
+            .insert(worker_cluster.cluster.name.clone(), worker_cluster.clone());
+        Some(worker_cluster)
+    }
+
+    /// Follows a change of the configuration: removed clusters go, replaced ones
+    /// are replaced, with their pools where what is on the wire is the same.
+    pub fn snapshot_changed(&self, snapshot: &Snapshot) {
+        let mut gone = Vec::new();
+        let mut mine = self.0.borrow_mut();
+        mine.retain(|name, cluster| match snapshot.clusters.get(name) {
+            Some(now) if Arc::ptr_eq(now, &cluster.cluster) => {
+                cluster.refresh();
+                true
+            }
+            Some(now) => {
+                let next = WorkerCluster::new(now.clone(), Some(cluster));
+                gone.push(std::mem::replace(cluster, next));
+                true
+            }
+            None => {
+                cluster.pools.drain_all();
+                gone.push(cluster.clone());
+                false
+            }
+        });
+        drop(mine);
+        // Dropped where nothing is borrowed.
+        drop(gone);
+    }
+}
