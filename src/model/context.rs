@@ -54,13 +54,13 @@ pub trait Sources {
         at: &At<'_>,
     ) -> Result<Arc<Slot<EndpointSet>>, Reported>;
 
-    /// Tells that the resource being compiled needs this cluster to exist now:
-    /// an inline route table whose `validate_clusters` holds. Without it the
-    /// resource is refused, and tried again when the cluster arrives.
+    /// Tells that the resource being compiled refers to this cluster. When
+    /// `must_exist` (`validate_clusters`), the resource is refused until there is
+    /// one; otherwise only validation looks.
     ///
     /// # Errors
-    /// When there is no such cluster.
-    fn require_cluster(&self, name: &str, at: &At<'_>) -> Result<(), Reported>;
+    /// When the cluster has to exist and does not.
+    fn cluster(&self, name: &str, must_exist: bool, at: &At<'_>) -> Result<(), Reported>;
 
     /// Tells that these files are part of the resource being compiled (a
     /// certificate, a direct response body): it is compiled again when one of

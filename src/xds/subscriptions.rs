@@ -128,7 +128,7 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Tells which clusters there are, for [`Sources::require_cluster`].
+    /// Tells which clusters there are, for [`Sources::cluster`].
     pub fn set_clusters<'a>(&self, names: impl Iterator<Item = &'a Arc<str>>) {
         *self.clusters.borrow_mut() = names.cloned().collect();
     }
@@ -357,9 +357,9 @@ impl Sources for Collector<'_> {
         self.subscribe(&self.subscriptions.endpoints, source, name, stat_prefix, at)
     }
 
-    fn require_cluster(&self, name: &str, at: &At<'_>) -> Result<(), Reported> {
+    fn cluster(&self, name: &str, must_exist: bool, at: &At<'_>) -> Result<(), Reported> {
         let clusters = self.subscriptions.clusters.borrow();
-        if clusters.contains(name) {
+        if !must_exist || clusters.contains(name) {
             return Ok(());
         }
         self.lacks();

@@ -36,7 +36,6 @@ pub struct RouteTable {
     internal_only_headers: Box<[HeaderName]>,
     ignore_port: bool,
     ignore_path_parameters: bool,
-    validate_clusters: Option<bool>,
 }
 
 /// A route in its table.
@@ -153,6 +152,7 @@ impl RouteTable {
             }
         }
         outcome?;
+        check_clusters(&compiled, validate_clusters.unwrap_or(false), cx, &hosts_at)?;
         Ok(Self {
             name: name.into(),
             hosts,
@@ -163,7 +163,6 @@ impl RouteTable {
             internal_only_headers: internal.into(),
             ignore_port: ignore_port_in_host_matching,
             ignore_path_parameters: ignore_path_parameters_in_path_matching,
-            validate_clusters,
         })
     }
 
@@ -220,12 +219,6 @@ impl RouteTable {
         &self.internal_only_headers
     }
 
-    /// `validate_clusters`: whether the clusters it names have to exist. Unset,
-    /// they have to for a table inside of a listener, and not for one by RDS.
-    pub fn validate_clusters(&self) -> Option<bool> {
-        self.validate_clusters
-    }
-
     /// The clusters it names, each once.
     pub fn referenced_clusters(&self) -> HashSet<&Arc<str>> {
         let routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);
@@ -237,4 +230,32 @@ impl RouteTable {
             .flatten()
             .collect()
     }
+}
+
+/// Says which clusters the routes lead to. `validate_clusters` is false unless
+/// set; whoever compiles a table that is part of a connection manager sets it.
+fn check_clusters(
+    virtual_hosts: &[VirtualHost],
+    must_exist: bool,
+    cx: &Context<'_>,
+    at: &At<'_>,
+) -> Result<(), Reported> {
+    let mut outcome = Ok(());
+    for (h, host) in virtual_hosts.iter().enumerate() {
+        let at = at.index(h);
+        let at = at.field("routes");
+        for (r, route) in host.routes.iter().enumerate() {
+            let Action::Forward(forward) = &route.action else {
+                continue;
+            };
+            let at = at.index(r);
+            let at = at.field("route");
+            for name in forward.cluster.names() {
+                if let Err(reported) = cx.sources.cluster(name, must_exist, &at) {
+                    outcome = Err(reported);
+                }
+            }
+        }
+    }
+    outcome
 }

@@ -72,7 +72,7 @@ impl Kind for Fake {
         self.builds.set(self.builds.get() + 1);
         let nature = message.alt_stat_name.as_str();
         if let Some(needed) = nature.strip_prefix("needs ") {
-            cx.sources.require_cluster(needed, at)?;
+            cx.sources.cluster(needed, true, at)?;
         }
         if nature == "bad" {
             return Err(at.field("alt_stat_name").error("is bad"));
