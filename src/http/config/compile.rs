@@ -242,7 +242,9 @@ fn compile_routes(
     at: &At<'_>,
 ) -> Result<Arc<Slot<RouteTable>>, Reported> {
     match specifier {
-        Some(RouteSpecifier::RouteConfig(message)) => {
+        Some(RouteSpecifier::RouteConfig(mut message)) => {
+            // Unlike those by RDS, the routes of a listener must lead somewhere.
+            message.validate_clusters.get_or_insert(true);
             let name: Arc<str> = message.name.as_str().into();
             let table = RouteTable::compile(message, cx, &at.field("route_config"))?;
             Ok(Arc::new(Slot::fixed(name, Arc::new(table))))
