@@ -187,6 +187,11 @@ impl Options {
         self.log_format != log::DEFAULT
     }
 
+    /// Whether unknown fields in dynamic configuration are let pass.
+    pub fn ignores_unknown_dynamic_fields(&self) -> bool {
+        self.ignore_unknown_dynamic_fields && !self.reject_unknown_dynamic_fields
+    }
+
     /// How the log is to be at the start.
     pub fn log_settings(&self) -> log::Settings {
         log::Settings {

@@ -7,7 +7,7 @@ use prost_types::{Struct, value::Kind};
 use crate::{
     api::envoy::config::{
         bootstrap::v3::{
-            Admin, Bootstrap as Message, ClusterManager, LayeredRuntime,
+            Admin, Bootstrap as Message, ClusterManager,
             bootstrap::{
                 ApplicationLogConfig, DynamicResources, StaticResources, StatsFlush,
                 application_log_config::{LogFormat, log_format},
@@ -22,15 +22,16 @@ use crate::{
     api::envoy::r#type::v3::SemanticVersion,
     cli::{Mode, Options, Version},
     config::{self, At, Reported},
-    log, refuse,
+    log, refuse, runtime,
+    stats::tags::TagRules,
 };
 
 use super::watchdog;
 
 /// The parts of a bootstrap, each on its way to the room that compiles it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Bootstrap {
-    /// Who this proxy is, with what the command line and the build say of it.
+    /// Who this proxy is, see [`name_node`].
     pub node: Node,
     /// The admin's address and access log; no admin when absent.
     pub admin: Option<Admin>,
@@ -41,9 +42,9 @@ pub struct Bootstrap {
     /// What concerns all clusters.
     pub cluster_manager: ClusterManager,
     /// Layers of runtime values.
-    pub layered_runtime: LayeredRuntime,
-    /// Tags, matchers and buckets of stats.
-    pub stats_config: StatsConfig,
+    pub runtime: Vec<runtime::Layer>,
+    /// Which parts of a stat's name are tags.
+    pub tags: TagRules,
     /// `x-envoy` unless set.
     pub header_prefix: String,
     /// Value of the stat `server.version`, when set.
@@ -70,7 +71,7 @@ pub struct Dns {
 }
 
 impl Bootstrap {
-    /// Checks a bootstrap and adds what the command line says.
+    /// Checks a bootstrap, whose node has been named by [`name_node`].
     ///
     /// # Errors
     /// Reports each field that is valid in Envoy and not supported here, and what
@@ -154,7 +155,13 @@ impl Bootstrap {
             options,
             &at.field("application_log_config"),
         );
-        let node = this_node(node.unwrap_or_default(), options);
+        let node = node.unwrap_or_default();
+        let tags = tag_rules(stats_config, options, &at.field("stats_config"));
+        let runtime = runtime::compile(
+            layered_runtime.unwrap_or_default(),
+            &node.cluster,
+            &at.field("layered_runtime"),
+        );
         let dynamic_resources = dynamic_resources.unwrap_or_default();
         let identity = check_identity(&node, &dynamic_resources, options, at);
         refused?;
@@ -167,8 +174,8 @@ impl Bootstrap {
             static_resources: static_resources.unwrap_or_default(),
             dynamic_resources,
             cluster_manager: cluster_manager.unwrap_or_default(),
-            layered_runtime: layered_runtime.unwrap_or_default(),
-            stats_config: stats_config.unwrap_or_default(),
+            runtime: runtime?,
+            tags: tags?,
             header_prefix: match header_prefix.is_empty() {
                 true => "x-envoy".to_owned(),
                 false => header_prefix,
@@ -184,6 +191,31 @@ impl Bootstrap {
             log_format: log_format?,
         })
     }
+}
+
+fn tag_rules(
+    config: Option<StatsConfig>,
+    options: &Options,
+    at: &At<'_>,
+) -> Result<TagRules, Reported> {
+    let StatsConfig {
+        stats_tags,
+        use_all_default_tags,
+        stats_matcher,
+        histogram_bucket_settings,
+        allow_default_tag_overrides,
+    } = config.unwrap_or_default();
+    let refused = refuse!(at;
+        stats_matcher, histogram_bucket_settings, allow_default_tag_overrides);
+    let given: Vec<_> = options
+        .stats_tag
+        .iter()
+        .map(|tag| (tag.name.clone(), tag.value.clone()))
+        .collect();
+    let all = use_all_default_tags.unwrap_or(true);
+    let rules = TagRules::compile(stats_tags, all, &given, &at.field("stats_tags"));
+    refused?;
+    rules
 }
 
 /// Envoy's default of `stats_flush_interval`.
@@ -239,7 +271,7 @@ fn log_format(
 }
 
 /// The bootstrap's node, under the command line's names and with this build's facts.
-fn this_node(mut node: Node, options: &Options) -> Node {
+pub fn name_node(mut node: Node, options: &Options) -> Node {
     let set = |field: &mut String, given: &str| {
         if !given.is_empty() {
             given.clone_into(field);
@@ -318,7 +350,13 @@ mod tests {
 
     fn compile(message: Message, line: &str) -> Result<Bootstrap, String> {
         let report = Report::new();
-        Bootstrap::compile(message, &options(line), &report.root()).map_err(|_| report.to_string())
+        let options = options(line);
+        let node = message.node.clone().unwrap_or_default();
+        let message = Message {
+            node: Some(name_node(node, &options)),
+            ..message
+        };
+        Bootstrap::compile(message, &options, &report.root()).map_err(|_| report.to_string())
     }
 
     #[test]

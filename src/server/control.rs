@@ -45,6 +45,15 @@ impl Control {
         self.quit.notified().await;
     }
 
+    /// The state of the process, as the admin and the stats tell it.
+    pub fn state(&self) -> ServerState {
+        let phase = self.lifecycle.phase();
+        match phase.health_failed || phase.draining.is_some() {
+            true => ServerState::Draining,
+            false => self.start.get(),
+        }
+    }
+
     /// Stops accepting and asks what is open to finish within the drain time.
     pub fn shut_down(&self) {
         self.lifecycle.stop_accepting();
@@ -65,11 +74,7 @@ pub struct AdminControl(pub Rc<Control>);
 
 impl state::Lifecycle for AdminControl {
     fn state(&self) -> ServerState {
-        let phase = self.0.lifecycle.phase();
-        match phase.health_failed || phase.draining.is_some() {
-            true => ServerState::Draining,
-            false => self.0.start.get(),
-        }
+        self.0.state()
     }
 
     fn fail_health_checks(&self) {

@@ -6,25 +6,41 @@
 //! stop accepting, connections are asked to go, what is left at the end of the
 //! drain time is cut.
 
-use std::{fs, io, path::PathBuf, process::ExitCode, time::Instant};
+use std::{
+    fs, io,
+    path::PathBuf,
+    process::ExitCode,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
-use tokio::task::{self, LocalSet};
+use bytes::Bytes;
+use prost::Message;
+use tokio::{
+    task::{self, LocalSet},
+    time,
+};
 
 use crate::{
-    admin::state::ServerState,
-    api::envoy::config::bootstrap::v3::bootstrap::application_log_config::log_format::LogFormat,
+    api::envoy::config::bootstrap::v3::bootstrap::{
+        StaticResources, application_log_config::log_format::LogFormat,
+    },
     cli::{self, Mode, Options},
-    config::Report,
+    config::{Report, Reported, Strictness},
     critical,
     log::{self, Level, Log},
+    model::context::ServerInfo,
+    runtime::Runtime,
     stats,
+    xds::{Configurator, Setup},
 };
 
 use super::{
-    Bootstrap, DrainStrategy, Lifecycle, Workers,
+    Bootstrap, DrainStrategy, Lifecycle, Workers, bootstrap,
     control::Control,
-    empty_snapshot,
-    shutdown::{self, Stop},
+    empty_snapshot, local_address,
+    shutdown::{self, Asked, Stop},
     signals::Signals,
     source,
     stats::ServerStats,
@@ -128,18 +144,17 @@ async fn serve(options: &Options, log: &Log) -> Result<(), StartError> {
         options.restart_epoch,
     );
     let report = Report::new();
-    let bootstrap = source::read(options, &report)
-        .and_then(|message| Bootstrap::compile(message, options, &report.root()));
-    let Ok(bootstrap) = bootstrap else {
+    let Ok((bootstrap, dump)) = bootstrap(options, &report) else {
         return Err(source::explain(options, report));
     };
     set_log_format(log, &bootstrap);
 
+    let registry = stats::Registry::new(options.workers());
     let snapshot = empty_snapshot();
     let lifecycle = Lifecycle::new(options.drain_time(), drain_strategy(options));
     let control = Control::new(lifecycle.clone(), log.clone());
-    let registry = stats::Registry::new(options.workers());
     let server = ServerStats::new(&registry, options, bootstrap.stats_server_version, started);
+    let server = Rc::new(server);
     let mut watchdog = Watchdog::new(bootstrap.watchdog, &registry);
     task::spawn_local(watchdog.main_thread().run());
     let workers = Workers::start(
@@ -151,18 +166,89 @@ async fn serve(options: &Options, log: &Log) -> Result<(), StartError> {
     )?;
     let _watch = watchdog.start(options.workers() + 1)?;
 
-    tracing::info!(target: "config", "all dependencies initialized. starting workers");
-    lifecycle.start_accepting();
-    control.reached(ServerState::Live);
-    server.serving();
-    if options.mode == Mode::Serve {
-        tracing::info!(target: "main", "starting main dispatch loop");
-        let stop = Stop { signals, control };
-        shutdown::run_to_end(stop, &lifecycle, workers).await;
-        tracing::info!(target: "main", "main dispatch loop exited");
-    }
+    tell_what_loads(&bootstrap);
+    let setup = Setup {
+        stats: registry.clone(),
+        server: server_info(&bootstrap, options),
+        runtime: Runtime::new(bootstrap.runtime, &registry),
+        strictness: Strictness::for_dynamic(options.ignores_unknown_dynamic_fields()),
+        snapshot,
+        bootstrap: (dump, SystemTime::now()),
+        publish: Box::new(workers.publisher()),
+    };
+    let (resources, dynamic) = (bootstrap.static_resources, bootstrap.dynamic_resources);
+    let Ok(configurator) =
+        Configurator::start(Some(resources), Some(dynamic), setup, &report.root())
+    else {
+        return Err(source::explain(options, report));
+    };
+    let running = configurator.clone();
+    task::spawn_local(async move { running.run().await });
+    task::spawn_local(keep_stats(
+        registry,
+        server.clone(),
+        control.clone(),
+        bootstrap.stats_flush,
+    ));
+
+    let mut stop = Stop {
+        signals,
+        control,
+        configurator,
+    };
+    let asked = match stop.warmed().await {
+        Err(asked) => asked,
+        Ok(()) => {
+            lifecycle.start_accepting();
+            server.serving();
+            match options.mode {
+                Mode::InitOnly => Asked::Quit,
+                Mode::Serve | Mode::Validate => {
+                    tracing::info!(target: "main", "starting main dispatch loop");
+                    stop.asked().await
+                }
+            }
+        }
+    };
+    shutdown::shut_down(asked, stop, &lifecycle, workers).await;
     tracing::info!(target: "main", "exiting");
     Ok(())
+}
+
+/// Reads and checks the bootstrap; also as it is dumped by the admin, encoded.
+fn bootstrap(options: &Options, report: &Report) -> Result<(Bootstrap, Bytes), Reported> {
+    let mut message = source::read(options, report)?;
+    let node = message.node.take().unwrap_or_default();
+    message.node = Some(bootstrap::name_node(node, options));
+    let dump = message.encode_to_vec().into();
+    let bootstrap = Bootstrap::compile(message, options, &report.root())?;
+    Ok((bootstrap, dump))
+}
+
+/// What resources may know of the process.
+fn server_info(bootstrap: &Bootstrap, options: &Options) -> ServerInfo {
+    let node = &bootstrap.node;
+    let zone = node.locality.as_ref().map(|locality| locality.zone.clone());
+    ServerInfo {
+        node_id: node.id.clone(),
+        node_cluster: node.cluster.clone(),
+        zone: zone.unwrap_or_default(),
+        local_address: Some(local_address(options.local_address_ip_version)),
+        concurrency: options.workers(),
+        drain_time: options.drain_time(),
+        header_prefix: bootstrap.header_prefix.clone(),
+    }
+}
+
+fn tell_what_loads(bootstrap: &Bootstrap) {
+    let StaticResources {
+        secrets,
+        clusters,
+        listeners,
+    } = &bootstrap.static_resources;
+    tracing::info!(target: "config", "loading {} static secret(s)", secrets.len());
+    tracing::info!(target: "config", "loading {} cluster(s)", clusters.len());
+    tracing::info!(target: "config", "loading {} listener(s)", listeners.len());
 }
 
 /// The number of `--base-id` or `--use-dynamic-base-id`, written where it is asked for.
@@ -193,6 +279,30 @@ fn set_log_format(log: &Log, bootstrap: &Bootstrap) {
     }
 }
 
+/// How often the stats under `server.` are written.
+const SERVER_STATS: Duration = Duration::from_secs(1);
+
+/// Keeps the stats of the process up to date and ends the intervals of
+/// histograms, for as long as the process runs.
+async fn keep_stats(
+    registry: Arc<stats::Registry>,
+    server: Rc<ServerStats>,
+    control: Rc<Control>,
+    flush: Option<Duration>,
+) {
+    let mut flushed = time::Instant::now();
+    let mut tick = time::interval(SERVER_STATS.min(flush.unwrap_or(SERVER_STATS)));
+    tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    loop {
+        let now = tick.tick().await;
+        server.update(control.state());
+        if flush.is_some_and(|every| now - flushed >= every) {
+            flushed = now;
+            registry.flush();
+        }
+    }
+}
+
 fn drain_strategy(options: &Options) -> DrainStrategy {
     match options.drain_strategy {
         cli::DrainStrategy::Gradual => DrainStrategy::Gradual,
@@ -203,9 +313,7 @@ fn drain_strategy(options: &Options) -> DrainStrategy {
 /// `--mode validate`: says that the configuration is good, or everything that is not.
 async fn validate(options: &Options) -> Result<(), StartError> {
     let report = Report::new();
-    let bootstrap = source::read(options, &report)
-        .and_then(|message| Bootstrap::compile(message, options, &report.root()));
-    match bootstrap {
+    match bootstrap(options, &report) {
         Ok(_) => {
             println!("configuration '{}' OK", options.config_name().display());
             Ok(())

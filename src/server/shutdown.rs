@@ -1,8 +1,10 @@
-//! From the request to end to the end.
+//! The requests to end, and the way to the end.
 
 use std::rc::Rc;
 
 use tokio::{task, time};
+
+use crate::{admin::state::ServerState, xds::Configurator};
 
 use super::{
     Lifecycle, Workers,
@@ -11,17 +13,18 @@ use super::{
 };
 
 /// Who can ask the process to end.
-#[derive(Debug)]
 pub struct Stop {
     /// SIGTERM and SIGINT; the other signals are served while waiting for these.
     pub signals: Signals,
     /// `POST /quitquitquit`.
     pub control: Rc<Control>,
+    /// Whom SIGHUP asks to read all files again.
+    pub configurator: Rc<Configurator>,
 }
 
 /// How the process is asked to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
+pub enum Asked {
     /// What is open may finish.
     Drain,
     /// At once.
@@ -29,7 +32,8 @@ enum Asked {
 }
 
 impl Stop {
-    async fn asked(&mut self) -> Asked {
+    /// Resolves when the process is asked to end.
+    pub async fn asked(&mut self) -> Asked {
         loop {
             let request = tokio::select! {
                 request = self.signals.next() => request,
@@ -40,19 +44,40 @@ impl Stop {
                     tracing::warn!(target: "main", "caught {signal}");
                     return Asked::Drain;
                 }
-                Request::Reread => {}
+                Request::Reread => self.configurator.reload_all(),
                 Request::ReopenLogs => self.control.reopen_log_files(),
             }
         }
     }
+
+    /// Resolves when everything is warm, so that workers can begin to accept.
+    ///
+    /// # Errors
+    /// When the process is asked to end before.
+    pub async fn warmed(&mut self) -> Result<(), Asked> {
+        let mut phase = self.configurator.phase();
+        let control = self.control.clone();
+        let live = async {
+            loop {
+                let now = *phase.borrow_and_update();
+                control.reached(now);
+                if now == ServerState::Live || phase.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = live => Ok(()),
+            asked = self.asked() => Err(asked),
+        }
+    }
 }
 
-/// Waits until the process is asked to end, and brings it there.
+/// Brings the process to its end.
 ///
 /// What is open has the drain time to finish. Asked a second time, or by
 /// `/quitquitquit`, the process does not wait for it.
-pub async fn run_to_end(mut stop: Stop, lifecycle: &Lifecycle, workers: Workers) {
-    let asked = stop.asked().await;
+pub async fn shut_down(asked: Asked, mut stop: Stop, lifecycle: &Lifecycle, workers: Workers) {
     tracing::info!(target: "main", "shutting down server instance");
     let mut ended = task::spawn_blocking(move || workers.join());
     if asked == Asked::Drain {

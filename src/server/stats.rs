@@ -54,9 +54,9 @@ impl ServerStats {
         block.gauge_set(names::hot_restart_epoch, options.restart_epoch.into());
         block.gauge_set(names::hot_restart_generation, 1);
         block.gauge_set(names::version, version.unwrap_or_else(revision));
-        // No certificate is served yet: as far away as the gauge can say.
-        block.gauge_set(names::days_until_first_cert_expiring, u32::MAX.into());
-        Self { block, started }
+        let this = Self { block, started };
+        this.first_expiry(None);
+        this
     }
 
     /// The block, which workers write to as well.
@@ -71,8 +71,8 @@ impl ServerStats {
         self.block.record(names::initialization_time_ms, took);
     }
 
-    /// Writes those that change. `expiry` is that of the certificate which ends first.
-    pub fn update(&self, state: ServerState, expiry: Option<SystemTime>) {
+    /// Writes those that change.
+    pub fn update(&self, state: ServerState) {
         let block = &self.block;
         block.gauge_set(names::uptime, self.started.elapsed().as_secs());
         block.gauge_set(names::state, state.number());
@@ -82,13 +82,16 @@ impl ServerStats {
             block.gauge_set(names::memory_heap_size, memory.heap);
             block.gauge_set(names::memory_physical_size, memory.physical);
         }
-        if let Some(expiry) = expiry {
-            let left = expiry.duration_since(SystemTime::now()).unwrap_or_default();
-            block.gauge_set(
-                names::days_until_first_cert_expiring,
-                left.as_secs() / 86_400,
-            );
-        }
+    }
+
+    /// Tells the end of the certificate which ends first, of all that are in use.
+    pub fn first_expiry(&self, expiry: Option<SystemTime>) {
+        let days = expiry.map_or(u32::MAX.into(), |expiry| {
+            let left = expiry.duration_since(SystemTime::now());
+            left.unwrap_or_default().as_secs() / 86_400
+        });
+        self.block
+            .gauge_set(names::days_until_first_cert_expiring, days);
     }
 }
 
@@ -159,11 +162,12 @@ mod tests {
         };
         let stats = ServerStats::new(&registry, &options, Some(7), Instant::now());
         let block = stats.block();
-        stats.update(ServerState::Live, None);
+        stats.update(ServerState::Live);
         assert_eq!(block.gauge(names::live), 1);
         assert_eq!(block.gauge(names::version), 7);
         let day = std::time::Duration::from_secs(86_400);
-        stats.update(ServerState::Draining, Some(SystemTime::now() + day * 3 / 2));
+        stats.update(ServerState::Draining);
+        stats.first_expiry(Some(SystemTime::now() + day * 3 / 2));
         assert_eq!(block.gauge(names::live), 0);
         assert_eq!(block.gauge(names::state), 1);
         assert_eq!(block.gauge(names::days_until_first_cert_expiring), 1);

@@ -65,9 +65,12 @@ impl Workers {
         Ok(Self { published, threads })
     }
 
-    /// Tells the workers that a snapshot of this generation is in its slot.
-    pub fn publish(&self, generation: u64) {
-        self.published.send_replace(generation);
+    /// By which the workers are told that a snapshot of a generation is in its slot.
+    pub fn publisher(&self) -> impl Fn(u64) + 'static {
+        let published = self.published.clone();
+        move |generation| {
+            published.send_replace(generation);
+        }
     }
 
     /// Waits for every worker to end, which they do once the lifecycle closes
