@@ -1,10 +1,11 @@
 //! What the admin and signals may ask of the process, and how it is done.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, rc::Rc, sync::Arc};
 
 use tokio::{sync::Notify, task, time};
 
 use crate::{
+    access_log::Files,
     admin::state::{self, DrainListeners, LogControl, LogLevelError, ServerState},
     log::{Component, Log},
 };
@@ -16,6 +17,7 @@ use super::Lifecycle;
 pub struct Control {
     lifecycle: Lifecycle,
     log: Log,
+    access_logs: Arc<Files>,
     start: Cell<ServerState>,
     draining_listeners: Cell<bool>,
     quit: Notify,
@@ -23,10 +25,11 @@ pub struct Control {
 
 impl Control {
     /// A process at the beginning of its start.
-    pub fn new(lifecycle: Lifecycle, log: Log) -> Rc<Self> {
+    pub fn new(lifecycle: Lifecycle, log: Log, access_logs: Arc<Files>) -> Rc<Self> {
         Rc::new(Self {
             lifecycle,
             log,
+            access_logs,
             start: Cell::new(ServerState::PreInitializing),
             draining_listeners: Cell::new(false),
             quit: Notify::new(),
@@ -65,6 +68,7 @@ impl Control {
         if let Err(error) = self.log.reopen() {
             tracing::error!(target: "file", "cannot reopen the log file: {error}");
         }
+        self.access_logs.reopen();
     }
 }
 

@@ -23,6 +23,7 @@ use tokio::{
 };
 
 use crate::{
+    access_log::{self, Files},
     api::envoy::config::bootstrap::v3::bootstrap::{
         StaticResources, application_log_config::log_format::LogFormat,
     },
@@ -152,7 +153,8 @@ async fn serve(options: &Options, log: &Log) -> Result<(), StartError> {
     let registry = stats::Registry::new(options.workers());
     let snapshot = empty_snapshot();
     let lifecycle = Lifecycle::new(options.drain_time(), drain_strategy(options));
-    let control = Control::new(lifecycle.clone(), log.clone());
+    let access_logs = Arc::new(Files::new(file_settings(options), &registry));
+    let control = Control::new(lifecycle.clone(), log.clone(), access_logs.clone());
     let server = ServerStats::new(&registry, options, bootstrap.stats_server_version, started);
     let server = Rc::new(server);
     let mut watchdog = Watchdog::new(bootstrap.watchdog, &registry);
@@ -169,7 +171,7 @@ async fn serve(options: &Options, log: &Log) -> Result<(), StartError> {
     tell_what_loads(&bootstrap);
     let setup = Setup {
         stats: registry.clone(),
-        server: server_info(&bootstrap, options),
+        server: server_info(&bootstrap, options, access_logs.clone()),
         runtime: Runtime::new(bootstrap.runtime, &registry),
         strictness: Strictness::for_dynamic(options.ignores_unknown_dynamic_fields()),
         snapshot,
@@ -211,6 +213,7 @@ async fn serve(options: &Options, log: &Log) -> Result<(), StartError> {
         }
     };
     shutdown::shut_down(asked, stop, &lifecycle, workers).await;
+    access_logs.finish(LAST_LINES);
     tracing::info!(target: "main", "exiting");
     Ok(())
 }
@@ -226,7 +229,7 @@ fn bootstrap(options: &Options, report: &Report) -> Result<(Bootstrap, Bytes), R
 }
 
 /// What resources may know of the process.
-fn server_info(bootstrap: &Bootstrap, options: &Options) -> ServerInfo {
+fn server_info(bootstrap: &Bootstrap, options: &Options, access_logs: Arc<Files>) -> ServerInfo {
     let node = &bootstrap.node;
     let zone = node.locality.as_ref().map(|locality| locality.zone.clone());
     ServerInfo {
@@ -237,6 +240,15 @@ fn server_info(bootstrap: &Bootstrap, options: &Options) -> ServerInfo {
         concurrency: options.workers(),
         drain_time: options.drain_time(),
         header_prefix: bootstrap.header_prefix.clone(),
+        access_logs,
+    }
+}
+
+/// When lines of access logs are written.
+fn file_settings(options: &Options) -> access_log::Settings {
+    access_log::Settings {
+        interval: Duration::from_millis(options.file_flush_interval_msec.into()),
+        size: options.file_flush_min_size_kb as usize * 1024,
     }
 }
 
@@ -278,6 +290,9 @@ fn set_log_format(log: &Log, bootstrap: &Bootstrap) {
             .expect("compiling the bootstrap has checked the format"),
     }
 }
+
+/// How long the end of the process waits for the last lines of access logs.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// How often the stats under `server.` are written.
 const SERVER_STATS: Duration = Duration::from_secs(1);
