@@ -11,7 +11,7 @@ use super::{
     position,
     reader::Reader,
     strictness::Strictness,
-    tree::{Mark, Node, SyntaxError},
+    tree::{Mark, Node, SyntaxError, Value},
     yaml,
 };
 use crate::api;
@@ -163,6 +163,13 @@ impl Document {
             Content::Yaml(text) => yaml::parse(text),
             Content::Json(text) => json::parse(text),
             Content::Binary(_) | Content::ProtoText(_) => return Ok(None),
+        };
+        let tree = match tree {
+            // An empty document is not an empty message: it would remove everything.
+            Ok(tree) if tree.value == Value::Null => {
+                Err(SyntaxError::new(tree.mark, "the document is empty"))
+            }
+            tree => tree,
         };
         tree.map(Some).map_err(|error| located(&self.file, error))
     }

@@ -1,7 +1,8 @@
 //! JSON to a [tree](super::tree) with places.
 //!
-//! `serde_json` keeps no places, so the text is read here; the grammar is RFC
-//! 8259's and nothing else.
+//! `serde_json` keeps no places, so the text is read here. The grammar is RFC
+//! 8259's and what Envoy's reader lets pass beyond it: a comma after the last
+//! element, single quotes, keys without quotes, control characters in strings.
 
 use std::borrow::Cow;
 
@@ -93,7 +94,7 @@ impl<'a> Reader<'a> {
         let value = match self.peek() {
             Some(b'{') => self.map(mark)?,
             Some(b'[') => self.list(mark)?,
-            Some(b'"') => Value::Text(self.string()?),
+            Some(quote @ (b'"' | b'\'')) => Value::Text(self.string(quote)?),
             Some(b'-' | b'0'..=b'9') => Value::Number(Cow::Borrowed(self.number()?)),
             _ => self.word()?,
         };
@@ -133,29 +134,18 @@ impl<'a> Reader<'a> {
     fn map(&mut self, mark: Mark) -> Result<Value<'a>, SyntaxError> {
         self.open(b'{', mark)?;
         let mut entries = Vec::new();
-        if self.peek() != Some(b'}') {
-            loop {
-                self.skip_space();
-                if self.peek() != Some(b'"') {
-                    return Err(self.unexpected("a key in double quotes"));
-                }
-                let mark = self.mark();
-                let key = self.string()?;
-                self.skip_space();
-                if self.peek() != Some(b':') {
-                    return Err(self.unexpected("':' after the key"));
-                }
-                self.at += 1;
-                self.skip_space();
-                let value = self.node()?;
-                entries.push(Entry { key, mark, value });
-                self.skip_space();
-                match self.peek() {
-                    Some(b',') => self.at += 1,
-                    Some(b'}') => break,
-                    _ => return Err(self.unexpected("',' or '}'")),
-                }
+        while self.peek() != Some(b'}') {
+            let mark = self.mark();
+            let key = self.key()?;
+            self.skip_space();
+            if self.peek() != Some(b':') {
+                return Err(self.unexpected("':' after the key"));
             }
+            self.at += 1;
+            self.skip_space();
+            let value = self.node()?;
+            entries.push(Entry { key, mark, value });
+            self.separator(b'}', "',' or '}'")?;
         }
         self.close();
         check_duplicates(&entries)?;
@@ -165,20 +155,39 @@ impl<'a> Reader<'a> {
     fn list(&mut self, mark: Mark) -> Result<Value<'a>, SyntaxError> {
         self.open(b'[', mark)?;
         let mut items = Vec::new();
-        if self.peek() != Some(b']') {
-            loop {
-                self.skip_space();
-                items.push(self.node()?);
-                self.skip_space();
-                match self.peek() {
-                    Some(b',') => self.at += 1,
-                    Some(b']') => break,
-                    _ => return Err(self.unexpected("',' or ']'")),
-                }
-            }
+        while self.peek() != Some(b']') {
+            items.push(self.node()?);
+            self.separator(b']', "',' or ']'")?;
         }
         self.close();
         Ok(Value::List(items))
+    }
+
+    /// Passes the comma after an element, unless the bracket closes.
+    fn separator(&mut self, bracket: u8, expected: &str) -> Result<(), SyntaxError> {
+        self.skip_space();
+        match self.peek() {
+            Some(b',') => {
+                self.at += 1;
+                self.skip_space();
+                Ok(())
+            }
+            Some(closing) if closing == bracket => Ok(()),
+            _ => Err(self.unexpected(expected)),
+        }
+    }
+
+    fn key(&mut self) -> Result<Cow<'a, str>, SyntaxError> {
+        let start = self.at;
+        match self.peek() {
+            Some(quote @ (b'"' | b'\'')) => return self.string(quote),
+            Some(b'a'..=b'z' | b'A'..=b'Z' | b'_') => {}
+            _ => return Err(self.unexpected("a key")),
+        }
+        while let Some(b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_') = self.peek() {
+            self.at += 1;
+        }
+        Ok(Cow::Borrowed(&self.text[start..self.at]))
     }
 
     fn digits(&mut self) -> Result<(), SyntaxError> {
@@ -211,11 +220,15 @@ impl<'a> Reader<'a> {
             }
             self.digits()?;
         }
-        Ok(&self.text[start..self.at])
+        let literal = &self.text[start..self.at];
+        match literal.parse::<f64>() {
+            Ok(number) if number.is_finite() => Ok(literal),
+            _ => Err(self.error(format!("the number {literal} is too large"))),
+        }
     }
 
     /// Reads a string; it is copied only when it has escapes.
-    fn string(&mut self) -> Result<Cow<'a, str>, SyntaxError> {
+    fn string(&mut self, quote: u8) -> Result<Cow<'a, str>, SyntaxError> {
         let opened = self.mark();
         self.at += 1;
         let mut copied = String::new();
@@ -227,7 +240,7 @@ impl<'a> Reader<'a> {
                         "the file ends inside the string that starts at {opened}"
                     )));
                 }
-                Some(b'"') => {
+                Some(byte) if byte == quote => {
                     let rest = &self.text[start..self.at];
                     self.at += 1;
                     return Ok(match copied.is_empty() {
@@ -240,9 +253,6 @@ impl<'a> Reader<'a> {
                     copied.push(self.escape()?);
                     start = self.at;
                 }
-                Some(0..=0x1f) => {
-                    return Err(self.error("a control character in a string must be escaped"));
-                }
                 Some(_) => self.at += 1,
             }
         }
@@ -251,7 +261,7 @@ impl<'a> Reader<'a> {
     fn escape(&mut self) -> Result<char, SyntaxError> {
         self.at += 1;
         let plain = match self.peek() {
-            Some(c @ (b'"' | b'\\' | b'/')) => char::from(c),
+            Some(c @ (b'"' | b'\'' | b'\\' | b'/')) => char::from(c),
             Some(b'b') => '\u{8}',
             Some(b'f') => '\u{c}',
             Some(b'n') => '\n',
@@ -296,5 +306,36 @@ impl<'a> Reader<'a> {
             self.at += 1;
         }
         Ok(code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_envoy_lets_pass_passes() {
+        let tree = parse("{a: 'x\"\\'', \"b\": [1, 2,], c_1: {},}").unwrap();
+        assert_eq!(tree.get("a").unwrap().text(), Some("x\"'"));
+        assert!(matches!(&tree.get("b").unwrap().value, Value::List(items) if items.len() == 2));
+        assert!(parse("\"a\nb\"").is_ok());
+        for wrong in [
+            "[,]",
+            "[1,,]",
+            "{a-b: 1}",
+            "{1a: 1}",
+            "[01]",
+            "[+1]",
+            "[.5]",
+            "[5.]",
+            "[1e999]",
+            "[tru]",
+            "// x\n1",
+            "'\\x'",
+            "'\\ud83d'",
+            "x",
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
     }
 }

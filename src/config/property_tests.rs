@@ -80,7 +80,10 @@ proptest! {
         let text: String = text.into_iter().collect();
         let expected = serde_json::from_str::<serde_json::Value>(&text);
         match json::parse(&text) {
-            Ok(node) => prop_assert_eq!(without_places(&node), expected.unwrap()),
+            // More passes than JSON allows.
+            Ok(node) => if let Ok(expected) = expected {
+                prop_assert_eq!(without_places(&node), expected);
+            }
             Err(error) => {
                 let lines = text.lines().count().max(1);
                 prop_assert!((1..=lines + 1).contains(&(error.mark.line as usize)));

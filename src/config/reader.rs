@@ -59,10 +59,12 @@ impl Reader<'_> {
         at: &At<'_>,
     ) -> Option<DynamicMessage> {
         if let Some(name) = desc.full_name().strip_prefix("google.protobuf.") {
+            // What has a form of its own may also be written as the message it is.
+            let is_map = matches!(node.value, Value::Map(_));
             match name {
                 "Any" => return self.any(node, desc, at),
                 "Value" | "ListValue" => {}
-                name if name.ends_with("Value") => {
+                name if name.ends_with("Value") && !is_map => {
                     let field = desc.get_field(1)?;
                     let mut wrapper = DynamicMessage::new(desc.clone());
                     wrapper.set_field(&field, self.single(node, &field.kind(), at)?);
@@ -70,7 +72,8 @@ impl Reader<'_> {
                 }
                 _ => {}
             }
-            if let Some(read) = well_known::read(name, node, desc) {
+            let has_own_form = !is_map || matches!(name, "Struct" | "Value" | "ListValue");
+            if has_own_form && let Some(read) = well_known::read(name, node, desc) {
                 return read
                     .map_err(|(mark, message)| self.error(at, mark, message))
                     .ok();
@@ -188,13 +191,10 @@ impl Reader<'_> {
         if !field.is_list() {
             return self.single(node, &field.kind(), at);
         }
-        let Value::List(items) = &node.value else {
-            self.error(
-                at,
-                node.mark,
-                format!("expected a list, found {}", node.value.describe()),
-            );
-            return None;
+        let items = match &node.value {
+            Value::List(items) => items.as_slice(),
+            // A single element may stand without a list, as in Envoy.
+            _ => std::slice::from_ref(node),
         };
         let kind = field.kind();
         let mut values = Vec::with_capacity(items.len());
@@ -258,36 +258,26 @@ impl Reader<'_> {
 
     fn enumeration(&self, node: &Node<'_>, desc: &EnumDescriptor, at: &At<'_>) -> Option<Proto> {
         let name = match &node.value {
-            Value::Null if desc.full_name() == "google.protobuf.NullValue" => {
-                return Some(Proto::EnumNumber(0));
-            }
-            Value::Number(literal) => match literal.parse() {
-                Ok(number) => return Some(Proto::EnumNumber(number)),
-                Err(_) => literal,
-            },
-            Value::Text(name) => {
-                let value = desc.get_value_by_name(name).or_else(|| {
-                    desc.values()
-                        .find(|value| value.name().eq_ignore_ascii_case(name))
-                });
-                match value {
-                    Some(value) => return Some(Proto::EnumNumber(value.number())),
-                    None => name,
-                }
-            }
+            Value::Null => return Some(Proto::EnumNumber(desc.default_value().number())),
+            Value::Text(name) | Value::Number(name) => name,
             other => {
+                let names = suggest::list(desc.values().map(|v| v.name().to_owned()));
+                let found = other.describe();
                 self.error(
                     at,
                     node.mark,
-                    format!(
-                        "expected one of {}, found {}",
-                        suggest::list(desc.values().map(|v| v.name().to_owned())),
-                        other.describe()
-                    ),
+                    format!("expected one of {names}, found {found}"),
                 );
                 return None;
             }
         };
+        let any_case = || desc.values().find(|v| v.name().eq_ignore_ascii_case(name));
+        if let Some(value) = desc.get_value_by_name(name).or_else(any_case) {
+            return Some(Proto::EnumNumber(value.number()));
+        }
+        if let Ok(number) = scalar::enum_number(&node.value) {
+            return Some(Proto::EnumNumber(number));
+        }
         let values = desc.values().map(|v| v.name().to_owned());
         let message = format!(
             "unknown value {}{}",
@@ -424,7 +414,7 @@ pub(super) fn resolve(pool: &DescriptorPool, url: &str) -> Result<MessageDescrip
         format!(
             "the type {} is not supported{}",
             quoted(name),
-            suggest::near(name, names)
+            suggest::near_type(name, names)
         )
     })
 }

@@ -46,6 +46,10 @@ const BYTES: &str = "a string of base64";
 /// # Errors
 /// When the value is of another type or out of range.
 pub fn read(value: &Value<'_>, kind: &Kind) -> Result<Proto, Refused> {
+    // An element that is left empty.
+    if let Value::Null = value {
+        return Ok(kind.default_value());
+    }
     match kind {
         Kind::String => match value {
             Value::Text(text) => Ok(Proto::String(text.clone().into_owned())),
@@ -53,9 +57,9 @@ pub fn read(value: &Value<'_>, kind: &Kind) -> Result<Proto, Refused> {
         },
         Kind::Bool => match value {
             Value::Bool(value) => Ok(Proto::Bool(*value)),
-            Value::Text(text) => match text.as_ref() {
-                "true" => Ok(Proto::Bool(true)),
-                "false" => Ok(Proto::Bool(false)),
+            Value::Text(text) => match text.to_ascii_lowercase().as_str() {
+                "true" | "t" | "yes" | "y" | "1" => Ok(Proto::Bool(true)),
+                "false" | "f" | "no" | "n" | "0" => Ok(Proto::Bool(false)),
                 _ => Err(Refused::Type(BOOL)),
             },
             _ => Err(Refused::Type(BOOL)),
@@ -100,6 +104,14 @@ pub fn map_key(key: &str, kind: &Kind) -> Result<MapKey, Refused> {
     read(&Value::Text(Cow::Borrowed(key)), kind)?
         .into_map_key()
         .ok_or(Refused::Type("a key"))
+}
+
+/// Reads the number of an enum, where it is not given by name.
+///
+/// # Errors
+/// As for [`read`].
+pub fn enum_number(value: &Value<'_>) -> Result<i32, Refused> {
+    integer(value, "a name or its number")
 }
 
 fn integer<T: TryFrom<i128>>(value: &Value<'_>, expected: &'static str) -> Result<T, Refused> {

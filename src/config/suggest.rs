@@ -21,6 +21,28 @@ pub fn near(found: &str, allowed: impl Iterator<Item = String>) -> String {
     }
 }
 
+/// What to say after an unknown message type: one of nearly the same short name,
+/// since types of one package have most of the long one in common.
+pub fn near_type(found: &str, allowed: impl Iterator<Item = String>) -> String {
+    /// A slip, not another word.
+    const ALIKE: f64 = 0.8;
+    fn short(name: &str) -> &str {
+        name.rsplit('.').next().unwrap_or(name)
+    }
+    let likeness = strsim::normalized_damerau_levenshtein;
+    let best = allowed
+        .map(|name| {
+            let short = likeness(short(found), short(&name));
+            (short, likeness(found, &name), name)
+        })
+        .filter(|(short, _, _)| *short >= ALIKE)
+        .max_by(|(a, x, _), (b, y, _)| a.total_cmp(b).then(x.total_cmp(y)));
+    match best {
+        Some((_, _, name)) => format!(", did you mean {name}?"),
+        None => String::new(),
+    }
+}
+
 /// The names, separated by commas, cut when there are many.
 pub fn list(names: impl Iterator<Item = String>) -> String {
     let names: Vec<_> = names.collect();
@@ -56,6 +78,18 @@ mod tests {
         ["stat_prefix", "route_config", "http_filters"]
             .map(str::to_owned)
             .into_iter()
+    }
+
+    #[test]
+    fn a_type_is_compared_by_its_own_name() {
+        let types = || ["a.router.v3.Router", "a.v3.TcpProxy", "b.v3.TcpProxy"].map(str::to_owned);
+        let near = |found| near_type(found, types().into_iter());
+        assert_eq!(near("a.lua.v3.Lua"), "");
+        assert_eq!(
+            near("a.router.v2.Ruoter"),
+            ", did you mean a.router.v3.Router?"
+        );
+        assert_eq!(near("b.v2.TcpProxy"), ", did you mean b.v3.TcpProxy?");
     }
 
     #[test]

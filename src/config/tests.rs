@@ -88,6 +88,10 @@ b.yaml:10:8: admin: expected a map of envoy.config.bootstrap.v3.Admin, found a l
 #[test]
 fn syntax_errors_have_their_place() {
     assert_eq!(error("b.yaml", ""), "b.yaml:1:1: the file is empty");
+    for nothing in ["# nothing\n", "---\n", "~"] {
+        assert!(error("b.yaml", nothing).ends_with(" is empty"), "{nothing}");
+    }
+    assert_eq!(error("b.json", "null"), "b.json:1:1: the document is empty");
     assert_eq!(error("b.json", ""), "b.json:1:1: the file is empty");
     assert_eq!(
         error("b.json", "{\n \"node\": {\"id\": \"a\""),
@@ -416,4 +420,27 @@ fn a_required_field_of_a_oneof_is_required_only_when_chosen() {
         "b.yaml:2:60: stats_config.stats_matcher.exclusion_list.patterns[0]: \
          one of exact, prefix, suffix, safe_regex, contains, custom is required"
     );
+}
+
+#[test]
+fn what_envoy_reads_otherwise_than_the_mapping_is_read_so() {
+    let yaml = "\
+stats_flush_interval: {seconds: 5}
+use_tcp_for_dns_lookups: 'True'
+static_resources:
+  clusters:
+    name: c
+    type: '1'
+    lb_policy: random
+    per_connection_buffer_limit_bytes: {value: 1e3}
+    eds_cluster_config: ~
+    metadata: {filter_metadata: {a: ~}}
+    upstream_config: ~
+";
+    let read = bootstrap("b.yaml", yaml).unwrap();
+    assert_eq!(read.stats_flush_interval.unwrap().seconds, 5);
+    assert!(read.use_tcp_for_dns_lookups);
+    let cluster = &read.static_resources.unwrap().clusters[0];
+    assert_eq!(cluster.lb_policy, 3);
+    assert_eq!(cluster.per_connection_buffer_limit_bytes, Some(1000));
 }
