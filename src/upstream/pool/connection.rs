@@ -21,7 +21,7 @@ use crate::{
 
 /// The permit of a connection under `max_connections`; none for one that was
 /// made in spite of it.
-pub(super) type ConnectionPermit = Option<Permit<Arc<Breakers>>>;
+pub type ConnectionPermit = Option<Permit<Arc<Breakers>>>;
 
 /// What is the same for every request on a connection, and its stats, which it
 /// counts down when it is dropped.
@@ -39,7 +39,8 @@ pub struct ConnectionFacts {
 }
 
 impl ConnectionFacts {
-    pub(super) fn new(
+    /// Counts a connection that has just been made.
+    pub fn new(
         cluster: Arc<Cluster>,
         host: Arc<Host>,
         info: UpstreamConnection,
