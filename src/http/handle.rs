@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     formatter::{HeaderView, ResponseFlag, is_grpc_content_type},
-    model::route::{Action, DirectResponse, Outcome, Redirect, RouteHandle},
+    model::route::{Action, DirectResponse, Outcome, RouteHandle, https_location},
 };
 
 /// Serves one request.
@@ -198,7 +198,7 @@ fn find_route(stream: &mut Stream, manager: &ConnectionManager) -> Result<(), Lo
             Ok(())
         }
         Outcome::TlsRequired(_) => {
-            let location = Redirect::to_https().location(&stream.view(), 0);
+            let location = https_location(&stream.view());
             Err(LocalReply::redirect(
                 StatusCode::MOVED_PERMANENTLY,
                 &location,
