@@ -60,6 +60,15 @@ fn admit(
     let session = stream.session.clone();
     let seen = Seen::of(&stream.request.headers, manager.minds_underscores());
     check_version(stream, manager)?;
+    if seen.connection && request::drop_nominated(&mut stream.request.headers).is_err() {
+        return Err(LocalReply::text(
+            StatusCode::BAD_REQUEST,
+            "http1.connection_header_rejected",
+            "Bad Request",
+        )
+        .flag(ResponseFlag::DownstreamProtocolError)
+        .closing());
+    }
     if request::to_origin_form(&mut stream.request).is_err() {
         manager
             .stats
@@ -278,7 +287,8 @@ fn answer(
             route.rewrite_response(status, &mut headers, None, &context);
         }
     }
-    if reply.close && !stream.session.is_http2() {
+    let connect = stream.request.method == Method::CONNECT;
+    if (reply.close || connect) && !stream.session.is_http2() {
         stream.session.close();
     }
     if !body.is_received() {
