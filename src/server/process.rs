@@ -34,7 +34,7 @@ use crate::{
     model::context::ServerInfo,
     runtime::Runtime,
     stats,
-    xds::{Configurator, Setup},
+    xds::{self, Checks, Configurator, Setup},
 };
 
 use super::{
@@ -328,11 +328,21 @@ fn drain_strategy(options: &Options) -> DrainStrategy {
 /// `--mode validate`: says that the configuration is good, or everything that is not.
 async fn validate(options: &Options) -> Result<(), StartError> {
     let report = Report::new();
-    match bootstrap(options, &report) {
-        Ok(_) => {
-            println!("configuration '{}' OK", options.config_name().display());
-            Ok(())
-        }
-        Err(_) => Err(source::explain(options, report)),
+    if let Ok((bootstrap, _dump)) = bootstrap(options, &report) {
+        let registry = stats::Registry::new(options.workers());
+        let access_logs = Arc::new(Files::new(file_settings(options), &registry));
+        let checks = Checks {
+            server: server_info(&bootstrap, options, access_logs),
+            runtime: Runtime::new(bootstrap.runtime, &registry),
+            strictness: Strictness::for_dynamic(options.ignores_unknown_dynamic_fields()),
+            stats: registry,
+        };
+        let (resources, dynamic) = (bootstrap.static_resources, bootstrap.dynamic_resources);
+        xds::validate(resources, dynamic, checks, &report.root());
     }
+    if !report.is_empty() {
+        return Err(source::explain(options, report));
+    }
+    println!("configuration '{}' OK", options.config_name().display());
+    Ok(())
 }

@@ -106,18 +106,18 @@ fn revision() -> u64 {
 
 /// Memory of this process, in bytes, as the kernel counts it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
+struct Memory {
     /// In use for data that is not of a file.
-    pub allocated: u64,
+    allocated: u64,
     /// Set aside for data, in use or not.
-    pub heap: u64,
+    heap: u64,
     /// In use, with code and files.
-    pub physical: u64,
+    physical: u64,
 }
 
 impl Memory {
     /// As of now; `None` where the system does not tell.
-    pub fn now() -> Option<Self> {
+    fn now() -> Option<Self> {
         Some(Self::parse(&fs::read_to_string("/proc/self/status").ok()?))
     }
 

@@ -107,7 +107,7 @@ impl TcpProxy {
             max_downstream_connection_duration,
             "max_downstream_connection_duration",
         );
-        let clusters = Clusters::compile(cluster_specifier, at);
+        let clusters = Clusters::compile(cluster_specifier, cx, at);
         let access_logs = AccessLogs::compile(access_log, cx, &at.field("access_log"));
         refused?;
         Ok(Self {
@@ -148,10 +148,14 @@ impl TcpProxy {
 impl Clusters {
     fn compile(
         message: Option<pb::tcp_proxy::ClusterSpecifier>,
+        cx: &Context<'_>,
         at: &At<'_>,
     ) -> Result<Self, Reported> {
         match message {
-            Some(pb::tcp_proxy::ClusterSpecifier::Cluster(name)) => Ok(Self::One(name.into())),
+            Some(pb::tcp_proxy::ClusterSpecifier::Cluster(name)) => {
+                cx.sources.cluster(&name, false, &at.field("cluster"))?;
+                Ok(Self::One(name.into()))
+            }
             Some(pb::tcp_proxy::ClusterSpecifier::WeightedClusters(
                 pb::tcp_proxy::WeightedCluster { clusters },
             )) => {
@@ -168,6 +172,9 @@ impl Clusters {
                         metadata_match,
                     } = cluster;
                     if let Err(reported) = refuse!(at; metadata_match) {
+                        outcome = Err(reported);
+                    }
+                    if let Err(reported) = cx.sources.cluster(&name, false, &at.field("name")) {
                         outcome = Err(reported);
                     }
                     total += u64::from(weight);

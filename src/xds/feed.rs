@@ -95,9 +95,9 @@ impl Feed {
         let answer = match answer {
             Ok(answer) => answer,
             Err(error @ DocumentError::Refused(_)) => {
-                return self
-                    .ledger
-                    .rejected(&Arc::default(), 0, error.to_string().into());
+                let details: Arc<str> = error.to_string().into();
+                tracing::warn!(target: "config", "{} update rejected: {details}", self.short);
+                return self.ledger.rejected(&Arc::default(), 0, details);
             }
             Err(error) => return self.ledger.failed(error.to_string().into()),
         };

@@ -92,10 +92,10 @@ impl Ledger {
         };
     }
 
-    /// Some or all of the answer was refused, for the reasons in `details`.
+    /// Some or all of the answer was refused, for the reasons in `details`, which
+    /// the caller has logged.
     pub fn rejected(&self, version_info: &Arc<str>, resources: usize, details: Arc<str>) {
         self.stats.inc(names::update_rejected);
-        tracing::warn!(target: "config", "{} update rejected: {details}", self.kind);
         self.wrong(version_info.clone(), Some(resources), details);
     }
 

@@ -7,6 +7,7 @@
 //! - [`manager`]: what serves, what warms, what was refused.
 //! - [`subscriptions`]: what resources refer to, shared by all who do.
 //! - [`configurator`]: brings it all together and publishes snapshots.
+//! - [`validate`](mod@validate): reads it all without running it.
 
 pub mod config_source;
 pub mod configurator;
@@ -20,6 +21,8 @@ pub mod resource;
 pub mod slot;
 pub mod stats;
 pub mod subscriptions;
+pub mod validate;
 pub mod watcher;
 
 pub use configurator::{Configurator, Setup};
+pub use validate::{Checks, validate};

@@ -14,7 +14,7 @@ use prost::{Message, Name};
 use crate::{
     admin::state::{self, Origin, Source},
     api::envoy::admin::v3::ClientResourceStatus,
-    config::{At, Discovery, DocumentError, Report, Reported, read_discovery},
+    config::{At, Discovery, DocumentError, RawResource, Report, Reported, read_discovery},
     model::Context,
     stats::Block,
 };
@@ -193,8 +193,7 @@ impl<K: NamedKind> Named<K> {
         match answer {
             Ok(discovery) => self.apply(discovery, subscriptions),
             Err(error @ DocumentError::Refused(_)) => {
-                let details = error.to_string();
-                self.ledger.rejected(&Arc::default(), 0, details.into());
+                self.reject(&Arc::default(), 0, error.to_string().into());
             }
             Err(error) => self.ledger.failed(error.to_string().into()),
         }
@@ -206,25 +205,18 @@ impl<K: NamedKind> Named<K> {
     fn apply(&self, discovery: Discovery, subscriptions: &Subscriptions) {
         let Discovery {
             version_info,
-            mut resources,
+            resources,
         } = discovery;
         let version_info: Arc<str> = version_info.into();
         let count = resources.len();
-        let Some(raw) = resources.pop() else {
-            self.stats.empty.inc(empty_stats::update_empty);
-            self.ledger.accepted(&version_info, 0);
-            return;
+        let raw = match the_only::<K>(resources, &self.name, self.ledger.place()) {
+            Ok(Some(raw)) => raw,
+            Ok(None) => {
+                self.stats.empty.inc(empty_stats::update_empty);
+                return self.ledger.accepted(&version_info, 0);
+            }
+            Err(details) => return self.reject(&version_info, count, details.into()),
         };
-        if count > 1 {
-            let short = K::SHORT.to_uppercase();
-            let details = format!(
-                "{}: Unexpected {short} resource length: {count}; there has to be one, {:?}",
-                self.ledger.place(),
-                self.name
-            );
-            self.ledger.rejected(&version_info, count, details.into());
-            return;
-        }
         let encoded = Encoded::from(raw);
         let unchanged = {
             let mut state = self.state.borrow_mut();
@@ -241,10 +233,21 @@ impl<K: NamedKind> Named<K> {
         };
         if unchanged || self.compile(encoded, &version_info, subscriptions) {
             self.ledger.accepted(&version_info, count);
-        } else if let Some(refused) = &self.state.borrow().refused {
-            self.ledger
-                .rejected(&version_info, count, refused.details.clone());
+            return;
         }
+        let refused = self
+            .state
+            .borrow()
+            .refused
+            .as_ref()
+            .map(|r| r.details.clone());
+        self.reject(&version_info, count, refused.unwrap_or_default());
+    }
+
+    fn reject(&self, version_info: &Arc<str>, resources: usize, details: Arc<str>) {
+        let (short, name) = (K::SHORT, &self.name);
+        tracing::warn!(target: "config", "{short}: '{name}' rejected: {details}");
+        self.ledger.rejected(version_info, resources, details);
     }
 
     /// Compiles and puts in force, or refuses.
@@ -260,14 +263,7 @@ impl<K: NamedKind> Named<K> {
             .decode(subscriptions.strictness(), &report)
             .and_then(|message: K::Message| {
                 let at = report.root();
-                let found = K::name(&message);
-                if *found != *self.name {
-                    let short = K::SHORT.to_uppercase();
-                    return Err(at.error(format_args!(
-                        "Unexpected {short} configuration (expecting {}): {found}",
-                        self.name
-                    )));
-                }
+                check_name::<K>(&message, &self.name, &at)?;
                 K::compile(message, &collector.context(), &at)
             });
         let dependencies = collector.into_dependencies();
@@ -308,6 +304,46 @@ impl<K: NamedKind> Named<K> {
             }
         }
     }
+}
+
+/// The one resource that an answer may hold; `None` when it holds none.
+///
+/// # Errors
+/// Why the answer cannot be used, in Envoy's words.
+pub(super) fn the_only<K: NamedKind>(
+    mut resources: Vec<RawResource>,
+    name: &str,
+    place: &str,
+) -> Result<Option<RawResource>, String> {
+    let short = K::SHORT.to_uppercase();
+    match resources.len() {
+        0 if K::KIND == state::Kind::Secret => Err(format!(
+            "{place}: Missing {short} resources for {name} in onConfigUpdate()"
+        )),
+        0 | 1 => Ok(resources.pop()),
+        count => Err(format!(
+            "{place}: Unexpected {short} resource length: {count}; there has to be one, {name}"
+        )),
+    }
+}
+
+/// Refuses a resource that is not the one that was asked for.
+///
+/// # Errors
+/// Reported in Envoy's words.
+pub(super) fn check_name<K: NamedKind>(
+    message: &K::Message,
+    name: &str,
+    at: &At<'_>,
+) -> Result<(), Reported> {
+    let found = K::name(message);
+    if found == name {
+        return Ok(());
+    }
+    let short = K::SHORT.to_uppercase();
+    Err(at.error(format_args!(
+        "Unexpected {short} configuration (expecting {name}): {found}"
+    )))
 }
 
 impl<K: NamedKind> Awaited for Named<K> {

@@ -38,14 +38,10 @@ impl Encoded {
 
     /// Where it stands: `cds.yaml:12:3`.
     pub fn place(&self) -> String {
-        let mut report = Report::new();
-        report.root().error("");
-        self.locate(&mut report);
-        let position = report.into_errors().pop().and_then(|error| error.position);
-        position.map_or_else(String::new, |p| match p.line {
-            0 => p.file,
-            _ => format!("{}:{}:{}", p.file, p.line, p.column),
-        })
+        match self {
+            Self::Raw(raw) => place_of(raw),
+            Self::Message(_) => "the bootstrap".to_owned(),
+        }
     }
 
     /// Equal for equal resources. Not to be kept across restarts.
@@ -93,6 +89,19 @@ impl Encoded {
 impl From<RawResource> for Encoded {
     fn from(raw: RawResource) -> Self {
         Self::Raw(Arc::new(raw))
+    }
+}
+
+/// Where a resource stands: `cds.yaml:12:3`.
+pub fn place_of(raw: &RawResource) -> String {
+    let mut report = Report::new();
+    report.root().error("");
+    raw.locate(&mut report);
+    let position = report.into_errors().pop().and_then(|error| error.position);
+    match position {
+        Some(position) if position.line == 0 => position.file,
+        Some(p) => format!("{}:{}:{}", p.file, p.line, p.column),
+        None => "the answer of a server".to_owned(),
     }
 }
 

@@ -81,22 +81,6 @@ impl RetryOn {
             .fold(Self::default(), |set, (_, bit)| set.union(*bit))
     }
 
-    fn compile(list: &str, at: &At<'_>) -> Result<Self, Reported> {
-        let words = list
-            .split(',')
-            .map(str::trim)
-            .filter(|word| !word.is_empty());
-        for word in words {
-            if Self::parse(word).is_empty() {
-                let known = Self::NAMES.map(|(name, _)| name).join(", ");
-                return Err(at.error(format_args!(
-                    "{word:?} is not a known condition; known are {known}"
-                )));
-            }
-        }
-        Ok(Self::parse(list))
-    }
-
     /// Whether the sets have a reason in common.
     pub fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0
@@ -130,7 +114,7 @@ pub struct RetryPolicy {
     /// Largest backoff. Ten times the base by default.
     pub max_interval: Duration,
     /// Statuses for `retriable-status-codes`.
-    pub retriable_status_codes: Box<[u32]>,
+    pub retriable_status_codes: Box<[StatusCode]>,
     /// Headers of a response for `retriable-headers`: one of them has to match.
     pub retriable_headers: Box<[HeaderMatcher]>,
     /// Headers of a request that is retried at all; empty is all requests.
@@ -190,7 +174,7 @@ impl RetryPolicy {
             retry_options_predicates, refresh_cluster_on_retry);
         let mut outcome = refused;
         let mut policy = Self {
-            retry_on: RetryOn::compile(&retry_on, &at.field("retry_on"))?,
+            retry_on: RetryOn::parse(&retry_on),
             num_retries: num_retries.unwrap_or(1),
             host_selection_attempts: u32::try_from(host_selection_retry_max_attempts)
                 .unwrap_or_default()
@@ -254,7 +238,22 @@ impl RetryPolicy {
                     .error("max_interval must be greater than or equal to the base_interval"));
             }
         }
-        policy.retriable_status_codes = retriable_status_codes.into();
+        let codes = at.field("retriable_status_codes");
+        let mut statuses = Vec::with_capacity(retriable_status_codes.len());
+        for (index, code) in retriable_status_codes.into_iter().enumerate() {
+            match u16::try_from(code)
+                .ok()
+                .and_then(|c| StatusCode::from_u16(c).ok())
+            {
+                Some(status) => statuses.push(status),
+                None => {
+                    outcome = Err(codes
+                        .index(index)
+                        .error(format_args!("{code} is not an HTTP status")));
+                }
+            }
+        }
+        policy.retriable_status_codes = statuses.into();
         policy.retriable_headers =
             HeaderMatcher::compile_all(retriable_headers, &at.field("retriable_headers"))?;
         policy.retriable_request_headers = HeaderMatcher::compile_all(
@@ -341,7 +340,7 @@ impl RequestRetry {
         }
         if on(RetryOn::RETRIABLE_STATUS_CODES)
             && (self.codes.contains(&code)
-                || policy.is_some_and(|p| p.retriable_status_codes.contains(&code.into())))
+                || policy.is_some_and(|p| p.retriable_status_codes.contains(&status)))
         {
             return true;
         }

@@ -1,0 +1,394 @@
+//! Everything that is wrong with a configuration, found without running it.
+//!
+//! Every file that the bootstrap leads to is read and compiled: LDS, CDS, and
+//! by them RDS, EDS, SDS, certificates and keys. References to clusters are
+//! checked, which a running proxy leaves open. Nothing is bound or resolved.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::Arc,
+};
+
+use prost::{Message, Name};
+
+use crate::{
+    api::envoy::config::{
+        bootstrap::v3::bootstrap::{DynamicResources, StaticResources},
+        cluster::v3::Cluster as ClusterMessage,
+        core::v3::ConfigSource as ConfigSourceMessage,
+        listener::v3::Listener as ListenerMessage,
+    },
+    config::{
+        At, ConfigError, Discovery, RawResource, Report, Reported, Strictness, read_discovery,
+        suggest,
+    },
+    model::{
+        Context, Shared, Sources,
+        cluster::{Cluster, EndpointSet},
+        context::ServerInfo,
+        listener::Listener,
+        route::RouteTable,
+        secret::Secret,
+    },
+    net::Address,
+    refuse,
+    runtime::Runtime,
+    stats,
+};
+
+use super::{
+    config_source::ConfigSource,
+    kinds::{EndpointKind, RouteKind, SecretKind},
+    named::{NamedKind, check_name, the_only},
+    slot::Slot,
+};
+
+/// What compiling needs from the process.
+pub struct Checks {
+    /// Where stats are made; nobody reads them.
+    pub stats: Arc<stats::Registry>,
+    /// Facts about the process.
+    pub server: ServerInfo,
+    /// Values that may override what is configured.
+    pub runtime: Arc<Runtime>,
+    /// How strictly discovered resources are read.
+    pub strictness: Strictness,
+}
+
+/// Reads and compiles everything. All that is wrong goes to the report of `at`,
+/// the place of the bootstrap's root; what is wrong in other files has its
+/// position already.
+pub fn validate(
+    resources: StaticResources,
+    dynamic: DynamicResources,
+    checks: Checks,
+    at: &At<'_>,
+) {
+    let validator = Validator {
+        checks,
+        shared: Shared::default(),
+        clusters: BTreeMap::new(),
+        static_secrets: BTreeMap::new(),
+        routes: RefCell::default(),
+        secrets: RefCell::default(),
+        endpoints: RefCell::default(),
+        report: at.report(),
+    };
+    validator.run(resources, dynamic, at);
+}
+
+/// Slots by file and name.
+type Known<T> = RefCell<HashMap<(ConfigSource, Box<str>), Arc<Slot<T>>>>;
+
+struct Validator<'a> {
+    checks: Checks,
+    shared: Shared,
+    /// Every cluster there is to be, and where it stands.
+    clusters: BTreeMap<Box<str>, String>,
+    static_secrets: BTreeMap<Box<str>, Arc<Slot<Secret>>>,
+    routes: Known<RouteTable>,
+    secrets: Known<Secret>,
+    endpoints: Known<EndpointSet>,
+    report: &'a Report,
+}
+
+impl Validator<'_> {
+    fn run(mut self, resources: StaticResources, dynamic: DynamicResources, at: &At<'_>) {
+        let StaticResources {
+            listeners,
+            clusters,
+            secrets,
+        } = resources;
+        let DynamicResources {
+            lds_config,
+            cds_config,
+            ads_config,
+            lds_resources_locator,
+            cds_resources_locator,
+        } = dynamic;
+        let at_dynamic = at.field("dynamic_resources");
+        // What is refused is on the report; the checks go on to find more.
+        refuse!(at_dynamic; ads_config, lds_resources_locator, cds_resources_locator).ok();
+        let cds = self.read::<ClusterMessage>(cds_config, &at_dynamic.field("cds_config"));
+        let lds = self.read::<ListenerMessage>(lds_config, &at_dynamic.field("lds_config"));
+
+        let at_static = at.field("static_resources");
+        let at_secrets = at_static.field("secrets");
+        for (index, secret) in secrets.into_iter().enumerate() {
+            self.static_secret(secret, &at_secrets.index(index));
+        }
+
+        // All names first: an earlier cluster's route may lead to a later one.
+        let at_clusters = at_static.field("clusters");
+        for (index, cluster) in clusters.iter().enumerate() {
+            let at = at_clusters.index(index);
+            let place = at.to_string();
+            if let Some(first) = self.clusters.insert(cluster.name.as_str().into(), place) {
+                let at = at.field("name");
+                at.error(duplicate("cluster", &cluster.name, &first));
+            }
+        }
+        let cds = self.distinct("cluster", cds, clusters.iter().map(|c| c.name.as_str()));
+        for raw in &cds {
+            self.clusters.insert(raw.name().into(), String::new());
+        }
+        for (index, cluster) in clusters.into_iter().enumerate() {
+            let at = at_clusters.index(index);
+            // Each failure is on the report.
+            Cluster::compile(cluster, None, &self.context(), &at).ok();
+        }
+        for raw in cds {
+            self.compile(&raw, |message, cx, at| {
+                Cluster::compile(message, None, cx, at)
+            });
+        }
+
+        let mut addresses = Addresses::default();
+        let lds = self.distinct("listener", lds, listeners.iter().map(|l| l.name.as_str()));
+        let at_listeners = at_static.field("listeners");
+        for (index, listener) in listeners.into_iter().enumerate() {
+            let at = at_listeners.index(index);
+            if let Ok(listener) = Listener::compile(listener, &self.context(), &at) {
+                addresses.take(&listener, &at);
+            }
+        }
+        for raw in lds {
+            self.compile(&raw, |message, cx, at| {
+                let listener = Listener::compile(message, cx, at)?;
+                addresses.take(&listener, at);
+                Ok(())
+            });
+        }
+    }
+
+    fn context(&self) -> Context<'_> {
+        Context {
+            stats: &self.checks.stats,
+            sources: self,
+            server: &self.checks.server,
+            shared: &self.shared,
+            runtime: &self.checks.runtime,
+        }
+    }
+
+    /// The resources of an LDS or CDS file.
+    fn read<M: Name>(&self, source: Option<ConfigSourceMessage>, at: &At<'_>) -> Vec<RawResource> {
+        let Some(source) = source else {
+            return Vec::new();
+        };
+        // Failures are on the report.
+        let found = ConfigSource::compile(&source, at)
+            .and_then(|source| source.check_exists(at).map(|()| source));
+        match found {
+            Ok(source) => self.read_file(&source.path, &M::type_url()),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    fn read_file(&self, path: &Path, type_url: &str) -> Vec<RawResource> {
+        match read_discovery(path, type_url) {
+            // The version does not matter here.
+            Ok(Discovery {
+                version_info: _,
+                resources,
+            }) => resources,
+            Err(error) => {
+                error.report(self.report);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Refuses the second of a name; one that a static resource has is skipped
+    /// by a running proxy, which is hardly what is meant.
+    fn distinct<'a>(
+        &self,
+        noun: &str,
+        resources: Vec<RawResource>,
+        fixed: impl Iterator<Item = &'a str>,
+    ) -> Vec<RawResource> {
+        let mut first: HashMap<Box<str>, String> = fixed
+            .map(|name| (name.into(), "the bootstrap".to_owned()))
+            .collect();
+        let mut distinct = Vec::with_capacity(resources.len());
+        for raw in resources {
+            match first.get(raw.name()) {
+                Some(first) => {
+                    let mut report = Report::new();
+                    let root = report.root();
+                    root.field("name").error(duplicate(noun, raw.name(), first));
+                    self.take(&raw, &mut report);
+                }
+                None => {
+                    first.insert(raw.name().into(), place(&raw));
+                    distinct.push(raw);
+                }
+            }
+        }
+        distinct
+    }
+
+    fn compile<M: Message + Name + Default, T>(
+        &self,
+        raw: &RawResource,
+        compile: impl FnOnce(M, &Context<'_>, &At<'_>) -> Result<T, Reported>,
+    ) -> Option<T> {
+        let mut report = Report::new();
+        let compiled = raw
+            .decode(&self.checks.strictness, &report)
+            .and_then(|message| compile(message, &self.context(), &report.root()));
+        self.take(raw, &mut report);
+        compiled.ok()
+    }
+
+    fn take(&self, raw: &RawResource, report: &mut Report) {
+        raw.locate(report);
+        for error in std::mem::take(report).into_errors() {
+            self.report.push(error);
+        }
+    }
+
+    fn static_secret(&mut self, secret: <SecretKind as NamedKind>::Message, at: &At<'_>) {
+        let name: Box<str> = SecretKind::name(&secret).into();
+        if self.static_secrets.contains_key(&name) {
+            let at = at.field("name");
+            at.error(format_args!("duplicate static secret {name:?}"));
+            return;
+        }
+        let slot = match SecretKind::compile(secret, &self.context(), at) {
+            Ok(secret) => Slot::fixed(&*name, Arc::new(secret)),
+            Err(_) => Slot::new(&*name),
+        };
+        self.static_secrets.insert(name, Arc::new(slot));
+    }
+
+    /// A resource by name from a file, read at once and only once.
+    fn named<K: NamedKind>(
+        &self,
+        known: &Known<K::Value>,
+        source: &ConfigSourceMessage,
+        name: &str,
+        at: &At<'_>,
+    ) -> Result<Arc<Slot<K::Value>>, Reported> {
+        let source = ConfigSource::compile(source, at)?;
+        source.check_exists(at)?;
+        let key = (source, Box::from(name));
+        if let Some(slot) = known.borrow().get(&key) {
+            return Ok(Arc::clone(slot));
+        }
+        let path = key.0.path.clone();
+        let resources = self.read_file(&path, &K::Message::type_url());
+        let value = match the_only::<K>(resources, name, &path.display().to_string()) {
+            Ok(None) => None,
+            Ok(Some(raw)) => self.compile(&raw, |message, cx, at| {
+                check_name::<K>(&message, name, at)?;
+                K::compile(message, cx, at)
+            }),
+            Err(message) => {
+                self.report.push(ConfigError {
+                    path: String::new(),
+                    message,
+                    position: None,
+                });
+                None
+            }
+        };
+        let slot = Arc::new(match value {
+            Some(value) => Slot::fixed(name, Arc::new(value)),
+            None => Slot::new(name),
+        });
+        known.borrow_mut().insert(key, Arc::clone(&slot));
+        Ok(slot)
+    }
+}
+
+impl Sources for Validator<'_> {
+    fn routes(
+        &self,
+        source: &ConfigSourceMessage,
+        name: &str,
+        _stat_prefix: &str,
+        at: &At<'_>,
+    ) -> Result<Arc<Slot<RouteTable>>, Reported> {
+        self.named::<RouteKind>(&self.routes, source, name, at)
+    }
+
+    fn secret(
+        &self,
+        source: Option<&ConfigSourceMessage>,
+        name: &str,
+        at: &At<'_>,
+    ) -> Result<Arc<Slot<Secret>>, Reported> {
+        match source {
+            Some(source) => self.named::<SecretKind>(&self.secrets, source, name, at),
+            None => match self.static_secrets.get(name) {
+                Some(slot) => Ok(Arc::clone(slot)),
+                None => {
+                    let near =
+                        suggest::near(name, self.static_secrets.keys().map(|k| k.to_string()));
+                    Err(at.error(format_args!("Unknown static secret: {name}{near}")))
+                }
+            },
+        }
+    }
+
+    fn endpoints(
+        &self,
+        source: &ConfigSourceMessage,
+        name: &str,
+        _stat_prefix: &str,
+        at: &At<'_>,
+    ) -> Result<Arc<Slot<EndpointSet>>, Reported> {
+        self.named::<EndpointKind>(&self.endpoints, source, name, at)
+    }
+
+    fn cluster(&self, name: &str, _must_exist: bool, at: &At<'_>) -> Result<(), Reported> {
+        if self.clusters.contains_key(name) {
+            return Ok(());
+        }
+        let near = suggest::near(name, self.clusters.keys().map(|c| c.to_string()));
+        Err(at.error(format_args!("unknown cluster '{name}'{near}")))
+    }
+
+    fn depends_on_file(&self, _path: &Path) {}
+}
+
+/// Which addresses are taken, and by whom.
+#[derive(Default)]
+struct Addresses(HashMap<Address, Arc<str>>);
+
+impl Addresses {
+    fn take(&mut self, listener: &Listener, at: &At<'_>) {
+        for listen in &listener.addresses {
+            let address = &listen.address;
+            if address.ip().is_some_and(|ip| ip.port() == 0) {
+                continue;
+            }
+            match self.0.get(address) {
+                Some(other) => {
+                    at.field("address").error(format_args!(
+                        "error adding listener: '{}' has duplicate address '{address}' as \
+                         existing listener '{other}'",
+                        listener.name
+                    ));
+                }
+                None => {
+                    self.0.insert(address.clone(), listener.name.clone());
+                }
+            }
+        }
+    }
+}
+
+fn duplicate(noun: &str, name: &str, first: &str) -> String {
+    format!("duplicate {noun} {name} found, the first is in {first}")
+}
+
+fn place(raw: &RawResource) -> String {
+    super::resource::place_of(raw)
+}
+
+#[cfg(test)]
+mod tests;
