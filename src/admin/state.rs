@@ -19,6 +19,7 @@ use crate::{
         config::core::v3::Node,
     },
     model::SnapshotSlot,
+    runtime::Runtime,
     stats,
 };
 
@@ -36,7 +37,15 @@ pub struct State {
     pub log: Rc<dyn LogControl>,
     /// The process's states and switches.
     pub lifecycle: Rc<dyn Lifecycle>,
+    /// Values that can be changed while the process runs.
+    pub runtime: Arc<Runtime>,
+    /// How stats are shown.
+    pub settings: Rc<stats::Settings>,
+    /// Which paths are answered.
+    pub paths: AllowedPaths,
 }
+
+use super::config::AllowedPaths;
 
 /// Facts about the process, fixed at its start.
 #[derive(Clone, Debug)]

@@ -100,13 +100,7 @@ impl Origin {
                 let document = if in_over { over } else { &self.base };
                 Some(document.place(mark))
             }),
-            _ => report.locate_since(before, |_| {
-                Some(Position {
-                    file: self.base.file().to_owned(),
-                    line: 0,
-                    column: 0,
-                })
-            }),
+            _ => report.locate_since(before, |_| Some(Position::whole(self.base.file()))),
         }
     }
 }

@@ -2,21 +2,18 @@
 //! are told apart and hashed but not decoded: what did not change since the last
 //! answer never is.
 
-use std::{borrow::Cow, ops::Range, path::Path, sync::Arc};
+use std::{borrow::Cow, path::Path, sync::Arc};
 
-use prost::{Message, Name};
-use prost_reflect::DynamicMessage;
-use prost_types::Any;
+use prost::Name;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    check,
-    document::{Document, DocumentError, descriptor, place, typed},
-    hash, json,
-    place::{ConfigError, Position, Report, Reported},
-    position,
+    document::{Document, DocumentError, descriptor, typed},
+    hash,
+    place::{ConfigError, Position, Report},
     reader::{Reader, TYPE, find_field},
+    resource::{Body, RawResource, Text},
     strictness::Strictness,
     tree::{Entry, Mark, Node, Value},
     values::type_of_url,
@@ -33,28 +30,6 @@ pub struct Discovery {
     pub version_info: String,
     /// The resources, in the order of the answer.
     pub resources: Vec<RawResource>,
-}
-
-/// One resource of an answer, named and hashed, but not yet decoded.
-#[derive(Debug)]
-pub struct RawResource {
-    name: String,
-    hash: u64,
-    body: Body,
-}
-
-#[derive(Debug)]
-enum Body {
-    /// A part of a JSON file and where it starts.
-    Json {
-        document: Arc<Document>,
-        range: Range<usize>,
-        start: Mark,
-    },
-    /// A part of the tree of a file.
-    Tree { file: Arc<str>, node: Node<'static> },
-    /// A message from a stream, or of a binary file.
-    Encoded { file: Option<Arc<str>>, any: Any },
 }
 
 /// Reads a file that holds a `DiscoveryResponse` with resources of one type,
@@ -87,7 +62,7 @@ fn split(document: &Arc<Document>, expected: &str) -> Result<Discovery, Document
     // Not JSON, or something is wrong or unusual: the tree says what and where.
     match document.tree() {
         Err(error) => Err(DocumentError::Invalid(vec![error])),
-        Ok(Some(tree)) => split_tree(document.file(), &tree, expected),
+        Ok(Some(tree)) => split_tree(document.file(), tree, expected),
         Ok(None) => split_encoded(document, expected),
     }
 }
@@ -125,7 +100,7 @@ fn split_json(
     response: &Response<'_>,
     expected: &str,
 ) -> Option<Discovery> {
-    if !response.type_url.is_empty() && type_of_url(&response.type_url) != expected {
+    if check_type(&response.type_url, expected).is_some() {
         return None;
     }
     let (mut start, mut counted) = (Mark::START, 0);
@@ -144,15 +119,13 @@ fn split_json(
         let offset = raw.as_ptr().addr() - text.as_ptr().addr();
         start = Mark::of_offset(&text[counted..], offset - counted).after(start);
         counted = offset;
-        resources.push(RawResource {
-            name: name.into_owned(),
-            hash: hash::bytes(raw.as_bytes()),
-            body: Body::Json {
-                document: Arc::clone(document),
-                range: offset..offset + raw.len(),
-                start,
-            },
+        let body = Body::Text(Text::Json {
+            document: Arc::clone(document),
+            range: offset..offset + raw.len(),
+            start,
         });
+        let hash = hash::bytes(raw.as_bytes());
+        resources.push(RawResource::new(name.into_owned(), hash, body));
     }
     Some(Discovery {
         version_info: response.version_info.clone().into_owned(),
@@ -160,7 +133,23 @@ fn split_json(
     })
 }
 
-fn split_tree(file: &str, tree: &Node<'_>, expected: &str) -> Result<Discovery, DocumentError> {
+/// The way for every document with lines, which says what is wrong with it.
+fn split_tree(file: &str, tree: Node<'_>, expected: &str) -> Result<Discovery, DocumentError> {
+    let desc = descriptor::<DiscoveryResponse>();
+    let is_resources = |entry: &mut Entry<'_>| {
+        find_field(&desc, &entry.key).is_some_and(|field| field.name() == "resources")
+    };
+    let (mut rest, mut items) = (tree, Vec::new());
+    if let Value::Map(entries) = &mut rest.value {
+        for entry in entries.extract_if(.., is_resources) {
+            match entry.value.value {
+                Value::List(list) => items.extend(list),
+                Value::Null => {}
+                _ => items.push(entry.value),
+            }
+        }
+    }
+    // Everything but the resources is read as the message it is.
     let report = Report::new();
     let reader = Reader {
         file,
@@ -168,53 +157,10 @@ fn split_tree(file: &str, tree: &Node<'_>, expected: &str) -> Result<Discovery, 
         strictness: &Strictness::default(),
         check_rules: true,
     };
-    let desc = descriptor::<DiscoveryResponse>();
-    // Everything but the resources is read as the message it is.
-    let is_resources = |entry: &&Entry<'_>| {
-        find_field(&desc, &entry.key).is_some_and(|field| field.name() == "resources")
-    };
-    let rest = match &tree.value {
-        Value::Map(entries) => Value::Map(
-            entries
-                .iter()
-                .filter(|entry| !is_resources(entry))
-                .cloned()
-                .collect(),
-        ),
-        other => other.clone(),
-    };
-    let rest = Node {
-        mark: tree.mark,
-        value: rest,
-    };
     let message = reader.message(&rest, &desc, &report.root());
-    let items: &[Node<'_>] = match &tree.value {
-        Value::Map(entries) => match entries.iter().find(is_resources).map(|e| &e.value) {
-            Some(Node {
-                value: Value::List(items),
-                ..
-            }) => items,
-            None
-            | Some(Node {
-                value: Value::Null, ..
-            }) => &[],
-            Some(other) => {
-                report.push(ConfigError {
-                    path: "resources".to_owned(),
-                    message: format!("expected a list, found {}", other.value.describe()),
-                    position: Some(reader.position(other.mark)),
-                });
-                &[]
-            }
-        },
-        _ => &[],
-    };
-    if !report.is_empty() {
-        return Err(DocumentError::Invalid(report.into_errors()));
-    }
-    let response: DiscoveryResponse = match typed(&message, &report) {
-        Ok(response) => response,
-        Err(_) => return Err(DocumentError::Invalid(report.into_errors())),
+    let response = match typed::<DiscoveryResponse>(&message, &report) {
+        Ok(response) if report.is_empty() => response,
+        _ => return Err(DocumentError::Invalid(report.into_errors())),
     };
 
     let refuse = |path: String, mark: Mark, message: String| {
@@ -224,282 +170,141 @@ fn split_tree(file: &str, tree: &Node<'_>, expected: &str) -> Result<Discovery, 
             position: Some(reader.position(mark)),
         });
     };
-    if !response.type_url.is_empty() && type_of_url(&response.type_url) != expected {
-        let mark = tree.get("type_url").map_or(tree.mark, |node| node.mark);
-        refuse(
-            "type_url".to_owned(),
-            mark,
-            mismatch(expected, &response.type_url),
-        );
+    if let Some(message) = check_type(&response.type_url, expected) {
+        let mark = rest.get("type_url").map_or(rest.mark, |node| node.mark);
+        refuse("type_url".to_owned(), mark, message);
     }
     let file: Arc<str> = file.into();
     let mut resources = Vec::with_capacity(items.len());
-    for (i, item) in items.iter().enumerate() {
-        match head(item, expected) {
-            Ok((name, node)) => resources.push(RawResource {
-                name: name.to_owned(),
-                hash: hash::node(node),
-                body: Body::Tree {
+    for (i, item) in items.into_iter().enumerate() {
+        let node = unwrap(item);
+        match name(&node, expected) {
+            Ok(name) => {
+                let (name, hash) = (name.to_owned(), hash::node(&node));
+                let body = Body::Text(Text::Tree {
                     file: Arc::clone(&file),
-                    node: node.clone().into_owned(),
-                },
-            }),
+                    node: node.into_owned(),
+                });
+                resources.push(RawResource::new(name, hash, body));
+            }
             Err((mark, message)) => refuse(format!("resources[{i}]"), mark, message),
         }
     }
-    match report.is_empty() {
-        true => Ok(Discovery {
-            version_info: response.version_info,
-            resources,
-        }),
-        false => Err(DocumentError::Refused(report.into_errors())),
-    }
+    finish(response.version_info, resources, report)
 }
 
-/// The name of a resource and the resource itself, out of its wrapper.
-fn head<'n, 'a>(
-    item: &'n Node<'a>,
-    expected: &str,
-) -> Result<(&'n str, &'n Node<'a>), (Mark, String)> {
-    let found = match &item.value {
-        Value::Map(_) => item.get(TYPE).and_then(Node::text),
-        other => {
-            let found = other.describe();
-            return Err((
-                item.mark,
-                format!("expected a map of {expected}, found {found}"),
-            ));
-        }
-    };
-    let mark = item.get(TYPE).map_or(item.mark, |node| node.mark);
-    let Some(found) = found else {
-        return Err((mark, format!("\"@type\" is missing, expected {expected}")));
-    };
-    if type_of_url(found) == Resource::full_name() && expected != Resource::full_name() {
-        return match item.get("resource") {
-            Some(inner) => head(inner, expected),
-            None => Err((item.mark, "resource is required".to_owned())),
-        };
+/// A resource out of its wrapper, if it is in one.
+fn unwrap(mut item: Node<'_>) -> Node<'_> {
+    let wrapper = item.get(TYPE).and_then(Node::text).map(type_of_url);
+    let is_wrapped = wrapper == Some(Resource::full_name().as_str());
+    if let (true, Value::Map(entries)) = (is_wrapped, &mut item.value)
+        && let Some(inner) = entries.iter().position(|entry| entry.key == "resource")
+    {
+        return entries.swap_remove(inner).value;
     }
-    if type_of_url(found) != expected {
-        return Err((mark, mismatch(expected, found)));
+    item
+}
+
+/// The name of a resource of the expected type.
+fn name<'n>(node: &'n Node<'_>, expected: &str) -> Result<&'n str, (Mark, String)> {
+    if !matches!(node.value, Value::Map(_)) {
+        let found = node.value.describe();
+        return Err((node.mark, format!("expected {expected}, found {found}")));
+    }
+    let Some(found) = node.get(TYPE) else {
+        return Err((
+            node.mark,
+            format!("\"@type\" is missing, expected {expected}"),
+        ));
+    };
+    let url = found.text().unwrap_or_default();
+    if type_of_url(url) != expected {
+        return Err((found.mark, mismatch(expected, url)));
     }
     let keys: &[&str] = match is_assignment(expected) {
         true => &["cluster_name", "clusterName"],
         false => &["name"],
     };
-    let name = keys.iter().find_map(|key| item.get(key));
-    match name.map(|name| (name, name.text())) {
-        Some((_, Some(name))) if !name.is_empty() => Ok((name, item)),
-        Some((name, None)) => {
+    let Some(name) = keys.iter().find_map(|key| node.get(key)) else {
+        return Err((node.mark, format!("{} is required", keys[0])));
+    };
+    match name.text() {
+        Some("") => Err((name.mark, format!("{} must not be empty", keys[0]))),
+        Some(text) => Ok(text),
+        None => {
             let found = name.value.describe();
-            Err((
-                name.mark,
-                format!("{}: expected a string, found {found}", keys[0]),
-            ))
+            let message = format!("{}: expected a string, found {found}", keys[0]);
+            Err((name.mark, message))
         }
-        Some((name, _)) => Err((name.mark, format!("{} must not be empty", keys[0]))),
-        None => Err((item.mark, format!("{} is required", keys[0]))),
     }
 }
 
+/// The way for documents without lines.
 fn split_encoded(document: &Document, expected: &str) -> Result<Discovery, DocumentError> {
     let report = Report::new();
-    let desc = descriptor::<DiscoveryResponse>();
-    let response = document
-        .message(&desc, &Strictness::default(), false, &report)
-        .and_then(|message| typed::<DiscoveryResponse>(&message, &report));
-    let Ok(response) = response else {
-        return Err(DocumentError::Invalid(report.into_errors()));
-    };
+    let whole = || Some(Position::whole(document.file()));
     let refuse = |path: String, message: String| {
         report.push(ConfigError {
             path,
             message,
-            position: Some(document.whole()),
+            position: whole(),
         });
     };
-    if !response.type_url.is_empty() && type_of_url(&response.type_url) != expected {
+    let desc = descriptor::<DiscoveryResponse>();
+    let message = document.message(&desc, &Strictness::default(), false, &report);
+    if let Ok(message) = &message
+        && let Some(unknown) = message.unknown_fields().next()
+    {
+        // Most bytes that are something else look like this.
+        let (name, number) = (desc.full_name(), unknown.number());
         refuse(
-            "type_url".to_owned(),
-            mismatch(expected, &response.type_url),
+            String::new(),
+            format!("is not a {name}: it has a field of the unknown number {number}"),
         );
     }
+    let response = message.and_then(|message| typed::<DiscoveryResponse>(&message, &report));
+    let response = match response {
+        Ok(response) if report.is_empty() => response,
+        _ => return Err(DocumentError::Invalid(report.into_errors())),
+    };
+    if let Some(message) = check_type(&response.type_url, expected) {
+        refuse("type_url".to_owned(), message);
+    }
+    let file: Arc<str> = document.file().into();
     let mut resources = Vec::with_capacity(response.resources.len());
     for (i, any) in response.resources.into_iter().enumerate() {
-        match RawResource::from_any(any, expected) {
-            Ok(mut resource) => {
-                if let Body::Encoded { file, .. } = &mut resource.body {
-                    *file = Some(document.file().into());
-                }
-                resources.push(resource);
-            }
+        match RawResource::encoded(any, expected, Some(Arc::clone(&file))) {
+            Ok(resource) => resources.push(resource),
             Err(message) => refuse(format!("resources[{i}]"), message),
         }
     }
+    finish(response.version_info, resources, report)
+}
+
+fn finish(
+    version_info: String,
+    resources: Vec<RawResource>,
+    report: Report,
+) -> Result<Discovery, DocumentError> {
     match report.is_empty() {
         true => Ok(Discovery {
-            version_info: response.version_info,
+            version_info,
             resources,
         }),
         false => Err(DocumentError::Refused(report.into_errors())),
     }
 }
 
-fn mismatch(expected: &str, found: &str) -> String {
+/// What is wrong with the type that an answer says it is of; it may say none.
+fn check_type(found: &str, expected: &str) -> Option<String> {
+    (!found.is_empty() && type_of_url(found) != expected).then(|| mismatch(expected, found))
+}
+
+pub(super) fn mismatch(expected: &str, found: &str) -> String {
     format!("expected {expected}, found {}", type_of_url(found))
 }
 
 /// Endpoints are the one resource whose name is called otherwise.
 fn is_assignment(expected: &str) -> bool {
     expected == ClusterLoadAssignment::full_name()
-}
-
-impl RawResource {
-    /// A resource from a stream, perhaps in its wrapper; `expected` is the full
-    /// name of its type or its type URL.
-    ///
-    /// # Errors
-    /// When it is of another type, or has no name.
-    pub fn from_any(any: Any, expected: &str) -> Result<Self, String> {
-        /// In all resource types the name is field 1.
-        #[derive(Clone, PartialEq, prost::Message)]
-        struct Named {
-            #[prost(string, tag = "1")]
-            name: String,
-        }
-        let expected = type_of_url(expected);
-        let invalid = |error| format!("is not a valid {expected}: {error}");
-        if type_of_url(&any.type_url) == Resource::full_name() && expected != Resource::full_name()
-        {
-            let wrapper = Resource::decode(any.value.as_slice()).map_err(invalid)?;
-            return match wrapper.resource {
-                Some(inner) => Self::from_any(inner, expected),
-                None => Err("resource is required".to_owned()),
-            };
-        }
-        if type_of_url(&any.type_url) != expected {
-            return Err(mismatch(expected, &any.type_url));
-        }
-        let Named { name } = Named::decode(any.value.as_slice()).map_err(invalid)?;
-        match name.is_empty() {
-            true => Err("name is required".to_owned()),
-            false => Ok(Self {
-                name,
-                hash: hash::bytes(&any.value),
-                body: Body::Encoded { file: None, any },
-            }),
-        }
-    }
-
-    /// The resource's name, not empty; the caller refuses duplicates.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// A hash of the resource as it is written. Equal resources may differ in it
-    /// when they are written differently; different ones have different hashes.
-    pub fn hash(&self) -> u64 {
-        self.hash
-    }
-
-    /// Decodes the resource and checks its rules.
-    ///
-    /// # Errors
-    /// Everything that is wrong goes to the report, with paths from the root of
-    /// the resource and places in the file.
-    pub fn decode<M: Message + Name + Default>(
-        &self,
-        strictness: &Strictness,
-        report: &Report,
-    ) -> Result<M, Reported> {
-        let message = self.message(&descriptor::<M>(), strictness, report)?;
-        typed(&message, report)
-    }
-
-    /// As [`RawResource::decode`], without a generated type.
-    fn message(
-        &self,
-        desc: &prost_reflect::MessageDescriptor,
-        strictness: &Strictness,
-        report: &Report,
-    ) -> Result<DynamicMessage, Reported> {
-        let before = report.marker();
-        let at = report.root();
-        let read = |file: &str, start: Mark, node: &Node<'_>| {
-            let reader = Reader {
-                file,
-                start,
-                strictness,
-                check_rules: true,
-            };
-            let message = reader.any_of(node, desc, &at);
-            report.locate_since(before, |path| {
-                Some(reader.position(position::find(node, &position::parse(path))))
-            });
-            message
-        };
-        let message = match &self.body {
-            Body::Tree { file, node } => read(file, Mark::START, node),
-            Body::Json {
-                document,
-                range,
-                start,
-            } => match json::parse(&document.json().unwrap_or_default()[range.clone()]) {
-                Ok(node) => read(document.file(), *start, &node),
-                Err(error) => {
-                    return Err(report.push(ConfigError {
-                        path: String::new(),
-                        message: error.message,
-                        position: Some(place(document.file(), error.mark.after(*start))),
-                    }));
-                }
-            },
-            Body::Encoded { any, .. } => {
-                let message = DynamicMessage::decode(desc.clone(), any.value.as_slice()).map_err(
-                    |error| at.error(format_args!("is not a valid {}: {error}", desc.full_name())),
-                )?;
-                check::check(&message, strictness, &at);
-                report.locate_since(before, |_| self.position(""));
-                message
-            }
-        };
-        report.since(before).map(|()| message)
-    }
-
-    /// Fills in the positions that are missing in a report about this resource.
-    pub fn locate(&self, report: &mut Report) {
-        match &self.body {
-            Body::Json {
-                document,
-                range,
-                start,
-            } => {
-                let text = document.json().unwrap_or_default();
-                if let Ok(node) = json::parse(&text[range.clone()]) {
-                    report.locate(|path| {
-                        let mark = position::find(&node, &position::parse(path));
-                        Some(place(document.file(), mark.after(*start)))
-                    });
-                }
-            }
-            _ => report.locate(|path| self.position(path)),
-        }
-    }
-
-    fn position(&self, path: &str) -> Option<Position> {
-        match &self.body {
-            Body::Json {
-                document, start, ..
-            } => Some(place(document.file(), *start)),
-            Body::Tree { file, node } => {
-                Some(place(file, position::find(node, &position::parse(path))))
-            }
-            Body::Encoded { file, .. } => file.as_ref().map(|file| Position {
-                file: file.to_string(),
-                line: 0,
-                column: 0,
-            }),
-        }
-    }
 }

@@ -205,7 +205,7 @@ impl Document {
                 let message = self.encoded(desc).map_err(|error| report.push(error))?;
                 if check_rules {
                     check::check(&message, strictness, &report.root());
-                    report.locate_since(before, |_| Some(self.whole()));
+                    report.locate_since(before, |_| Some(Position::whole(&self.file)));
                 }
                 message
             }
@@ -218,7 +218,7 @@ impl Document {
         let invalid = |message: String| ConfigError {
             path: String::new(),
             message,
-            position: Some(self.whole()),
+            position: Some(Position::whole(&self.file)),
         };
         let expected = desc.full_name();
         match &self.content {
@@ -230,15 +230,6 @@ impl Document {
                     invalid(format!("is not a {expected}: {error}"))
                 }),
             Content::Yaml(_) | Content::Json(_) => Err(invalid("has a tree".to_owned())),
-        }
-    }
-
-    /// The place of a document without lines.
-    pub(super) fn whole(&self) -> Position {
-        Position {
-            file: self.file.clone(),
-            line: 0,
-            column: 0,
         }
     }
 
@@ -268,7 +259,7 @@ impl Document {
             Ok(Some(tree)) => report.locate_since(before, |path| {
                 Some(self.place(position::find(&tree, &position::parse(path))))
             }),
-            _ => report.locate_since(before, |_| Some(self.whole())),
+            _ => report.locate_since(before, |_| Some(Position::whole(&self.file))),
         }
     }
 }

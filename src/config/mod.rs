@@ -11,6 +11,7 @@ pub mod place;
 mod position;
 mod print;
 mod reader;
+mod resource;
 mod rules;
 mod scalar;
 mod strictness;
@@ -21,10 +22,11 @@ mod well_known;
 mod yaml;
 
 pub use bootstrap::Origin;
-pub use discovery::{Discovery, RawResource, read_discovery};
+pub use discovery::{Discovery, read_discovery};
 pub use document::{Document, DocumentError, Format, read};
 pub use place::{At, ConfigError, IsSet, Position, Report, Reported};
 pub use print::{Printed, to_dynamic, to_json};
+pub use resource::RawResource;
 pub use strictness::{Strictness, Unknown};
 pub use values::{
     Fraction, duration, fraction, optional_duration, share, type_name, type_of_url, unpack,

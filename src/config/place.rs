@@ -19,6 +19,17 @@ pub struct Position {
     pub column: usize,
 }
 
+impl Position {
+    /// A file as a whole, where it has no lines.
+    pub(super) fn whole(file: &str) -> Self {
+        Self {
+            file: file.to_owned(),
+            line: 0,
+            column: 0,
+        }
+    }
+}
+
 /// One thing that is wrong, where, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigError {

@@ -21,7 +21,8 @@ pub enum SubstitutionFormat {
 }
 
 impl SubstitutionFormat {
-    /// Compiles a format; gives its `content_type` beside it, empty when unset.
+    /// Compiles a format; gives its `content_type` beside it, which follows from
+    /// the kind of format when it is unset.
     ///
     /// # Errors
     /// An unknown command, a missing file, an extension.
@@ -66,6 +67,11 @@ impl SubstitutionFormat {
                 JsonFormatter::parse(format, omit_empty_values, &at).map(Self::Json)
             }
         }?;
+        let content_type = match (&format, content_type.is_empty()) {
+            (_, false) => content_type,
+            (Self::Json(_), true) => "application/json".to_owned(),
+            (Self::Text(_), true) => "text/plain".to_owned(),
+        };
         Ok((format, content_type))
     }
 

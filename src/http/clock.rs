@@ -2,8 +2,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    net::{IpAddr, SocketAddr, UdpSocket},
-    sync::OnceLock,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -56,19 +54,6 @@ impl Clock {
         }
         date.1.clone()
     }
-}
-
-/// This machine's address, by which clients on the same machine are told
-/// upstream; found once.
-pub fn own_address() -> Option<IpAddr> {
-    static OWN: OnceLock<Option<IpAddr>> = OnceLock::new();
-    *OWN.get_or_init(|| {
-        // Connecting a datagram socket sends nothing; it only asks for a route.
-        let somewhere = SocketAddr::from(([192, 0, 2, 1], 9));
-        let socket = UdpSocket::bind(("0.0.0.0", 0)).ok()?;
-        socket.connect(somewhere).ok()?;
-        Some(socket.local_addr().ok()?.ip())
-    })
 }
 
 #[cfg(test)]

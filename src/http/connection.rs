@@ -223,7 +223,7 @@ pub async fn serve(connection: Connection) {
             }
         }
     };
-    let peer = PeerHeaders::new(&info, super::own_address());
+    let peer = PeerHeaders::new(&info, manager.peer.own_address);
     let session = Rc::new(Session {
         peer,
         info,

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     formatter::{HeaderView, ResponseFlag, is_grpc_content_type},
-    model::route::{Action, DirectResponse, Outcome, Redirect, RouteHandle},
+    model::route::{Action, DirectResponse, Outcome, RouteHandle, https_location},
 };
 
 /// Serves one request.
@@ -60,6 +60,15 @@ fn admit(
     let session = stream.session.clone();
     let seen = Seen::of(&stream.request.headers, manager.minds_underscores());
     check_version(stream, manager)?;
+    if seen.connection && request::drop_nominated(&mut stream.request.headers).is_err() {
+        return Err(LocalReply::text(
+            StatusCode::BAD_REQUEST,
+            "http1.connection_header_rejected",
+            "Bad Request",
+        )
+        .flag(ResponseFlag::DownstreamProtocolError)
+        .closing());
+    }
     if request::to_origin_form(&mut stream.request).is_err() {
         manager
             .stats
@@ -198,7 +207,7 @@ fn find_route(stream: &mut Stream, manager: &ConnectionManager) -> Result<(), Lo
             Ok(())
         }
         Outcome::TlsRequired(_) => {
-            let location = Redirect::to_https().location(&stream.view(), 0);
+            let location = https_location(&stream.view());
             Err(LocalReply::redirect(
                 StatusCode::MOVED_PERMANENTLY,
                 &location,
@@ -278,7 +287,8 @@ fn answer(
             route.rewrite_response(status, &mut headers, None, &context);
         }
     }
-    if reply.close && !stream.session.is_http2() {
+    let connect = stream.request.method == Method::CONNECT;
+    if (reply.close || connect) && !stream.session.is_http2() {
         stream.session.close();
     }
     if !body.is_received() {

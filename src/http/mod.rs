@@ -27,7 +27,7 @@ pub mod stream;
 mod upgrade;
 
 pub use body::RequestBody;
-pub use clock::{Clock, own_address};
+pub use clock::Clock;
 pub use config::ConnectionManager;
 pub use connection::serve;
 pub use reply::LocalReply;

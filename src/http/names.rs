@@ -12,6 +12,7 @@ names! {
     KEEP_ALIVE = "keep-alive";
     PROXY_CONNECTION = "proxy-connection";
     X_FORWARDED_FOR = "x-forwarded-for";
+    X_FORWARDED_HOST = "x-forwarded-host";
     X_FORWARDED_PROTO = "x-forwarded-proto";
     X_FORWARDED_PORT = "x-forwarded-port";
     X_FORWARDED_CLIENT_CERT = "x-forwarded-client-cert";

@@ -200,6 +200,42 @@ fn split_port(host: &str) -> (&str, Option<&str>) {
     }
 }
 
+/// Removes the headers that `connection` names as belonging to this hop.
+///
+/// # Errors
+/// When it names one that routing or trust depends on: a request may not talk
+/// this proxy out of those.
+pub fn drop_nominated(headers: &mut HeaderMap) -> Result<(), ()> {
+    const KEPT: [HeaderName; 4] = [
+        header::HOST,
+        names::X_FORWARDED_FOR,
+        names::X_FORWARDED_HOST,
+        names::X_FORWARDED_PROTO,
+    ];
+    let mut nominated = smallvec::SmallVec::<[HeaderName; 2]>::new();
+    for value in headers.get_all(header::CONNECTION) {
+        for token in value
+            .as_bytes()
+            .split(|b| *b == b',')
+            .map(<[u8]>::trim_ascii)
+        {
+            // What is no name cannot name a header; these three name none.
+            let Ok(name) = HeaderName::from_bytes(token) else {
+                continue;
+            };
+            match name.as_str() {
+                "close" | "keep-alive" | "upgrade" | "http2-settings" | "te" => {}
+                _ if KEPT.contains(&name) => return Err(()),
+                _ => nominated.push(name),
+            }
+        }
+    }
+    for name in nominated {
+        headers.remove(name);
+    }
+    Ok(())
+}
+
 /// Everything that is told about a downstream connection in every request,
 /// prepared once.
 #[derive(Debug)]
@@ -506,6 +542,20 @@ mod tests {
         assert_eq!(last(0).as_deref(), Some("3.3.3.3"));
         assert_eq!(last(2).as_deref(), Some("1.1.1.1"));
         assert_eq!(last(3), None);
+    }
+
+    #[test]
+    fn nominated_headers_go_but_not_those_that_trust_rests_on() {
+        let request = |nominated: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONNECTION, HeaderValue::from_static(nominated));
+            headers.insert("foo", HeaderValue::from_static("1"));
+            drop_nominated(&mut headers).map(|()| headers.contains_key("foo"))
+        };
+        assert_eq!(request("close, Foo"), Ok(false));
+        assert_eq!(request("keep-alive"), Ok(true));
+        assert_eq!(request("X-Forwarded-For"), Err(()));
+        assert_eq!(request("host"), Err(()));
     }
 
     #[test]

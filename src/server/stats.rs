@@ -106,18 +106,18 @@ fn revision() -> u64 {
 
 /// Memory of this process, in bytes, as the kernel counts it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Memory {
+pub struct Memory {
     /// In use for data that is not of a file.
-    allocated: u64,
+    pub allocated: u64,
     /// Set aside for data, in use or not.
-    heap: u64,
+    pub heap: u64,
     /// In use, with code and files.
-    physical: u64,
+    pub physical: u64,
 }
 
 impl Memory {
     /// As of now; `None` where the system does not tell.
-    fn now() -> Option<Self> {
+    pub fn now() -> Option<Self> {
         Some(Self::parse(&fs::read_to_string("/proc/self/status").ok()?))
     }
 

@@ -10,11 +10,13 @@ pub mod codes;
 pub mod histogram;
 pub mod listing;
 mod registry;
+mod settings;
 pub mod table;
 pub mod tags;
 
 pub use block::{Block, Merged};
 pub use registry::Registry;
+pub use settings::Settings;
 pub use table::{Counter, Gauge, Histogram, Table, Text, Unit};
 
 use std::cell::Cell;

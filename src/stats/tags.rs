@@ -40,7 +40,10 @@ pub struct Tagged {
 
 /// The rules in force.
 #[derive(Debug)]
-pub struct TagRules(Vec<Rule>);
+pub struct TagRules {
+    rules: Vec<Rule>,
+    has_own_patterns: bool,
+}
 
 const ADDRESS: &str = r"(?:\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|\[[a-fA-F_\d]+\])_\d+";
 
@@ -134,7 +137,10 @@ impl Default for TagRules {
         });
         let mut rules: Vec<_> = regexes.collect();
         rules.extend(parts);
-        Self(rules)
+        Self {
+            rules,
+            has_own_patterns: false,
+        }
     }
 }
 
@@ -151,7 +157,7 @@ impl TagRules {
         command_line: &[(String, String)],
         at: &At<'_>,
     ) -> Result<Self, Reported> {
-        let mut defaults = Self::default().0;
+        let mut defaults = Self::default().rules;
         let known: HashSet<String> = defaults.iter().map(|rule| rule.tag.clone()).collect();
         let mut chosen: HashSet<String> = HashSet::new();
         let mut own = Vec::new();
@@ -217,15 +223,24 @@ impl TagRules {
             .partition(|rule| matches!(rule.finder, Finder::Fixed(_)));
         rules.extend(fixed);
         rules.extend(by_prefix.into_iter().filter(wanted));
+        let has_own_patterns = !patterns.is_empty();
         rules.extend(patterns);
-        Ok(Self(rules))
+        Ok(Self {
+            rules,
+            has_own_patterns,
+        })
+    }
+
+    /// Whether there are patterns besides the default ones, which may look for anything.
+    pub fn has_own_patterns(&self) -> bool {
+        self.has_own_patterns
     }
 
     /// Takes the tags out of a name. Every rule sees the whole name.
     pub fn extract(&self, name: &str) -> Tagged {
         let mut tags: Vec<(String, String)> = Vec::new();
         let mut removed: Vec<std::ops::Range<usize>> = Vec::new();
-        for rule in &self.0 {
+        for rule in &self.rules {
             let (range, value) = match &rule.finder {
                 Finder::Fixed(value) => {
                     tags.push((rule.tag.clone(), value.clone()));

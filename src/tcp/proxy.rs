@@ -16,7 +16,7 @@ use crate::{
     server::Worker,
     stats::Block,
     upstream::{
-        Breakers, LbContext, Priority, Resource, WorkerCluster,
+        Alpn, Breakers, LbContext, Priority, Resource, WorkerCluster,
         pool::{ConnectionFacts, Io, connect},
         stats::cluster_stats,
     },
@@ -137,7 +137,7 @@ async fn reach_host(worker: &Worker, cluster: &Rc<WorkerCluster>, log: &mut Stre
         address: host.address().to_string().into(),
         hostname: endpoint.hostname.as_ref().into(),
     }));
-    match connect(&cluster.cluster, host).await {
+    match connect(&cluster.cluster, &endpoint, None, Alpn::None).await {
         Ok((io, info)) => {
             let facts =
                 ConnectionFacts::new(cluster.cluster.clone(), host.clone(), info, Some(permit));

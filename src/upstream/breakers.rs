@@ -169,8 +169,7 @@ impl Breakers {
         O: Deref<Target: AsRef<Self>>,
     {
         let granted = owner.deref().as_ref().try_acquire(priority, resource);
-        // Not `then_some`: a permit that is made is given back when it is dropped.
-        granted.then(|| Permit {
+        granted.then_some(Permit {
             owner,
             priority,
             resource,

@@ -18,7 +18,7 @@ mod worker_cluster;
 pub use balance::{LbContext, LbState};
 pub use breakers::{Breakers, Permit, Priority, Resource};
 pub use driver::ClusterDriver;
-pub use host::{Endpoint, Host, HostStat, Locality};
+pub use host::{Endpoint, EndpointStatus, HealthFlag, Host, HostStat, Locality};
 pub use host_set::{HostSet, Hosts};
 pub use tls::{Alpn, TlsError, TlsTarget, UpstreamTls};
 pub use worker_cluster::{WorkerCluster, WorkerClusters};

@@ -14,7 +14,10 @@ use crate::model::{
 /// Pools by host id and protocol. They outlive the configuration they were made
 /// under for as long as the next one looks the same on the wire.
 #[derive(Debug, Default)]
-struct Pools(RefCell<HashMap<(u64, Protocol), Rc<Pool>, RandomState>>);
+struct Pools(RefCell<HashMap<PoolKey, Rc<Pool>, RandomState>>);
+
+/// Host id, protocol, and the server name where requests give it.
+type PoolKey = (u64, Protocol, Option<Rc<str>>);
 
 impl Pools {
     fn drain_all(&self) {
@@ -26,7 +29,7 @@ impl Pools {
 
     /// Drains the pools of hosts that are no longer there.
     fn retain(&self, keep: impl Fn(u64) -> bool) {
-        self.0.borrow_mut().retain(|(host, _), pool| {
+        self.0.borrow_mut().retain(|(host, ..), pool| {
             let keep = keep(*host);
             if !keep {
                 pool.drain();
@@ -101,13 +104,21 @@ impl WorkerCluster {
         }
     }
 
-    /// The pool of a host.
-    pub fn pool(&self, endpoint: &Endpoint, protocol: Protocol) -> Rc<Pool> {
+    /// The pool of a host. `server_name` is what `auto_sni` takes from the request.
+    pub fn pool(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        protocol: Protocol,
+        server_name: Option<Rc<str>>,
+    ) -> Rc<Pool> {
         let mut pools = self.pools.0.borrow_mut();
-        let pool = pools
-            .entry((endpoint.host.id(), protocol))
-            .or_insert_with(|| Pool::new(endpoint.host.clone(), protocol));
-        pool.clone()
+        let key = (endpoint.host.id(), protocol, server_name);
+        if let Some(pool) = pools.get(&key) {
+            return pool.clone();
+        }
+        let pool = Pool::new(endpoint.clone(), protocol, key.2.clone());
+        pools.insert(key, pool.clone());
+        pool
     }
 }
 

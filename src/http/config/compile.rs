@@ -200,6 +200,7 @@ impl ConnectionManager {
                 skip_xff_append,
                 append_forwarded_port: append_x_forwarded_port,
                 map_ipv4: represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+                own_address: cx.server.local_address,
                 internal: internal?,
                 client_cert: client_cert?,
             },

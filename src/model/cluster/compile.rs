@@ -136,7 +136,6 @@ impl Cluster {
                 load_balancing_policy,
                 common_lb_config,
             },
-            cx,
             at,
         );
         let breakers = breakers::compile(circuit_breakers, at);

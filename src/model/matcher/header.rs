@@ -1,8 +1,6 @@
 //! `envoy.config.route.v3.HeaderMatcher`, compiled.
 
-use std::borrow::Cow;
-
-use http::header::HeaderName;
+use http::{StatusCode, header::HeaderName};
 
 use crate::{
     api::envoy::{
@@ -107,21 +105,19 @@ impl HeaderMatcher {
     /// Whether a request meets the condition.
     pub fn matches_request(&self, request: &RequestView<'_>) -> bool {
         match &self.name {
-            FieldName::Header(name) => self.decide(joined(request.headers, name).as_deref()),
-            pseudo => self.decide(pseudo.pseudo(request).map(str::as_bytes)),
+            FieldName::Header(name) => self.decide(values(request.headers, name)),
+            pseudo => self.decide(pseudo.pseudo(request).map(str::as_bytes).into_iter()),
         }
     }
 
     /// Whether a response meets the condition.
-    pub fn matches_response(
-        &self,
-        status: Option<http::StatusCode>,
-        headers: HeaderView<'_>,
-    ) -> bool {
+    pub fn matches_response(&self, status: Option<StatusCode>, headers: HeaderView<'_>) -> bool {
         match &self.name {
-            FieldName::Header(name) => self.decide(joined(headers, name).as_deref()),
-            FieldName::Status => self.decide(status.as_ref().map(|s| s.as_str().as_bytes())),
-            _ => self.decide(None),
+            FieldName::Header(name) => self.decide(values(headers, name)),
+            FieldName::Status => {
+                self.decide(status.as_ref().map(|s| s.as_str().as_bytes()).into_iter())
+            }
+            _ => self.decide(std::iter::empty()),
         }
     }
 
@@ -133,40 +129,104 @@ impl HeaderMatcher {
         }
     }
 
-    fn decide(&self, value: Option<&[u8]>) -> bool {
-        if let Condition::Present(wanted) = self.condition {
-            let there = value.is_some() || self.missing_is_empty;
-            return (there == wanted) != self.invert;
+    /// One value of several is enough. A missing header never meets a condition
+    /// on its value, not even an inverted one.
+    fn decide<'a>(&self, values: impl Iterator<Item = &'a [u8]>) -> bool {
+        let mut values = values.peekable();
+        if values.peek().is_none() {
+            return match (&self.condition, self.missing_is_empty) {
+                (Condition::Present(wanted), empty) => (*wanted == empty) != self.invert,
+                (_, true) => self.condition.is_met(b"") != self.invert,
+                (_, false) => false,
+            };
         }
-        let value = match value {
-            Some(value) => value,
-            None if self.missing_is_empty => b"",
-            // A missing header never matches, and an inverted match of it always does.
-            None => return self.invert,
-        };
-        let matched = match &self.condition {
-            Condition::Text(matcher) => matcher.is_match(value),
-            Condition::Range(from, to) => std::str::from_utf8(value)
-                .ok()
-                .and_then(|text| text.trim().parse::<i64>().ok())
-                .is_some_and(|n| (*from..*to).contains(&n)),
-            Condition::Present(_) => unreachable!("decided above"),
-        };
-        matched != self.invert
+        values.any(|value| self.condition.is_met(value)) != self.invert
     }
 }
 
-/// All values of a header, joined by commas as Envoy does.
-fn joined<'a>(headers: HeaderView<'a>, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
-    let mut values = headers.get_all(name).map(http::HeaderValue::as_bytes);
-    let first = values.next()?;
-    let Some(second) = values.next() else {
-        return Some(Cow::Borrowed(first));
-    };
-    let mut all = [first, b",", second].concat();
-    for value in values {
-        all.push(b',');
-        all.extend_from_slice(value);
+impl Condition {
+    /// Whether a header that is there meets it.
+    fn is_met(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Text(matcher) => matcher.is_match(value),
+            Self::Range(from, to) => std::str::from_utf8(value)
+                .ok()
+                .and_then(|text| text.trim().parse::<i64>().ok())
+                .is_some_and(|n| (*from..*to).contains(&n)),
+            Self::Present(wanted) => *wanted,
+        }
     }
-    Some(Cow::Owned(all))
+}
+
+fn values<'a>(headers: HeaderView<'a>, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    headers.get_all(name).map(http::HeaderValue::as_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue};
+
+    use super::*;
+    use crate::{
+        api::envoy::r#type::matcher::v3::{StringMatcher as Text, string_matcher::MatchPattern},
+        config::Report,
+    };
+
+    /// Which of: no header, `v`, an empty one, `5`, `1` and `2`.
+    fn outcomes(specifier: Option<Specifier>, invert: bool, missing_is_empty: bool) -> String {
+        let report = Report::new();
+        let message = Message {
+            name: "X-A".to_owned(),
+            invert_match: invert,
+            treat_missing_header_as_empty: missing_is_empty,
+            header_match_specifier: specifier,
+        };
+        let matcher = HeaderMatcher::compile(message, &report.root()).unwrap();
+        [&[][..], &["v"], &[""], &["5"], &["1", "2"]]
+            .iter()
+            .map(|values| {
+                let mut headers = HeaderMap::new();
+                for value in *values {
+                    headers.append("x-a", HeaderValue::from_static(value));
+                }
+                let request = RequestView {
+                    headers: HeaderView::Map(&headers),
+                    ..RequestView::default()
+                };
+                if matcher.matches_request(&request) {
+                    '1'
+                } else {
+                    '0'
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn decides_as_envoy_does() {
+        let exact = |text: &str| {
+            Some(Specifier::StringMatch(Text {
+                ignore_case: false,
+                match_pattern: Some(MatchPattern::Exact(text.to_owned())),
+            }))
+        };
+        let range = || Some(Specifier::RangeMatch(Int64Range { start: 2, end: 6 }));
+        let present = |wanted| Some(Specifier::PresentMatch(wanted));
+        assert_eq!(outcomes(exact("v"), true, false), "00111");
+        assert_eq!(outcomes(exact("v"), true, true), "10111");
+        assert_eq!(outcomes(exact("2"), false, false), "00001");
+        assert_eq!(outcomes(exact("2"), true, false), "01110");
+        assert_eq!(outcomes(exact("1,2"), false, false), "00000");
+        assert_eq!(outcomes(exact(""), false, true), "10100");
+        assert_eq!(outcomes(range(), false, false), "00011");
+        assert_eq!(outcomes(range(), true, false), "01100");
+        assert_eq!(outcomes(None, false, false), "01111");
+        assert_eq!(outcomes(None, true, false), "10000");
+        assert_eq!(outcomes(present(true), false, true), "11111");
+        assert_eq!(outcomes(present(false), false, false), "10000");
+        assert_eq!(outcomes(present(false), false, true), "00000");
+        assert_eq!(outcomes(present(true), true, false), "10000");
+        let deprecated = Some(Specifier::ExactMatch(String::new()));
+        assert_eq!(outcomes(deprecated, false, false), "01111");
+    }
 }

@@ -276,9 +276,10 @@ impl WeightedEntry {
             }
             _ => Err(at.error("exactly one of name and cluster_header is required")),
         };
+        let weight = weight.ok_or_else(|| at.field("weight").error("is required"));
         refused?;
         filters?;
-        *total += u64::from(weight.unwrap_or(0));
+        *total += u64::from(weight?);
         Ok(Self {
             cluster: cluster?,
             request_headers: request_headers?,

@@ -54,7 +54,7 @@ pub struct DirectResponse {
     /// Its body.
     pub body: bytes::Bytes,
     /// Makes the body instead, from the request and `%LOCAL_REPLY_BODY%`; with
-    /// its content type, empty when it follows from the format.
+    /// its content type.
     pub format: Option<(SubstitutionFormat, String)>,
 }
 

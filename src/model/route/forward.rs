@@ -206,11 +206,7 @@ fn host_rewrite(message: HostRewriteSpecifier, at: &At<'_>) -> Result<HostRewrit
         HostRewriteSpecifier::AutoHostRewrite(false) => HostRewrite::None,
         HostRewriteSpecifier::HostRewriteHeader(name) => {
             let at = at.field("host_rewrite_header");
-            match FieldName::parse(&name) {
-                Ok(FieldName::Header(name)) => HostRewrite::Header(name),
-                Ok(_) => return Err(at.error(format_args!("{name}: an ordinary header is needed"))),
-                Err(error) => return Err(at.error(error)),
-            }
+            HostRewrite::Header(FieldName::parse(&name).map_err(|error| at.error(error))?)
         }
         HostRewriteSpecifier::HostRewritePathRegex(regex) => HostRewrite::PathRegex(
             Substitution::compile(regex, &at.field("host_rewrite_path_regex"))?,

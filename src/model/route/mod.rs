@@ -31,7 +31,7 @@ pub use handle::RouteHandle;
 pub use hash::{HashCookie, HashPolicy, HashSource};
 pub use headers::HeaderRules;
 pub use mutate::set_host;
-pub use redirect::Redirect;
+pub use redirect::{Redirect, https_location};
 pub use retry::{RequestRetry, RetryOn, RetryPolicy};
 pub use rewrite::{HostRewrite, PathRewrite};
 pub use table::{Outcome, RouteIndex, RouteTable};

@@ -30,7 +30,7 @@ impl RouteHandle {
     ) -> impl Iterator<Item = &'a HeaderRules> {
         let [route, host, table] = of(self);
         let order = match self.table().most_specific_wins {
-            true => [Some(table), Some(host), Some(route), entry],
+            true => [entry, Some(table), Some(host), Some(route)],
             false => [entry, Some(route), Some(host), Some(table)],
         };
         order
@@ -82,21 +82,23 @@ impl RouteHandle {
         let Action::Forward(forward) = &self.route().action else {
             return;
         };
-        let literal = entry.and_then(|e| e.host_rewrite.as_deref());
-        let host = match (literal, &forward.host) {
-            (Some(literal), _) => Some(literal.to_owned()),
-            (None, HostRewrite::None | HostRewrite::Auto) => None,
-            (None, HostRewrite::Literal(host)) => Some(host.to_string()),
-            (None, HostRewrite::Header(name)) => parts
-                .headers
-                .get(name)
-                .and_then(|v| v.to_str().ok())
+        let append = forward.append_x_forwarded_host;
+        // A weighted cluster's host comes first, and the route's replaces it.
+        if let Some(host) = entry.and_then(|e| e.host_rewrite.as_deref()) {
+            set_host(parts, host, append, keep_original);
+        }
+        let host = match &forward.host {
+            HostRewrite::None | HostRewrite::Auto => None,
+            HostRewrite::Literal(host) => Some(host.to_string()),
+            HostRewrite::Header(name) => name
+                .in_request(&RequestView::of(parts, scheme))
+                .and_then(|v| std::str::from_utf8(v).ok())
                 .filter(|v| !v.is_empty())
                 .map(str::to_owned),
-            (None, HostRewrite::PathRegex(regex)) => Some(regex.apply(parts.uri.path())),
+            HostRewrite::PathRegex(regex) => Some(regex.apply(parts.uri.path())),
         };
         if let Some(host) = host {
-            set_host(parts, &host, forward.append_x_forwarded_host, keep_original);
+            set_host(parts, &host, append, keep_original);
         }
         let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
         if !matches!(forward.path, super::PathRewrite::None) {
@@ -188,6 +190,9 @@ fn append_forwarded_host(headers: &mut HeaderMap, host: &HeaderValue) {
 /// Gives a request another path. One that cannot stand in a URI changes nothing.
 fn set_path(parts: &mut Parts, path: String, keep_original: bool) {
     let old = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    if path == old {
+        return;
+    }
     if keep_original && let Ok(old) = HeaderValue::from_str(old) {
         parts.headers.insert(ORIGINAL_PATH, old);
     }

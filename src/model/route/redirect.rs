@@ -35,6 +35,12 @@ enum Path {
     Rewrite(PathRewrite),
 }
 
+/// The `location` of the 301 by which `require_tls` sends a client to the same
+/// place by https. A port stays, whatever it is, as in Envoy.
+pub fn https_location(request: &RequestView<'_>) -> String {
+    ["https://", request.authority, request.path].concat()
+}
+
 impl Redirect {
     /// Compiles a redirect.
     ///
@@ -83,7 +89,7 @@ impl Redirect {
             None | Some(SchemeRewriteSpecifier::HttpsRedirect(false)) => None,
             Some(SchemeRewriteSpecifier::HttpsRedirect(true)) => Some("https".into()),
             Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) => {
-                (!scheme.is_empty()).then(|| scheme.to_ascii_lowercase().into())
+                (!scheme.is_empty()).then(|| scheme.into())
             }
         };
         let port = u16::try_from(port_redirect).map_err(|_| {
@@ -98,18 +104,6 @@ impl Redirect {
             path,
             strip_query,
         })
-    }
-
-    /// To the same place by https: what `require_tls` answers.
-    pub fn to_https() -> Self {
-        Self {
-            status: StatusCode::MOVED_PERMANENTLY,
-            scheme: Some("https".into()),
-            host: Box::default(),
-            port: None,
-            path: Path::Keep,
-            strip_query: false,
-        }
     }
 
     /// The `location` of the answer. `matched` is the length of the matched

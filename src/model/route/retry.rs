@@ -81,6 +81,22 @@ impl RetryOn {
             .fold(Self::default(), |set, (_, bit)| set.union(*bit))
     }
 
+    fn compile(list: &str, at: &At<'_>) -> Result<Self, Reported> {
+        let words = list
+            .split(',')
+            .map(str::trim)
+            .filter(|word| !word.is_empty());
+        for word in words {
+            if Self::parse(word).is_empty() {
+                let known = Self::NAMES.map(|(name, _)| name).join(", ");
+                return Err(at.error(format_args!(
+                    "{word:?} is not a known condition; known are {known}"
+                )));
+            }
+        }
+        Ok(Self::parse(list))
+    }
+
     /// Whether the sets have a reason in common.
     pub fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0
@@ -114,7 +130,7 @@ pub struct RetryPolicy {
     /// Largest backoff. Ten times the base by default.
     pub max_interval: Duration,
     /// Statuses for `retriable-status-codes`.
-    pub retriable_status_codes: Box<[StatusCode]>,
+    pub retriable_status_codes: Box<[u32]>,
     /// Headers of a response for `retriable-headers`: one of them has to match.
     pub retriable_headers: Box<[HeaderMatcher]>,
     /// Headers of a request that is retried at all; empty is all requests.
@@ -174,7 +190,7 @@ impl RetryPolicy {
             retry_options_predicates, refresh_cluster_on_retry);
         let mut outcome = refused;
         let mut policy = Self {
-            retry_on: RetryOn::parse(&retry_on),
+            retry_on: RetryOn::compile(&retry_on, &at.field("retry_on"))?,
             num_retries: num_retries.unwrap_or(1),
             host_selection_attempts: u32::try_from(host_selection_retry_max_attempts)
                 .unwrap_or_default()
@@ -238,22 +254,7 @@ impl RetryPolicy {
                     .error("max_interval must be greater than or equal to the base_interval"));
             }
         }
-        let codes = at.field("retriable_status_codes");
-        let mut statuses = Vec::with_capacity(retriable_status_codes.len());
-        for (index, code) in retriable_status_codes.into_iter().enumerate() {
-            match u16::try_from(code)
-                .ok()
-                .and_then(|c| StatusCode::from_u16(c).ok())
-            {
-                Some(status) => statuses.push(status),
-                None => {
-                    outcome = Err(codes
-                        .index(index)
-                        .error(format_args!("{code} is not an HTTP status")));
-                }
-            }
-        }
-        policy.retriable_status_codes = statuses.into();
+        policy.retriable_status_codes = retriable_status_codes.into();
         policy.retriable_headers =
             HeaderMatcher::compile_all(retriable_headers, &at.field("retriable_headers"))?;
         policy.retriable_request_headers = HeaderMatcher::compile_all(
@@ -340,7 +341,7 @@ impl RequestRetry {
         }
         if on(RetryOn::RETRIABLE_STATUS_CODES)
             && (self.codes.contains(&code)
-                || policy.is_some_and(|p| p.retriable_status_codes.contains(&status)))
+                || policy.is_some_and(|p| p.retriable_status_codes.contains(&code.into())))
         {
             return true;
         }

@@ -1,8 +1,6 @@
 //! Changes of path and host on the way to the upstream.
 
-use http::header::HeaderName;
-
-use crate::model::matcher::Substitution;
+use crate::{formatter::FieldName, model::matcher::Substitution};
 
 /// What becomes of the path.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +42,7 @@ pub enum HostRewrite {
     /// `auto_host_rewrite`: the hostname of the upstream host, once it is chosen.
     Auto,
     /// `host_rewrite_header`: another header's value, when it is there.
-    Header(HeaderName),
+    Header(FieldName),
     /// `host_rewrite_path_regex`, on the path without its query.
     PathRegex(Substitution),
 }

@@ -54,7 +54,7 @@ pub enum Outcome {
     NoVirtualHost,
     /// The virtual host of this index has no route for it.
     NoRoute(u32),
-    /// The virtual host of this index wants https: [`Redirect::to_https`](super::Redirect::to_https).
+    /// The virtual host of this index wants https: 301 to its [`https_location`](super::https_location).
     TlsRequired(u32),
     /// This one.
     Found(RouteIndex),
@@ -64,7 +64,7 @@ impl RouteTable {
     /// Compiles a table.
     ///
     /// # Errors
-    /// Every one there is in it: a domain or name that stands twice, whatever
+    /// Every one there is in it: a domain that stands twice, whatever
     /// is wrong with a route, a field that is not supported.
     pub fn compile(
         message: RouteConfiguration,
@@ -127,17 +127,10 @@ impl RouteTable {
             }
         }
         let mut hosts = Hosts::default();
-        let mut names = HashSet::new();
         let mut compiled = Vec::with_capacity(virtual_hosts.len());
         let hosts_at = at.field("virtual_hosts");
         for (index, message) in (0u32..).zip(virtual_hosts) {
             let at = hosts_at.index(index as usize);
-            if !names.insert(message.name.clone()) {
-                outcome = Err(at.field("name").error(format_args!(
-                    "another virtual host has the name {:?}",
-                    message.name
-                )));
-            }
             let domains_at = at.field("domains");
             for (i, domain) in message.domains.iter().enumerate() {
                 if !hosts.insert(domain, index) {

@@ -12,6 +12,7 @@ use std::{
 };
 
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
 
 use super::{
     Lease,
@@ -22,8 +23,10 @@ use super::{
 use crate::{
     formatter::{Protocol as Spoken, UpstreamConnection},
     model::cluster::{Cluster, Protocol},
-    net::Address,
-    upstream::{Host, HostStat, WorkerCluster, stats::cluster_stats},
+    net::{Address, TlsInfo},
+    upstream::{
+        Alpn, Endpoint, HostStat, TlsError, TlsTarget, WorkerCluster, stats::cluster_stats,
+    },
 };
 
 /// Why a host cannot be reached.
@@ -71,11 +74,14 @@ impl ConnectError {
 /// When it cannot be reached within the cluster's `connect_timeout`.
 pub async fn connect(
     cluster: &Cluster,
-    host: &Host,
+    endpoint: &Endpoint,
+    server_name: Option<&str>,
+    alpn: Alpn,
 ) -> Result<(Io, UpstreamConnection), ConnectError> {
     let stats = &cluster.stats;
     let started = Instant::now();
-    let outcome = tokio::time::timeout(cluster.connect_timeout, open(cluster, host)).await;
+    let opening = open(cluster, endpoint, server_name, alpn);
+    let outcome = tokio::time::timeout(cluster.connect_timeout, opening).await;
     let outcome = outcome.unwrap_or_else(|_| {
         stats.inc(cluster_stats::upstream_cx_connect_timeout);
         Err(ConnectError::Timeout)
@@ -87,35 +93,73 @@ pub async fn connect(
         }
         Err(_) => {
             stats.inc(cluster_stats::upstream_cx_connect_fail);
-            host.inc(HostStat::cx_connect_fail);
+            endpoint.host.inc(HostStat::cx_connect_fail);
         }
     }
     outcome
 }
 
-async fn open(cluster: &Cluster, host: &Host) -> Result<(Io, UpstreamConnection), ConnectError> {
+async fn open(
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    server_name: Option<&str>,
+    alpn: Alpn,
+) -> Result<(Io, UpstreamConnection), ConnectError> {
     // Only numbers connections for people; nothing is decided by it.
     static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-    let addresses = host.addresses().clone();
-    let mut outcome = open_address(cluster, &addresses.first).await;
+    let addresses = endpoint.host.addresses().clone();
+    let mut address = &addresses.first;
+    let mut outcome = open_address(cluster, address).await;
     for other in &addresses.others {
         if outcome.is_ok() {
             break;
         }
-        outcome = open_address(cluster, other).await;
+        address = other;
+        outcome = open_address(cluster, address).await;
     }
     let io = outcome?;
-    let local = match &io {
-        Io::Tcp(tcp) => tcp.local_addr().ok(),
-        Io::Tls(tls) => tls.get_ref().0.local_addr().ok(),
-        Io::Unix(_) => None,
-    };
-    let info = UpstreamConnection {
+    let mut info = UpstreamConnection {
         id: NEXT_ID.fetch_add(1, Relaxed),
-        local,
         ..UpstreamConnection::default()
     };
+    if let Io::Tcp(tcp) = &io {
+        info.local = tcp.local_addr().ok();
+    }
+    let Some(tls) = cluster.transport.tls() else {
+        return Ok((io, info));
+    };
+    let target = TlsTarget {
+        address,
+        hostname: &endpoint.hostname,
+        server_name,
+        alpn,
+    };
+    let failed = |error: TlsError| ConnectError::Handshake(error.to_string().into());
+    let io = match io {
+        Io::Tcp(tcp) => Io::Tls(Box::new(tls.connect(tcp, &target).await.map_err(failed)?)),
+        other => other,
+    };
+    if let Io::Tls(stream) = &io {
+        info.tls = Some(tls_info(stream));
+    }
     Ok((io, info))
+}
+
+/// What the handshake settled.
+fn tls_info(stream: &TlsStream<TcpStream>) -> TlsInfo {
+    let (_, session) = stream.get_ref();
+    TlsInfo {
+        version: match session.protocol_version() {
+            Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            _ => "TLSv1.2",
+        },
+        cipher: session
+            .negotiated_cipher_suite()
+            .and_then(|c| c.suite().as_str())
+            .unwrap_or_default()
+            .to_owned(),
+        application_protocol: session.alpn_protocol().map(Into::into),
+    }
 }
 
 async fn open_address(cluster: &Cluster, address: &Address) -> Result<Io, ConnectError> {
@@ -168,18 +212,23 @@ async fn open_tcp(cluster: &Cluster, address: SocketAddr) -> io::Result<TcpStrea
 
 /// Makes a connection that a pool can use.
 pub(super) async fn establish(
-    host: Arc<Host>,
+    endpoint: Arc<Endpoint>,
+    server_name: Option<Rc<str>>,
     cluster: Rc<WorkerCluster>,
     protocol: Protocol,
     permit: ConnectionPermit,
 ) -> Result<Lease, ConnectError> {
     let cluster = &cluster.cluster;
-    let (io, mut info) = connect(cluster, &host).await?;
+    let alpn = match protocol {
+        Protocol::Http2 => Alpn::Http2,
+        _ => Alpn::Http1,
+    };
+    let (io, mut info) = connect(cluster, &endpoint, server_name.as_deref(), alpn).await?;
     info.protocol = Some(match protocol {
         Protocol::Http2 => Spoken::Http2,
         _ => Spoken::Http11,
     });
-    let facts = ConnectionFacts::new(cluster.clone(), host, info, permit);
+    let facts = ConnectionFacts::new(cluster.clone(), endpoint.host.clone(), info, permit);
     match protocol {
         Protocol::Http2 => Http2Connection::handshake(io, facts)
             .await

@@ -35,7 +35,8 @@ pub use self::{
     io::Io,
 };
 use super::{
-    Breakers, Host, HostStat, Permit, Priority, Resource, WorkerCluster, stats::cluster_stats,
+    Breakers, Endpoint, Host, HostStat, Permit, Priority, Resource, WorkerCluster,
+    stats::cluster_stats,
 };
 use crate::model::cluster::Protocol;
 
@@ -67,7 +68,9 @@ type Waiter = oneshot::Sender<Result<Lease, PoolError>>;
 /// A worker's connections to one host, of one protocol.
 #[derive(Debug)]
 pub struct Pool {
-    host: Arc<Host>,
+    endpoint: Arc<Endpoint>,
+    /// `auto_sni`: the server name, from the requests this pool is for.
+    server_name: Option<Rc<str>>,
     protocol: Protocol,
     idle: RefCell<Vec<Box<Connection>>>,
     shared: RefCell<Vec<Rc<Http2Connection>>>,
@@ -80,9 +83,14 @@ pub struct Pool {
 
 impl Pool {
     /// An empty pool. `protocol` is [`Protocol::Http1`] or [`Protocol::Http2`].
-    pub fn new(host: Arc<Host>, protocol: Protocol) -> Rc<Self> {
+    pub fn new(
+        endpoint: Arc<Endpoint>,
+        protocol: Protocol,
+        server_name: Option<Rc<str>>,
+    ) -> Rc<Self> {
         Rc::new(Self {
-            host,
+            endpoint,
+            server_name,
             protocol,
             idle: RefCell::default(),
             shared: RefCell::default(),
@@ -92,11 +100,6 @@ impl Pool {
             sweeping: Cell::new(false),
             drained: Cell::new(false),
         })
-    }
-
-    /// The host.
-    pub fn host(&self) -> &Arc<Host> {
-        &self.host
     }
 
     /// A connection that is ready now. Costs no system call.
@@ -146,7 +149,7 @@ impl Pool {
             return Err(PoolError::Overflow);
         };
         stats.inc(cluster_stats::upstream_rq_pending_total);
-        let _pending = Pending::new(cluster.clone(), self.host.clone(), permit);
+        let _pending = Pending::new(cluster.clone(), self.endpoint.host.clone(), permit);
         let (sender, receiver) = oneshot::channel();
         self.waiting.borrow_mut().push_back(sender);
         self.grow(cluster, priority);
@@ -184,8 +187,13 @@ impl Pool {
             }
         }
         self.connecting.set(self.connecting.get() + 1);
-        let connecting =
-            connect::establish(self.host.clone(), cluster.clone(), self.protocol, permit);
+        let connecting = connect::establish(
+            self.endpoint.clone(),
+            self.server_name.clone(),
+            cluster.clone(),
+            self.protocol,
+            permit,
+        );
         let (pool, cluster) = (self.clone(), cluster.clone());
         tokio::task::spawn_local(async move {
             let outcome = connecting.await;

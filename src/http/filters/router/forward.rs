@@ -347,7 +347,9 @@ impl Attempt<'_> {
             Protocol::UseDownstream => Protocol::Http1,
             fixed => fixed,
         };
-        let pool = self.cluster.pool(&endpoint, protocol);
+        let pool = self
+            .cluster
+            .pool(&endpoint, protocol, self.server_name(stream));
         let lease = match pool.take() {
             Some(lease) => lease,
             None => {
@@ -413,6 +415,20 @@ impl Attempt<'_> {
             );
         }
         Ok(endpoint)
+    }
+
+    /// `auto_sni`: the server name that the request gives.
+    fn server_name(&self, stream: &Stream) -> Option<Rc<str>> {
+        let options = &self.cluster.cluster.http;
+        if !options.auto_sni || self.cluster.cluster.transport.tls().is_none() {
+            return None;
+        }
+        let header = options.auto_sni_header.as_ref().unwrap_or(&header::HOST);
+        let value = stream.request.headers.get(header)?.to_str().ok()?;
+        let authority = value.parse::<http::uri::Authority>().ok()?;
+        // An address is not a server name.
+        let host = authority.host();
+        (host.parse::<std::net::IpAddr>().is_err() && !host.starts_with('[')).then(|| host.into())
     }
 
     /// The route's timeout runs from the end of the request.

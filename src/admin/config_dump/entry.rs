@@ -1,0 +1,221 @@
+//! One resource, as the dump of its kind shows it.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prost_reflect::DynamicMessage;
+use prost_types::{Any, Timestamp};
+
+use crate::{
+    admin::{
+        State, json,
+        state::{Kind, Origin, Refusal, Resource, Version},
+    },
+    api::{self, envoy::admin::v3 as pb},
+};
+
+use super::redact;
+
+/// What stands in a list of the dump.
+pub enum Entry {
+    /// A resource of the configuration.
+    Resource(Kind, Resource),
+    /// The endpoints of a cluster, as its hosts are now.
+    Endpoints(
+        Box<str>,
+        Box<pb::endpoints_config_dump::StaticEndpointConfig>,
+    ),
+}
+
+/// The lists of a kind and what stands in each.
+pub fn lists(state: &State, kind: Kind) -> Vec<(&'static str, Vec<Entry>)> {
+    let names: [&'static str; 3] = match kind {
+        Kind::Cluster => [
+            "static_clusters",
+            "dynamic_active_clusters",
+            "dynamic_warming_clusters",
+        ],
+        Kind::Listener => ["static_listeners", "dynamic_listeners", "dynamic_listeners"],
+        Kind::Route => [
+            "static_route_configs",
+            "dynamic_route_configs",
+            "dynamic_route_configs",
+        ],
+        Kind::Endpoint => [
+            "static_endpoint_configs",
+            "dynamic_endpoint_configs",
+            "dynamic_endpoint_configs",
+        ],
+        Kind::Secret => [
+            "static_secrets",
+            "dynamic_active_secrets",
+            "dynamic_warming_secrets",
+        ],
+    };
+    let mut lists: Vec<(&'static str, Vec<Entry>)> = Vec::new();
+    for name in names {
+        if lists.last().is_none_or(|(last, _)| *last != name) {
+            lists.push((name, Vec::new()));
+        }
+    }
+    let last = lists.len() - 1;
+    for resource in state.config.resources(kind) {
+        let has_list_of_warming = last == 2;
+        let index = match (&resource.origin, &resource.active) {
+            (Origin::Static, _) => 0,
+            (Origin::Dynamic(_), None) if has_list_of_warming => 2,
+            (Origin::Dynamic(_), _) => 1,
+        };
+        // A cluster that serves while its next configuration warms is in both lists.
+        if has_list_of_warming && index == 1 && resource.warming.is_some() {
+            let warming = Resource {
+                active: None,
+                error: None,
+                ..resource.clone()
+            };
+            lists[2].1.push(Entry::Resource(kind, warming));
+        }
+        lists[index].1.push(Entry::Resource(kind, resource));
+    }
+    for (_, entries) in &mut lists {
+        entries.sort_by(|a, b| a.name().cmp(b.name()));
+    }
+    lists
+}
+
+impl Entry {
+    /// The name that `name_regex` is held against.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Resource(_, resource) => &resource.name,
+            Self::Endpoints(name, _) => name,
+        }
+    }
+
+    /// As an element of the list of this name, without secrets.
+    pub fn message(&self, list: &str) -> DynamicMessage {
+        let mut message = match self {
+            Self::Endpoints(_, config) => json::reflect(&**config),
+            Self::Resource(kind, resource) => resource_message(*kind, resource, list),
+        };
+        redact::redact(&mut message);
+        message
+    }
+}
+
+fn resource_message(kind: Kind, resource: &Resource, list: &str) -> DynamicMessage {
+    let shown = match list.contains("warming") {
+        true => resource.warming.as_ref(),
+        false => resource.active.as_ref().or(resource.warming.as_ref()),
+    };
+    let any = shown.map(|version| any(kind, &version.message));
+    let last_updated = shown.map(|version| timestamp(version.last_updated));
+    let version_info = shown
+        .map(|v| v.version_info.to_string())
+        .unwrap_or_default();
+    let error_state = resource.error.as_ref().map(|error| failure(kind, error));
+    // A static resource was in force before anything was asked.
+    let client_status = resource.status.into();
+    let name = resource.name.to_string();
+    let is_static = resource.origin == Origin::Static;
+    match (kind, is_static) {
+        (Kind::Cluster, true) => json::reflect(&pb::clusters_config_dump::StaticCluster {
+            cluster: any,
+            last_updated,
+        }),
+        (Kind::Cluster, false) => json::reflect(&pb::clusters_config_dump::DynamicCluster {
+            version_info,
+            cluster: any,
+            last_updated,
+            error_state,
+            client_status,
+        }),
+        (Kind::Listener, true) => json::reflect(&pb::listeners_config_dump::StaticListener {
+            listener: any,
+            last_updated,
+        }),
+        (Kind::Listener, false) => json::reflect(&pb::listeners_config_dump::DynamicListener {
+            name,
+            active_state: resource.active.as_ref().map(listener_state),
+            warming_state: resource.warming.as_ref().map(listener_state),
+            draining_state: resource.draining.as_ref().map(listener_state),
+            error_state,
+            client_status,
+        }),
+        (Kind::Route, true) => json::reflect(&pb::routes_config_dump::StaticRouteConfig {
+            route_config: any,
+            last_updated,
+        }),
+        (Kind::Route, false) => json::reflect(&pb::routes_config_dump::DynamicRouteConfig {
+            version_info,
+            route_config: any,
+            last_updated,
+            error_state,
+            client_status,
+        }),
+        (Kind::Endpoint, true) => json::reflect(&pb::endpoints_config_dump::StaticEndpointConfig {
+            endpoint_config: any,
+            last_updated,
+        }),
+        (Kind::Endpoint, false) => {
+            json::reflect(&pb::endpoints_config_dump::DynamicEndpointConfig {
+                version_info,
+                endpoint_config: any,
+                last_updated,
+                error_state,
+                client_status,
+            })
+        }
+        (Kind::Secret, true) => json::reflect(&pb::secrets_config_dump::StaticSecret {
+            name,
+            last_updated,
+            secret: any,
+        }),
+        (Kind::Secret, false) => json::reflect(&pb::secrets_config_dump::DynamicSecret {
+            name,
+            version_info,
+            last_updated,
+            secret: any,
+            error_state,
+            client_status,
+        }),
+    }
+}
+
+fn listener_state(version: &Version) -> pb::listeners_config_dump::DynamicListenerState {
+    pb::listeners_config_dump::DynamicListenerState {
+        version_info: version.version_info.to_string(),
+        listener: Some(any(Kind::Listener, &version.message)),
+        last_updated: Some(timestamp(version.last_updated)),
+    }
+}
+
+fn failure(kind: Kind, error: &Refusal) -> pb::UpdateFailureState {
+    let Refusal {
+        message,
+        version_info,
+        at,
+        details,
+    } = error;
+    pb::UpdateFailureState {
+        failed_configuration: message.as_ref().map(|message| any(kind, message)),
+        last_update_attempt: Some(timestamp(*at)),
+        details: details.to_string(),
+        version_info: version_info.to_string(),
+    }
+}
+
+fn any(kind: Kind, message: &[u8]) -> Any {
+    Any {
+        type_url: format!("{}{}", api::TYPE_URL_PREFIX, kind.message_name()),
+        value: message.to_vec(),
+    }
+}
+
+/// A time as the API writes it, in milliseconds as Envoy keeps it.
+pub fn timestamp(time: SystemTime) -> Timestamp {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp {
+        seconds: since.as_secs().cast_signed(),
+        nanos: since.subsec_millis().cast_signed() * 1_000_000,
+    }
+}

@@ -1,0 +1,295 @@
+//! The admin's HTTP server, on the control thread.
+
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    io,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use http_body_util::{BodyExt, Limited};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    task, time,
+};
+
+use crate::{
+    access_log::{AccessLogs, Buffers},
+    api::envoy::data::accesslog::v3::AccessLogType,
+    formatter::{FormatContext, HeaderView, Protocol, RequestView, StreamInfo},
+    http::stats::http_stats,
+    net::{
+        Address, ConnectionInfo,
+        socket::{BindError, ListenSocket, SocketOptions, Sockets},
+    },
+    stats::Block,
+};
+
+use super::{
+    State,
+    answer::{Answer, Body},
+    endpoint,
+    request::Request,
+};
+
+/// Largest form that is read, in bytes.
+const MAX_FORM: usize = 64 * 1024;
+/// Connections at a time; more wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 256;
+/// How long a client may take to send a request's headers.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long nothing is accepted after the system has said no.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The admin's listening socket, bound before anything else is started.
+#[derive(Debug)]
+pub struct Listening {
+    local: Address,
+    socket: ListenSocket,
+}
+
+impl Listening {
+    /// Binds and listens.
+    ///
+    /// # Errors
+    /// What the kernel says, with the address.
+    pub fn bind(address: &Address) -> Result<Self, BindError> {
+        let options = SocketOptions {
+            // A second process on the same port is an error, not a companion.
+            reuse_port: false,
+            ..SocketOptions::default()
+        };
+        let sockets = Sockets::bind(address, &options, 1)?;
+        let socket = sockets.take(0).expect("sockets were bound for one thread");
+        Ok(Self {
+            local: sockets.local().clone(),
+            socket,
+        })
+    }
+
+    /// Where it listens, with the port the kernel chose where 0 was asked for:
+    /// what `--admin-address-path` is for.
+    pub fn local(&self) -> &Address {
+        &self.local
+    }
+}
+
+/// Answers requests until the process ends. Runs in a `LocalSet`.
+pub struct Server {
+    state: Rc<State>,
+    access_logs: AccessLogs,
+    buffers: Rc<Buffers>,
+    stats: Arc<Block>,
+    local: Address,
+    connections: Cell<usize>,
+    freed: tokio::sync::Notify,
+    next_id: Cell<u64>,
+}
+
+impl Server {
+    /// Accepts on the socket for as long as this is polled.
+    ///
+    /// # Errors
+    /// When the socket cannot be handed to the event loop.
+    pub async fn serve(
+        state: Rc<State>,
+        access_logs: AccessLogs,
+        listening: Listening,
+    ) -> io::Result<Infallible> {
+        let stats = state.stats.block("http.admin.", &http_stats::TABLE);
+        let server = Rc::new(Self {
+            state,
+            access_logs,
+            buffers: Buffers::new(),
+            stats,
+            local: listening.local,
+            connections: Cell::new(0),
+            freed: tokio::sync::Notify::new(),
+            next_id: Cell::new(0),
+        });
+        match listening.socket {
+            ListenSocket::Tcp(socket) => {
+                socket.set_nonblocking(true)?;
+                let socket = TcpListener::from_std(socket)?;
+                loop {
+                    server.room().await;
+                    match socket.accept().await {
+                        Ok((stream, peer)) => server.open(stream, peer.into()),
+                        Err(error) => pause(&error).await,
+                    }
+                }
+            }
+            ListenSocket::Unix(socket) => {
+                socket.set_nonblocking(true)?;
+                let socket = UnixListener::from_std(socket)?;
+                loop {
+                    server.room().await;
+                    match socket.accept().await {
+                        Ok((stream, _)) => server.open(stream, server.local.clone()),
+                        Err(error) => pause(&error).await,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until another connection may be had.
+    async fn room(&self) {
+        while self.connections.get() >= MAX_CONNECTIONS {
+            self.freed.notified().await;
+        }
+    }
+
+    fn open<S>(self: &Rc<Self>, stream: S, remote: Address)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        let info = Rc::new(ConnectionInfo {
+            id,
+            local: self.local.clone(),
+            direct_remote: remote.clone(),
+            remote,
+            server_name: None,
+            application_protocols: Box::default(),
+            offers_tls: false,
+            tls: None,
+            accepted: Instant::now(),
+        });
+        let open = Open::new(Rc::clone(self));
+        task::spawn_local(async move {
+            let server = &open.0;
+            let service = service_fn(|request| server.answer(Rc::clone(&info), request));
+            let served = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+            if let Err(error) = served {
+                tracing::debug!(target: "admin", "connection {id}: {error}");
+            }
+        });
+    }
+
+    async fn answer(
+        self: &Rc<Self>,
+        connection: Rc<ConnectionInfo>,
+        request: http::Request<Incoming>,
+    ) -> Result<Response<Body>, Infallible> {
+        let mut info = StreamInfo::new(connection, SystemTime::now(), Instant::now());
+        info.protocol = Some(Protocol::Http11);
+        self.stats.inc(http_stats::downstream_rq_total);
+        self.stats.inc(http_stats::downstream_rq_http1_total);
+        let (parts, body) = request.into_parts();
+        let answer = match form(&parts, body).await {
+            Ok(form) => {
+                let target = parts
+                    .uri
+                    .path_and_query()
+                    .map_or("/", |target| target.as_str());
+                let request = Request::new(target, form.as_deref());
+                tracing::debug!(target: "admin", "request complete: path: {}", request.path);
+                endpoint::route(&self.state, &parts.method, &request)
+            }
+            Err(TooLarge) => Answer::error(StatusCode::PAYLOAD_TOO_LARGE, "Payload Too Large"),
+        };
+        self.count(answer.status);
+        let response = response(answer);
+        info.end = Some(Instant::now());
+        info.response_code = Some(response.status());
+        self.access_logs.log(
+            &FormatContext {
+                request: RequestView::of(&parts, "http"),
+                response: HeaderView::Map(response.headers()),
+                ..FormatContext::of_connection(&info, AccessLogType::DownstreamEnd)
+            },
+            &self.buffers,
+            // The requests of an operator are few: every share of them is all of them.
+            0,
+        );
+        Ok(response)
+    }
+
+    fn count(&self, status: StatusCode) {
+        self.stats.inc(http_stats::downstream_rq_completed);
+        self.stats.inc(match status.as_u16() / 100 {
+            1 => http_stats::downstream_rq_1xx,
+            2 => http_stats::downstream_rq_2xx,
+            3 => http_stats::downstream_rq_3xx,
+            4 => http_stats::downstream_rq_4xx,
+            _ => http_stats::downstream_rq_5xx,
+        });
+    }
+}
+
+/// A connection that counts for as long as it is held.
+struct Open(Rc<Server>);
+
+impl Open {
+    fn new(server: Rc<Server>) -> Self {
+        server.connections.set(server.connections.get() + 1);
+        server.stats.inc(http_stats::downstream_cx_total);
+        server.stats.inc(http_stats::downstream_cx_http1_total);
+        server.stats.gauge_add(http_stats::downstream_cx_active, 1);
+        server
+            .stats
+            .gauge_add(http_stats::downstream_cx_http1_active, 1);
+        Self(server)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let server = &self.0;
+        server.connections.set(server.connections.get() - 1);
+        server.freed.notify_one();
+        server.stats.inc(http_stats::downstream_cx_destroy);
+        server.stats.gauge_sub(http_stats::downstream_cx_active, 1);
+        server
+            .stats
+            .gauge_sub(http_stats::downstream_cx_http1_active, 1);
+    }
+}
+
+async fn pause(error: &io::Error) {
+    tracing::warn!(target: "admin", "cannot accept a connection: {error}");
+    time::sleep(ACCEPT_PAUSE).await;
+}
+
+/// A form of more than [`MAX_FORM`] bytes, or one that was cut off.
+struct TooLarge;
+
+/// The form that was sent; `None` when it was none.
+async fn form(parts: &Parts, body: Incoming) -> Result<Option<String>, TooLarge> {
+    let is_form = parts.method == Method::POST
+        && parts
+            .headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|value| value.starts_with("application/x-www-form-urlencoded"));
+    let body = Limited::new(body, MAX_FORM)
+        .collect()
+        .await
+        .map_err(|_| TooLarge)?;
+    let bytes = body.to_bytes();
+    Ok((is_form && !bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+fn response(answer: Answer) -> Response<Body> {
+    let mut response = Response::new(answer.body);
+    *response.status_mut() = answer.status;
+    let fixed = HeaderValue::from_static;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, fixed(answer.content_type));
+    headers.insert(header::CACHE_CONTROL, fixed("no-cache, max-age=0"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, fixed("nosniff"));
+    headers.insert(header::SERVER, fixed("envoy"));
+    response
+}

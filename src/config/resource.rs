@@ -1,0 +1,209 @@
+//! One resource of a discovery answer, decoded only when it has changed.
+
+use std::{ops::Range, sync::Arc};
+
+use prost::{Message, Name};
+use prost_reflect::{DynamicMessage, MessageDescriptor};
+use prost_types::Any;
+
+use super::{
+    check,
+    discovery::mismatch,
+    document::{Document, descriptor, place, typed},
+    hash, json,
+    place::{ConfigError, Position, Report, Reported},
+    position,
+    reader::Reader,
+    strictness::Strictness,
+    tree::{Mark, Node},
+    values::{type_name, type_of_url},
+};
+use crate::api::envoy::service::discovery::v3::Resource;
+
+/// One resource of an answer, named and hashed, but not yet decoded.
+#[derive(Debug)]
+pub struct RawResource {
+    name: String,
+    hash: u64,
+    body: Body,
+}
+
+#[derive(Debug)]
+pub(super) enum Body {
+    /// A part of a file that has lines.
+    Text(Text),
+    /// A message from a stream, or of a binary file.
+    Encoded { file: Option<Arc<str>>, any: Any },
+}
+
+#[derive(Debug)]
+pub(super) enum Text {
+    /// A part of a JSON file and where it starts.
+    Json {
+        document: Arc<Document>,
+        range: Range<usize>,
+        start: Mark,
+    },
+    /// A part of the tree of a file.
+    Tree { file: Arc<str>, node: Node<'static> },
+}
+
+impl RawResource {
+    /// A resource of a document that has been split.
+    pub(super) fn new(name: String, hash: u64, body: Body) -> Self {
+        Self { name, hash, body }
+    }
+
+    /// A resource from a stream, perhaps in its wrapper; `expected` is the full
+    /// name of its type or its type URL.
+    ///
+    /// # Errors
+    /// When it is of another type, or has no name.
+    pub fn from_any(any: Any, expected: &str) -> Result<Self, String> {
+        Self::encoded(any, type_of_url(expected), None)
+    }
+
+    /// As [`RawResource::from_any`], from a file or a stream.
+    pub(super) fn encoded(
+        mut any: Any,
+        expected: &str,
+        file: Option<Arc<str>>,
+    ) -> Result<Self, String> {
+        /// In all resource types the name is field 1.
+        #[derive(Clone, PartialEq, prost::Message)]
+        struct Named {
+            #[prost(string, tag = "1")]
+            name: String,
+        }
+        let invalid = |error| format!("is not a valid {expected}: {error}");
+        if type_name(&any) == Resource::full_name() {
+            let wrapper = Resource::decode(any.value.as_slice()).map_err(invalid)?;
+            any = wrapper.resource.ok_or("resource is required")?;
+        }
+        if type_name(&any) != expected {
+            return Err(mismatch(expected, &any.type_url));
+        }
+        let Named { name } = Named::decode(any.value.as_slice()).map_err(invalid)?;
+        match name.is_empty() {
+            true => Err("name is required".to_owned()),
+            false => Ok(Self {
+                name,
+                hash: hash::bytes(&any.value),
+                body: Body::Encoded { file, any },
+            }),
+        }
+    }
+
+    /// The resource's name, not empty; the caller refuses duplicates.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A hash of the resource as it is written. Equal resources may differ in it
+    /// when they are written differently; different ones have different hashes.
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// Decodes the resource and checks its rules.
+    ///
+    /// # Errors
+    /// Everything that is wrong goes to the report, with paths from the root of
+    /// the resource and places in the file.
+    pub fn decode<M: Message + Name + Default>(
+        &self,
+        strictness: &Strictness,
+        report: &Report,
+    ) -> Result<M, Reported> {
+        let message = self.message(&descriptor::<M>(), strictness, report)?;
+        typed(&message, report)
+    }
+
+    /// As [`RawResource::decode`], without a generated type.
+    fn message(
+        &self,
+        desc: &MessageDescriptor,
+        strictness: &Strictness,
+        report: &Report,
+    ) -> Result<DynamicMessage, Reported> {
+        let before = report.marker();
+        let at = report.root();
+        let message = match &self.body {
+            Body::Encoded { any, .. } => {
+                let message = DynamicMessage::decode(desc.clone(), any.value.as_slice());
+                let message = message.map_err(|error| {
+                    at.error(format_args!("is not a valid {}: {error}", desc.full_name()))
+                })?;
+                check::check(&message, strictness, &at);
+                message
+            }
+            Body::Text(text) => text
+                .with_tree(|file, start, node| {
+                    let reader = Reader {
+                        file,
+                        start,
+                        strictness,
+                        check_rules: true,
+                    };
+                    reader.any_of(node, desc, &at)
+                })
+                .map_err(|error| report.push(error))?,
+        };
+        if report.marker() != before {
+            self.locate_since(report, before);
+        }
+        report.since(before).map(|()| message)
+    }
+
+    /// Fills in the positions that are missing in a report about this resource.
+    pub fn locate(&self, report: &mut Report) {
+        self.locate_since(report, (0, 0));
+    }
+
+    fn locate_since(&self, report: &Report, before: (usize, usize)) {
+        let text = match &self.body {
+            Body::Text(text) => text,
+            Body::Encoded { file, .. } => {
+                return report.locate_since(before, |_| file.as_deref().map(Position::whole));
+            }
+        };
+        let located = text.with_tree(|file, start, node| {
+            report.locate_since(before, |path| {
+                let mark = position::find(node, &position::parse(path));
+                Some(place(file, mark.after(start)))
+            });
+        });
+        if let Err(error) = located {
+            // What cannot be read has one place for everything.
+            report.locate_since(before, |_| error.position.clone());
+        }
+    }
+}
+
+impl Text {
+    /// Hands out the tree of the resource with the file it is from and the place
+    /// in it from which the tree's places count.
+    fn with_tree<T>(
+        &self,
+        then: impl FnOnce(&str, Mark, &Node<'_>) -> T,
+    ) -> Result<T, ConfigError> {
+        match self {
+            Self::Tree { file, node } => Ok(then(file, Mark::START, node)),
+            Self::Json {
+                document,
+                range,
+                start,
+            } => {
+                let text = document.json().unwrap_or_default();
+                match json::parse(&text[range.clone()]) {
+                    Ok(node) => Ok(then(document.file(), *start, &node)),
+                    Err(error) => Err(ConfigError {
+                        path: String::new(),
+                        message: error.message,
+                        position: Some(place(document.file(), error.mark.after(*start))),
+                    }),
+                }
+            }
+        }
+    }
+}
