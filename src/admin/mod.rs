@@ -21,6 +21,10 @@ mod request;
 mod server;
 pub mod state;
 mod stats;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use certs::first_expiry;
 pub use config::{AllowedPaths, Config};
