@@ -10,6 +10,8 @@ pub mod matcher;
 pub mod route;
 pub mod secret;
 mod snapshot;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use context::{Context, Shared, Sources};
 pub use interned::Interned;

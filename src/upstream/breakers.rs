@@ -169,7 +169,8 @@ impl Breakers {
         O: Deref<Target: AsRef<Self>>,
     {
         let granted = owner.deref().as_ref().try_acquire(priority, resource);
-        granted.then_some(Permit {
+        // Not `then_some`: a permit that is made is given back when it is dropped.
+        granted.then(|| Permit {
             owner,
             priority,
             resource,

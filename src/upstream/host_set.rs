@@ -129,7 +129,7 @@ impl HostSet {
         let loads = Loads::new(
             &health,
             membership.overprovisioning,
-            balancing.panic_threshold,
+            balancing.panic_threshold(),
         );
         Self {
             membership,

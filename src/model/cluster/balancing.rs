@@ -28,9 +28,14 @@ use crate::{
         r#type::v3::Percent,
     },
     config::{At, Reported, unpack},
+    model::Context,
     refuse,
+    runtime::Key,
     upstream::balance::{Balancing, LeastRequest, Policy},
 };
+
+/// The runtime's panic threshold, of all clusters.
+const PANIC_THRESHOLD_KEY: &str = "upstream.healthy_panic_threshold";
 
 /// Where a cluster says how it balances.
 pub(super) struct Balance {
@@ -45,14 +50,21 @@ pub(super) struct Compiled {
     pub(super) close_connections_on_host_set_change: bool,
 }
 
-pub(super) fn compile(message: Balance, at: &At<'_>) -> Result<Compiled, Reported> {
+pub(super) fn compile(
+    message: Balance,
+    cx: &Context<'_>,
+    at: &At<'_>,
+) -> Result<Compiled, Reported> {
     let Balance {
         lb_policy,
         lb_config,
         load_balancing_policy,
         common_lb_config,
     } = message;
-    let mut balancing = Balancing::default();
+    let mut balancing = Balancing {
+        panic_threshold_key: cx.runtime.key(PANIC_THRESHOLD_KEY),
+        ..Balancing::default()
+    };
     let close_connections_on_host_set_change = compile_common(
         common_lb_config.unwrap_or_default(),
         &mut balancing,
@@ -60,8 +72,13 @@ pub(super) fn compile(message: Balance, at: &At<'_>) -> Result<Compiled, Reporte
     )?;
     match load_balancing_policy {
         // It takes the place of `lb_policy`, as in Envoy.
-        Some(policy) => compile_typed(policy, &mut balancing, &at.field("load_balancing_policy"))?,
-        None => compile_policy(lb_policy, lb_config, &mut balancing, at)?,
+        Some(policy) => compile_typed(
+            policy,
+            &mut balancing,
+            cx,
+            &at.field("load_balancing_policy"),
+        )?,
+        None => compile_policy(lb_policy, lb_config, &mut balancing, cx, at)?,
     }
     Ok(Compiled {
         balancing,
@@ -73,6 +90,7 @@ fn compile_policy(
     lb_policy: i32,
     lb_config: Option<LbConfig>,
     balancing: &mut Balancing,
+    cx: &Context<'_>,
     at: &At<'_>,
 ) -> Result<(), Reported> {
     let place = at.field("lb_policy");
@@ -96,9 +114,11 @@ fn compile_policy(
             } = config;
             refuse!(at; slow_start_config)?;
             let default = LeastRequest::default();
+            let (bias, bias_key) = bias(active_request_bias, cx, &at)?;
             Policy::LeastRequest(LeastRequest {
                 choices: choice_count.unwrap_or(default.choices),
-                bias: bias(active_request_bias, &at)?,
+                bias,
+                bias_key,
                 full_scan: false,
             })
         }
@@ -121,21 +141,25 @@ fn compile_policy(
     Ok(())
 }
 
-/// `active_request_bias`: 1 unless set. There is no runtime layer at compile
-/// time, so a key is refused rather than ignored.
-fn bias(message: Option<RuntimeDouble>, at: &At<'_>) -> Result<f64, Reported> {
+/// `active_request_bias`, and the key of the runtime that goes before it.
+fn bias(
+    message: Option<RuntimeDouble>,
+    cx: &Context<'_>,
+    at: &At<'_>,
+) -> Result<(f64, Option<Key>), Reported> {
     let Some(RuntimeDouble {
         default_value,
         runtime_key,
     }) = message
     else {
-        return Ok(LeastRequest::default().bias);
+        return Ok((LeastRequest::default().bias, None));
     };
-    let at = at.field("active_request_bias");
-    refuse!(at; runtime_key)?;
     match default_value >= 0.0 {
-        true => Ok(default_value),
-        false => Err(at.field("default_value").error("must not be negative")),
+        true => Ok((default_value, cx.runtime.key(&runtime_key))),
+        false => {
+            let at = at.field("active_request_bias");
+            Err(at.field("default_value").error("must not be negative"))
+        }
     }
 }
 
@@ -182,6 +206,7 @@ fn compile_common(
 fn compile_typed(
     message: pb::LoadBalancingPolicy,
     balancing: &mut Balancing,
+    cx: &Context<'_>,
     at: &At<'_>,
 ) -> Result<(), Reported> {
     let at = at.field("policies");
@@ -214,7 +239,8 @@ fn compile_typed(
                 locality_lb_config
             }
             Some("least_request.v3.LeastRequest") => {
-                let (policy, locality) = compile_least_request(unpack(&typed_config, &at)?, &at)?;
+                let (policy, locality) =
+                    compile_least_request(unpack(&typed_config, &at)?, cx, &at)?;
                 balancing.policy = Policy::LeastRequest(policy);
                 locality
             }
@@ -233,6 +259,7 @@ fn compile_typed(
 
 fn compile_least_request(
     message: TypedLeastRequest,
+    cx: &Context<'_>,
     at: &At<'_>,
 ) -> Result<(LeastRequest, Option<LocalityLbConfig>), Reported> {
     let TypedLeastRequest {
@@ -246,9 +273,11 @@ fn compile_least_request(
     refuse!(at; slow_start_config)?;
     let full_scan =
         enable_full_scan == Some(true) || selection_method == i32::from(SelectionMethod::FullScan);
+    let (bias, bias_key) = bias(active_request_bias, cx, at)?;
     let policy = LeastRequest {
         choices: choice_count.unwrap_or(LeastRequest::default().choices),
-        bias: bias(active_request_bias, at)?,
+        bias,
+        bias_key,
         full_scan,
     };
     Ok((policy, locality_lb_config))

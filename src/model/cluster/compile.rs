@@ -136,6 +136,7 @@ impl Cluster {
                 load_balancing_policy,
                 common_lb_config,
             },
+            cx,
             at,
         );
         let breakers = breakers::compile(circuit_breakers, at);

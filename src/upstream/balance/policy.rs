@@ -1,10 +1,12 @@
 //! How a cluster balances, compiled.
 
+use crate::runtime::Key;
+
 /// Envoy's default of `healthy_panic_threshold`, in percent.
 pub const DEFAULT_PANIC_THRESHOLD: f64 = 50.0;
 
 /// `lb_policy` or `load_balancing_policy`, with what is common to them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Balancing {
     /// How a host is chosen among equals.
     pub policy: Policy,
@@ -13,6 +15,8 @@ pub struct Balancing {
     /// Below this share of usable hosts, in percent, health is not looked at; 0
     /// for never.
     pub panic_threshold: f64,
+    /// `upstream.healthy_panic_threshold` of the runtime, which goes before.
+    pub panic_threshold_key: Option<Key>,
     /// In panic, choose none instead of any.
     pub fail_traffic_on_panic: bool,
 }
@@ -23,13 +27,14 @@ impl Default for Balancing {
             policy: Policy::RoundRobin,
             locality_weighted: false,
             panic_threshold: DEFAULT_PANIC_THRESHOLD,
+            panic_threshold_key: None,
             fail_traffic_on_panic: false,
         }
     }
 }
 
 /// How a host is chosen.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Policy {
     /// Each in turn, by weight.
     RoundRobin,
@@ -40,13 +45,15 @@ pub enum Policy {
 }
 
 /// `LEAST_REQUEST`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct LeastRequest {
     /// `choice_count`: how many are compared.
     pub choices: u32,
     /// `active_request_bias`: how much requests under way lower a weight, where
     /// weights differ.
     pub bias: f64,
+    /// `active_request_bias.runtime_key`, which goes before.
+    pub bias_key: Option<Key>,
     /// `selection_method: FULL_SCAN`: compare all.
     pub full_scan: bool,
 }
@@ -56,8 +63,18 @@ impl Default for LeastRequest {
         Self {
             choices: 2,
             bias: 1.0,
+            bias_key: None,
             full_scan: false,
         }
+    }
+}
+
+impl Balancing {
+    /// The panic threshold in force, in percent.
+    pub fn panic_threshold(&self) -> f64 {
+        let key = self.panic_threshold_key.as_ref();
+        let percent = key.and_then(|key| key.read(|value| value.double));
+        percent.unwrap_or(self.panic_threshold)
     }
 }
 
@@ -66,7 +83,9 @@ impl LeastRequest {
     pub(super) fn weight(&self, weight: u32, active: u64) -> f64 {
         let weight = f64::from(weight);
         let requests = active as f64 + 1.0;
-        match self.bias {
+        let key = self.bias_key.as_ref();
+        let bias = key.and_then(|key| key.read(|value| value.double));
+        match bias.unwrap_or(self.bias) {
             bias if bias == 1.0 => weight / requests,
             bias if bias == 0.0 => weight,
             bias => weight / requests.powf(bias),
