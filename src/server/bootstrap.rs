@@ -22,8 +22,7 @@ use crate::{
     api::envoy::r#type::v3::SemanticVersion,
     cli::{Mode, Options, Version},
     config::{self, At, Reported},
-    log, refuse, runtime,
-    stats::tags::TagRules,
+    log, refuse, runtime, stats,
 };
 
 use super::watchdog;
@@ -43,14 +42,14 @@ pub struct Bootstrap {
     pub cluster_manager: ClusterManager,
     /// Layers of runtime values.
     pub runtime: Vec<runtime::Layer>,
-    /// Which parts of a stat's name are tags.
-    pub tags: TagRules,
+    /// How stats are shown.
+    pub stats: stats::Settings,
     /// `x-envoy` unless set.
     pub header_prefix: String,
     /// Value of the stat `server.version`, when set.
     pub stats_server_version: Option<u64>,
-    /// How often the intervals of histograms end; `None` when the admin ends them.
-    pub stats_flush: Option<Duration>,
+    /// How often the intervals of histograms end, unless the admin ends them.
+    pub stats_flush_interval: Duration,
     /// How long threads may stand still.
     pub watchdog: watchdog::Settings,
     /// How names are resolved, for clusters that do not say.
@@ -132,13 +131,10 @@ impl Bootstrap {
             xds_config_tracker_extension, grpc_async_client_manager_config,
             stats_eviction_interval, enable_worker_cpu_affinity,
         );
-        let stats_flush = match stats_flush {
-            Some(StatsFlush::StatsFlushOnAdmin(true)) => Ok(None),
-            Some(StatsFlush::StatsFlushOnAdmin(false)) | None => flush_interval(
-                stats_flush_interval.as_ref(),
-                &at.field("stats_flush_interval"),
-            ),
-        };
+        let flush_interval = config::optional_duration(
+            stats_flush_interval.as_ref(),
+            &at.field("stats_flush_interval"),
+        );
         let watchdog = watchdog::Settings::compile(watchdog, watchdogs, at);
         let regex = only(
             default_regex_engine,
@@ -156,7 +152,12 @@ impl Bootstrap {
             &at.field("application_log_config"),
         );
         let node = node.unwrap_or_default();
-        let tags = tag_rules(stats_config, options, &at.field("stats_config"));
+        let stats = stats_settings(
+            stats_config,
+            stats_flush,
+            options,
+            &at.field("stats_config"),
+        );
         let runtime = runtime::compile(
             layered_runtime.unwrap_or_default(),
             &node.cluster,
@@ -175,13 +176,13 @@ impl Bootstrap {
             dynamic_resources,
             cluster_manager: cluster_manager.unwrap_or_default(),
             runtime: runtime?,
-            tags: tags?,
+            stats: stats?,
             header_prefix: match header_prefix.is_empty() {
                 true => "x-envoy".to_owned(),
                 false => header_prefix,
             },
             stats_server_version: stats_server_version_override,
-            stats_flush: stats_flush?,
+            stats_flush_interval: flush_interval?.unwrap_or(STATS_FLUSH_INTERVAL),
             watchdog: watchdog?,
             dns: Dns {
                 resolver: typed_dns_resolver_config,
@@ -193,41 +194,24 @@ impl Bootstrap {
     }
 }
 
-fn tag_rules(
+fn stats_settings(
     config: Option<StatsConfig>,
+    flush: Option<StatsFlush>,
     options: &Options,
     at: &At<'_>,
-) -> Result<TagRules, Reported> {
-    let StatsConfig {
-        stats_tags,
-        use_all_default_tags,
-        stats_matcher,
-        histogram_bucket_settings,
-        allow_default_tag_overrides,
-    } = config.unwrap_or_default();
-    let refused = refuse!(at;
-        stats_matcher, histogram_bucket_settings, allow_default_tag_overrides);
+) -> Result<stats::Settings, Reported> {
     let given: Vec<_> = options
         .stats_tag
         .iter()
         .map(|tag| (tag.name.clone(), tag.value.clone()))
         .collect();
-    let all = use_all_default_tags.unwrap_or(true);
-    let rules = TagRules::compile(stats_tags, all, &given, &at.field("stats_tags"));
-    refused?;
-    rules
+    let mut settings = stats::Settings::compile(config.unwrap_or_default(), &given, at)?;
+    settings.flush_on_admin = matches!(flush, Some(StatsFlush::StatsFlushOnAdmin(true)));
+    Ok(settings)
 }
 
 /// Envoy's default of `stats_flush_interval`.
-const STATS_FLUSH: Duration = Duration::from_secs(5);
-
-fn flush_interval(
-    given: Option<&prost_types::Duration>,
-    at: &At<'_>,
-) -> Result<Option<Duration>, Reported> {
-    let given = config::optional_duration(given, at)?;
-    Ok(Some(given.unwrap_or(STATS_FLUSH)))
-}
+const STATS_FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Accepts an extension that names what this build has anyway.
 fn only(

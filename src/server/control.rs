@@ -10,7 +10,7 @@ use crate::{
     log::{Component, Log},
 };
 
-use super::Lifecycle;
+use super::{Lifecycle, stats::ServerStats};
 
 /// The process as the control thread steers it.
 #[derive(Debug)]
@@ -18,6 +18,7 @@ pub struct Control {
     lifecycle: Lifecycle,
     log: Log,
     access_logs: Arc<Files>,
+    stats: Rc<ServerStats>,
     start: Cell<ServerState>,
     draining_listeners: Cell<bool>,
     quit: Notify,
@@ -25,11 +26,17 @@ pub struct Control {
 
 impl Control {
     /// A process at the beginning of its start.
-    pub fn new(lifecycle: Lifecycle, log: Log, access_logs: Arc<Files>) -> Rc<Self> {
+    pub fn new(
+        lifecycle: Lifecycle,
+        log: Log,
+        access_logs: Arc<Files>,
+        stats: Rc<ServerStats>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             lifecycle,
             log,
             access_logs,
+            stats,
             start: Cell::new(ServerState::PreInitializing),
             draining_listeners: Cell::new(false),
             quit: Notify::new(),
@@ -72,28 +79,24 @@ impl Control {
     }
 }
 
-/// The admin's view of a [`Control`], which outlives its requests.
-#[derive(Clone, Debug)]
-pub struct AdminControl(pub Rc<Control>);
-
-impl state::Lifecycle for AdminControl {
+impl state::Lifecycle for Control {
     fn state(&self) -> ServerState {
-        self.0.state()
+        Control::state(self)
     }
 
     fn fail_health_checks(&self) {
-        self.0.lifecycle.set_health_failed(true);
+        self.lifecycle.set_health_failed(true);
     }
 
     fn pass_health_checks(&self) {
-        self.0.lifecycle.set_health_failed(false);
+        self.lifecycle.set_health_failed(false);
     }
 
     fn drain_listeners(&self, how: DrainListeners) {
-        if self.0.draining_listeners.replace(true) {
+        if self.draining_listeners.replace(true) {
             return;
         }
-        let lifecycle = self.0.lifecycle.clone();
+        let lifecycle = self.lifecycle.clone();
         if !how.graceful {
             return lifecycle.stop_accepting();
         }
@@ -107,15 +110,15 @@ impl state::Lifecycle for AdminControl {
     }
 
     fn quit(&self) {
-        self.0.quit.notify_one();
+        self.quit.notify_one();
     }
 
     fn reopen_logs(&self) {
-        self.0.reopen_log_files();
+        self.reopen_log_files();
     }
 
     fn connections(&self) -> u64 {
-        0
+        self.stats.connections()
     }
 }
 

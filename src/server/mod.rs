@@ -1,6 +1,7 @@
 //! The process: workers, the life of a connection across configurations, and
 //! the way it all ends.
 
+mod admin;
 mod bootstrap;
 mod chain;
 mod control;

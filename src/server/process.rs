@@ -24,10 +24,11 @@ use tokio::{
 
 use crate::{
     access_log::{self, Files},
+    admin::{State, first_expiry, state::ServerFacts},
     api::envoy::config::bootstrap::v3::bootstrap::{
         StaticResources, application_log_config::log_format::LogFormat,
     },
-    cli::{self, Mode, Options},
+    cli::{self, Mode, Options, Version},
     config::{Report, Reported, Strictness},
     critical,
     log::{self, Level, Log},
@@ -38,7 +39,7 @@ use crate::{
 };
 
 use super::{
-    Bootstrap, DrainStrategy, Lifecycle, Workers, bootstrap,
+    Bootstrap, DrainStrategy, Lifecycle, Workers, admin, bootstrap,
     control::Control,
     empty_snapshot, local_address,
     shutdown::{self, Asked, Stop},
@@ -154,9 +155,24 @@ async fn serve(options: &Options, log: &Log) -> Result<(), StartError> {
     let snapshot = empty_snapshot();
     let lifecycle = Lifecycle::new(options.drain_time(), drain_strategy(options));
     let access_logs = Arc::new(Files::new(file_settings(options), &registry));
-    let control = Control::new(lifecycle.clone(), log.clone(), access_logs.clone());
     let server = ServerStats::new(&registry, options, bootstrap.stats_server_version, started);
     let server = Rc::new(server);
+    let control = Control::new(
+        lifecycle.clone(),
+        log.clone(),
+        access_logs.clone(),
+        server.clone(),
+    );
+    let info = server_info(&bootstrap, options, access_logs.clone());
+    let runtime = Runtime::new(bootstrap.runtime, &registry);
+    let at = report.root();
+    let parts = (&registry, &info, &runtime);
+    let Ok((admin, paths)) = admin::open(bootstrap.admin, parts, &at.field("admin")) else {
+        return Err(source::explain(options, report));
+    };
+    if let Some(admin) = &admin {
+        admin.tell_address(options)?;
+    }
     let mut watchdog = Watchdog::new(bootstrap.watchdog, &registry);
     task::spawn_local(watchdog.main_thread().run());
     let workers = Workers::start(
@@ -168,30 +184,46 @@ async fn serve(options: &Options, log: &Log) -> Result<(), StartError> {
     )?;
     let _watch = watchdog.start(options.workers() + 1)?;
 
-    tell_what_loads(&bootstrap);
     let setup = Setup {
         stats: registry.clone(),
-        server: server_info(&bootstrap, options, access_logs.clone()),
-        runtime: Runtime::new(bootstrap.runtime, &registry),
+        server: info,
+        runtime: runtime.clone(),
         strictness: Strictness::for_dynamic(options.ignores_unknown_dynamic_fields()),
-        snapshot,
+        snapshot: snapshot.clone(),
         bootstrap: (dump, SystemTime::now()),
         publish: Box::new(workers.publisher()),
     };
     let (resources, dynamic) = (bootstrap.static_resources, bootstrap.dynamic_resources);
-    let Ok(configurator) =
-        Configurator::start(Some(resources), Some(dynamic), setup, &report.root())
-    else {
+    tell_what_loads(&resources);
+    let Ok(configurator) = Configurator::start(Some(resources), Some(dynamic), setup, &at) else {
         return Err(source::explain(options, report));
     };
     let running = configurator.clone();
     task::spawn_local(async move { running.run().await });
+    let state = Rc::new(State {
+        server: ServerFacts {
+            version: Version::of_build().to_string(),
+            started,
+            options: options.into(),
+            node: bootstrap.node,
+        },
+        snapshot,
+        config: configurator.clone(),
+        stats: registry,
+        log: Rc::new(log.clone()),
+        lifecycle: control.clone(),
+        runtime,
+        settings: Rc::new(bootstrap.stats),
+        paths,
+    });
     task::spawn_local(keep_stats(
-        registry,
+        state.clone(),
         server.clone(),
-        control.clone(),
-        bootstrap.stats_flush,
+        bootstrap.stats_flush_interval,
     ));
+    if let Some(admin) = admin {
+        admin.serve(state);
+    }
 
     let mut stop = Stop {
         signals,
@@ -252,12 +284,12 @@ fn file_settings(options: &Options) -> access_log::Settings {
     }
 }
 
-fn tell_what_loads(bootstrap: &Bootstrap) {
+fn tell_what_loads(resources: &StaticResources) {
     let StaticResources {
         secrets,
         clusters,
         listeners,
-    } = &bootstrap.static_resources;
+    } = resources;
     tracing::info!(target: "config", "loading {} static secret(s)", secrets.len());
     tracing::info!(target: "config", "loading {} cluster(s)", clusters.len());
     tracing::info!(target: "config", "loading {} listener(s)", listeners.len());
@@ -299,21 +331,21 @@ const SERVER_STATS: Duration = Duration::from_secs(1);
 
 /// Keeps the stats of the process up to date and ends the intervals of
 /// histograms, for as long as the process runs.
-async fn keep_stats(
-    registry: Arc<stats::Registry>,
-    server: Rc<ServerStats>,
-    control: Rc<Control>,
-    flush: Option<Duration>,
-) {
-    let mut flushed = time::Instant::now();
-    let mut tick = time::interval(SERVER_STATS.min(flush.unwrap_or(SERVER_STATS)));
-    tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+async fn keep_stats(state: Rc<State>, server: Rc<ServerStats>, flush_interval: Duration) {
+    let mut server_stats = time::interval(SERVER_STATS);
+    let mut flush = time::interval(flush_interval);
+    for timer in [&mut server_stats, &mut flush] {
+        timer.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    }
     loop {
-        let now = tick.tick().await;
-        server.update(control.state());
-        if flush.is_some_and(|every| now - flushed >= every) {
-            flushed = now;
-            registry.flush();
+        tokio::select! {
+            _ = server_stats.tick() => server.update(state.lifecycle.state()),
+            _ = flush.tick() => {
+                server.first_expiry(first_expiry(&state));
+                if !state.settings.flush_on_admin {
+                    state.stats.flush();
+                }
+            }
         }
     }
 }

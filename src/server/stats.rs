@@ -64,6 +64,11 @@ impl ServerStats {
         &self.block
     }
 
+    /// Downstream connections that are open on all workers.
+    pub fn connections(&self) -> u64 {
+        self.block.gauge(names::total_connections)
+    }
+
     /// The workers accept.
     pub fn serving(&self) {
         let took = self.started.elapsed().as_millis();
