@@ -147,7 +147,8 @@ impl Reader<'_> {
                 continue;
             }
             let Some(field) = find_field(desc, &entry.key) else {
-                self.unknown_field(entry, desc, at);
+                // A field that is only misspelt is not missing.
+                failed.extend(self.unknown_field(entry, desc, at));
                 continue;
             };
             if matches!(entry.value.value, Value::Null) && !takes_null(&field) {
@@ -300,20 +301,28 @@ impl Reader<'_> {
         }
     }
 
-    fn unknown_field(&self, entry: &Entry<'_>, desc: &MessageDescriptor, at: &At<'_>) {
-        let mut message = format!(
-            "unknown field in {}{}",
-            desc.full_name(),
-            suggest::among(&entry.key, desc.fields().map(|f| f.name().to_owned())),
-        );
-        if entry.key == "<<" {
-            message = "YAML merge keys are not part of the format, repeat the fields".to_owned();
-        }
+    /// Reports an unknown field; returns the number of the one that was meant.
+    fn unknown_field(
+        &self,
+        entry: &Entry<'_>,
+        desc: &MessageDescriptor,
+        at: &At<'_>,
+    ) -> Option<u32> {
         let place = at.field(&entry.key);
+        let names: Vec<_> = desc.fields().map(|f| f.name().to_owned()).collect();
+        let message = match entry.key.as_ref() {
+            "<<" => "YAML merge keys are not part of the format, repeat the fields".to_owned(),
+            key => {
+                let suggestion = suggest::among(key, names.iter().cloned());
+                format!("unknown field in {}{suggestion}", desc.full_name())
+            }
+        };
         match self.strictness.unknown {
             Unknown::Refuse => self.error(&place, entry.mark, message),
             Unknown::Warn | Unknown::Ignore => self.pass(&place, entry.mark, message),
         }
+        let meant = suggest::nearest(&entry.key, &names)?;
+        desc.get_field_by_name(meant).map(|field| field.number())
     }
 
     /// An `Any`: `@type` names a message, whose fields stand beside it, or under

@@ -54,7 +54,7 @@ pub fn list(names: impl Iterator<Item = String>) -> String {
 }
 
 /// The allowed name that is most like the one found, if any is like it.
-fn nearest<'a>(found: &str, allowed: &'a [String]) -> Option<&'a str> {
+pub fn nearest<'a>(found: &str, allowed: &'a [String]) -> Option<&'a str> {
     /// Below this a resemblance is chance.
     const ALIKE: f64 = 0.7;
     let plain = |name: &str| name.replace(['_', '-', ' '], "").to_lowercase();

@@ -75,8 +75,8 @@ admin: [1]
     assert_eq!(
         error("b.yaml", text),
         "\
-b.yaml:1:12: node.id: expected a string, found the number 5; put it in quotes
-b.yaml:2:23: stats_flush_interval: expected a duration in seconds, such as \"5s\" or \"0.25s\", found the number 5
+b.yaml:1:12: node.id: expected a string, found 5; put it in quotes
+b.yaml:2:23: stats_flush_interval: expected a duration in seconds, such as \"5s\", found 5
 b.yaml:4:3: static_resources.clusterz: unknown field in envoy.config.bootstrap.v3.Bootstrap.StaticResources, did you mean clusters?
 b.yaml:7:11: static_resources.clusters[0].type: unknown value \"STATICC\", did you mean STATIC?
 b.yaml:8:5: static_resources.clusters[0].connect_timeout: must be greater than 0s, is -1s
@@ -260,8 +260,10 @@ fn a_wrong_any_says_what_is_wrong() {
         "{\"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, pathh: x}",
     );
     assert!(
-        inside.contains("admin.access_log[0].typed_config.pathh: unknown field")
-            && inside.contains("admin.access_log[0].typed_config.path: must not be empty"),
+        inside.ends_with(
+            "admin.access_log[0].typed_config.pathh: unknown field in \
+             envoy.extensions.access_loggers.file.v3.FileAccessLog, did you mean path?"
+        ) && !inside.contains('\n'),
         "{inside}"
     );
 }

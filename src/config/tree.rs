@@ -183,13 +183,13 @@ impl<'a> Node<'a> {
 }
 
 impl Value<'_> {
-    /// What this is, with the value where it is short: `the string "abc"`.
+    /// What this is, with the value where it is short.
     pub fn describe(&self) -> String {
         match self {
             Self::Null => "null".to_owned(),
-            Self::Bool(value) => format!("the boolean {value}"),
-            Self::Number(literal) => format!("the number {literal}"),
-            Self::Text(text) => format!("the string {}", quoted(text)),
+            Self::Bool(value) => value.to_string(),
+            Self::Number(literal) => literal.to_string(),
+            Self::Text(text) => quoted(text),
             Self::List(_) => "a list".to_owned(),
             Self::Map(_) => "a map".to_owned(),
         }

@@ -29,7 +29,7 @@ pub fn read(
     Some(match name {
         "Duration" => match node.text().and_then(duration) {
             Some(duration) => Ok(make(desc, &duration)),
-            None => wrong("a duration in seconds, such as \"5s\" or \"0.25s\""),
+            None => wrong(&expected_duration(&node.value)),
         },
         "Timestamp" => match node.text().and_then(|text| text.parse::<Timestamp>().ok()) {
             Some(timestamp) => Ok(make(desc, &timestamp)),
@@ -83,6 +83,34 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
         },
         false => Duration { seconds, nanos },
     })
+}
+
+/// What to write for a duration, in place of what was written where that is clear.
+fn expected_duration(found: &Value<'_>) -> String {
+    /// Units that people write, in nanoseconds.
+    const UNITS: [(&str, f64); 9] = [
+        ("ns", 1.0),
+        ("us", 1e3),
+        ("µs", 1e3),
+        ("ms", 1e6),
+        ("min", 60e9),
+        ("m", 60e9),
+        ("h", 3600e9),
+        ("d", 86400e9),
+        ("", 1e9),
+    ];
+    let meant = match found {
+        Value::Text(text) | Value::Number(text) => UNITS.iter().find_map(|(unit, nanos)| {
+            let number = text.trim().strip_suffix(unit)?.trim().parse::<f64>().ok()?;
+            let seconds = (number * nanos).round() / 1e9;
+            duration(&format!("{seconds}s")).map(|_| seconds)
+        }),
+        _ => None,
+    };
+    match meant {
+        Some(seconds) => format!("a duration in seconds, such as \"{seconds}s\""),
+        None => "a duration in seconds, such as \"5s\" or \"0.25s\"".to_owned(),
+    }
 }
 
 fn field_mask(text: &str) -> Option<FieldMask> {
@@ -139,6 +167,18 @@ fn value(node: &Node<'_>) -> prost_types::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_in_another_unit_is_converted() {
+        let expected = |text: &str| expected_duration(&Value::Text(text.into()));
+        assert_eq!(expected("100ms"), "a duration in seconds, such as \"0.1s\"");
+        assert_eq!(expected("5m"), "a duration in seconds, such as \"300s\"");
+        assert_eq!(expected("5"), "a duration in seconds, such as \"5s\"");
+        assert_eq!(
+            expected("soon"),
+            "a duration in seconds, such as \"5s\" or \"0.25s\""
+        );
+    }
 
     #[test]
     fn durations() {
