@@ -80,7 +80,7 @@ impl AcceptLoops {
     /// not use, while the configuration that serves them is still in place.
     pub fn drain_removed(&self, worker: &Rc<Worker>, next: &Snapshot) {
         for accept in self.0.borrow().iter() {
-            if !uses(next, &accept.sockets) {
+            if users(next, &accept.sockets).next().is_none() {
                 accept.take_queued(worker);
             }
         }
@@ -89,19 +89,19 @@ impl AcceptLoops {
     /// Starts and ends loops so that there is one for each socket of `snapshot`,
     /// or none while the process does not accept.
     pub fn reconcile(&self, worker: &Rc<Worker>, snapshot: &Snapshot) {
-        let accepting = worker.phase().accepting;
+        let phase = worker.phase();
         let mut loops = self.0.borrow_mut();
         loops.retain(|accept| {
-            let kept = accepting && uses(snapshot, &accept.sockets);
+            let kept = users(snapshot, &accept.sockets).any(|l| phase.accepts(l.direction));
             if !kept {
                 accept.stop.raise();
             }
             kept
         });
-        if !accepting {
-            return;
-        }
         for listener in snapshot.listeners.values() {
+            if !phase.accepts(listener.direction) {
+                continue;
+            }
             for sockets in &listener.sockets {
                 if let Some(accept) = loops.iter().find(|a| Arc::ptr_eq(&a.sockets, sockets)) {
                     // The address may have passed to a listener of another name.
@@ -123,11 +123,12 @@ impl AcceptLoops {
     }
 }
 
-fn uses(snapshot: &Snapshot, sockets: &Arc<Sockets>) -> bool {
-    snapshot
-        .listeners
-        .values()
-        .any(|l| l.sockets.iter().any(|s| Arc::ptr_eq(s, sockets)))
+fn users<'a>(
+    snapshot: &'a Snapshot,
+    sockets: &Arc<Sockets>,
+) -> impl Iterator<Item = &'a Arc<Listener>> {
+    let uses = move |l: &&Arc<Listener>| l.sockets.iter().any(|s| Arc::ptr_eq(s, sockets));
+    snapshot.listeners.values().filter(uses)
 }
 
 impl AcceptLoop {

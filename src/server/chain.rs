@@ -128,7 +128,8 @@ impl ChainHandle {
 
     /// The drain this connection is under, if any: its own chain's or the process's.
     pub fn draining(&self) -> Option<Draining> {
-        let process = self.worker.draining();
+        let direction = self.chain.borrow().listener.direction;
+        let process = self.worker.draining(direction);
         match self.gone.get() {
             Some(since) => Some(self.worker.drain_from(since).earlier(process)),
             None => process,

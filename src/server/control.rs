@@ -10,7 +10,7 @@ use crate::{
     log::{Component, Log},
 };
 
-use super::{Lifecycle, stats::ServerStats};
+use super::{Lifecycle, lifecycle::Scope, stats::ServerStats};
 
 /// The process as the control thread steers it.
 #[derive(Debug)]
@@ -66,8 +66,8 @@ impl Control {
 
     /// Stops accepting and asks what is open to finish within the drain time.
     pub fn shut_down(&self) {
-        self.lifecycle.stop_accepting();
-        self.lifecycle.drain();
+        self.lifecycle.stop_accepting(Scope::All);
+        self.lifecycle.drain(Scope::All);
     }
 
     /// Opens every log file by its name again; says in the log what fails.
@@ -96,15 +96,19 @@ impl state::Lifecycle for Control {
         if self.draining_listeners.replace(true) {
             return;
         }
+        let scope = match how.inbound_only {
+            true => Scope::Inbound,
+            false => Scope::All,
+        };
         let lifecycle = self.lifecycle.clone();
         if !how.graceful {
-            return lifecycle.stop_accepting();
+            return lifecycle.stop_accepting(scope);
         }
-        lifecycle.drain();
+        lifecycle.drain(scope);
         if !how.skip_exit {
             task::spawn_local(async move {
                 time::sleep(lifecycle.drain_time()).await;
-                lifecycle.stop_accepting();
+                lifecycle.stop_accepting(scope);
             });
         }
     }

@@ -7,6 +7,8 @@ use std::{
 
 use tokio::sync::watch;
 
+use crate::model::listener::TrafficDirection;
+
 use super::DrainStrategy;
 
 /// What the process is doing as a whole.
@@ -15,12 +17,43 @@ pub struct Phase {
     /// Workers accept. False before everything is warmed, and from the moment
     /// listeners are stopped.
     pub accepting: bool,
+    /// Listeners of inbound traffic do not accept even then:
+    /// `/drain_listeners?inboundonly`.
+    pub inbound_stopped: bool,
     /// Since when connections are asked to go: SIGTERM, `/drain_listeners?graceful`.
     pub draining: Option<Instant>,
+    /// The same, for listeners of inbound traffic alone.
+    pub inbound_draining: Option<Instant>,
     /// `/healthcheck/fail`: responses carry `connection: close` at once.
     pub health_failed: bool,
     /// Everything that is left is cut and the workers end.
     pub closing: bool,
+}
+
+impl Phase {
+    /// Whether listeners of this direction accept.
+    pub fn accepts(&self, direction: TrafficDirection) -> bool {
+        let stopped = self.inbound_stopped && direction == TrafficDirection::Inbound;
+        self.accepting && !stopped
+    }
+
+    /// Since when connections of listeners of this direction are asked to go.
+    pub fn draining_since(&self, direction: TrafficDirection) -> Option<Instant> {
+        let inbound = match direction {
+            TrafficDirection::Inbound => self.inbound_draining,
+            TrafficDirection::Unspecified | TrafficDirection::Outbound => None,
+        };
+        self.draining.or(inbound)
+    }
+}
+
+/// Which listeners are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All.
+    All,
+    /// Those of inbound traffic.
+    Inbound,
 }
 
 /// Where the control thread says what comes next. Clones are the same one.
@@ -67,14 +100,21 @@ impl Lifecycle {
     }
 
     /// Listeners stop; connections live on.
-    pub fn stop_accepting(&self) {
-        self.phase.send_modify(|p| p.accepting = false);
+    pub fn stop_accepting(&self, scope: Scope) {
+        self.phase.send_modify(|p| match scope {
+            Scope::All => p.accepting = false,
+            Scope::Inbound => p.inbound_stopped = true,
+        });
     }
 
     /// Connections are asked to go, over the drain time. The first call counts.
-    pub fn drain(&self) {
+    pub fn drain(&self, scope: Scope) {
         self.phase.send_modify(|p| {
-            p.draining.get_or_insert_with(Instant::now);
+            let since = match scope {
+                Scope::All => &mut p.draining,
+                Scope::Inbound => &mut p.inbound_draining,
+            };
+            since.get_or_insert_with(Instant::now);
         });
     }
 
@@ -89,5 +129,28 @@ impl Lifecycle {
             p.accepting = false;
             p.closing = true;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inbound_listeners_can_be_stopped_alone() {
+        let lifecycle = Lifecycle::new(Duration::from_secs(1), DrainStrategy::Gradual);
+        lifecycle.start_accepting();
+        lifecycle.drain(Scope::Inbound);
+        lifecycle.stop_accepting(Scope::Inbound);
+        let (inbound, other) = (TrafficDirection::Inbound, TrafficDirection::Unspecified);
+        let phase = lifecycle.phase();
+        assert!(!phase.accepts(inbound) && phase.accepts(other));
+        assert!(phase.draining_since(inbound).is_some());
+        assert_eq!(phase.draining_since(other), None);
+        lifecycle.drain(Scope::All);
+        lifecycle.stop_accepting(Scope::All);
+        let phase = lifecycle.phase();
+        assert!(!phase.accepts(other));
+        assert!(phase.draining_since(other).is_some());
     }
 }

@@ -15,7 +15,10 @@ use std::{
 use arc_swap::{ArcSwap, Cache};
 
 use crate::{
-    model::{Snapshot, SnapshotSlot, listener::Listener},
+    model::{
+        Snapshot, SnapshotSlot,
+        listener::{Listener, TrafficDirection},
+    },
     net::{ConnectionInfo, accept::AcceptLoops, signal::Signal, socket::Sockets},
     stats::Block,
 };
@@ -205,12 +208,11 @@ impl Worker {
         }
     }
 
-    /// The drain of the whole process, if one is under way.
-    pub fn draining(&self) -> Option<Draining> {
-        self.phase
-            .get()
-            .draining
-            .map(|since| self.drain_from(since))
+    /// The drain of the whole process, or of all its listeners of this direction,
+    /// if one is under way.
+    pub fn draining(&self, direction: TrafficDirection) -> Option<Draining> {
+        let since = self.phase.get().draining_since(direction);
+        since.map(|since| self.drain_from(since))
     }
 
     pub(super) fn drain_from(&self, since: Instant) -> Draining {
