@@ -145,9 +145,10 @@ impl Session {
         }
     }
 
-    /// Waits until `deadline` for a stream.
-    pub(super) fn poll_alarm(&self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        self.alarm.poll(cx, deadline)
+    /// The timer of HTTP/1's one stream at a time, which the task of the
+    /// connection polls.
+    pub(super) fn alarm(&self) -> &Alarm {
+        &self.alarm
     }
 
     /// Whether the response about to be sent is the last of this connection.
@@ -272,7 +273,7 @@ async fn serve_http1(
     let streams = session.clone();
     let service = service_fn(move |request| handle(streams.clone(), request));
     let mut connection = pin!(builder.serve_connection(io, service).with_upgrades());
-    let mut watch = pin!(Watch::new(session, manager).run());
+    let mut watch = pin!(Watch::new(session).run());
     let mut asked = false;
     poll_fn(|cx| {
         if let Poll::Ready(outcome) = connection.as_mut().poll(cx) {
@@ -320,7 +321,7 @@ async fn serve_http2(
     let streams = session.clone();
     let service = service_fn(move |request| handle(streams.clone(), request));
     let mut connection = pin!(builder.serve_connection(io, service));
-    let mut watch = pin!(Watch::new(session, manager).run());
+    let mut watch = pin!(Watch::new(session).run());
     let mut asked = false;
     poll_fn(|cx| {
         match &mut *session.task.borrow_mut() {
@@ -350,15 +351,13 @@ async fn serve_http2(
 /// What ends a connection that does nothing wrong: idleness, age, a drain.
 struct Watch<'a> {
     session: &'a Session,
-    manager: &'a ConnectionManager,
     alarm: Alarm,
 }
 
 impl<'a> Watch<'a> {
-    fn new(session: &'a Session, manager: &'a ConnectionManager) -> Self {
+    fn new(session: &'a Session) -> Self {
         Self {
             session,
-            manager,
             alarm: Alarm::default(),
         }
     }
@@ -380,7 +379,9 @@ impl<'a> Watch<'a> {
 
     /// Ready when it has been idle too long or open too long.
     fn poll_age(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let (session, common) = (self.session, &self.manager.common);
+        let session = self.session;
+        let managed = session.managed.borrow();
+        let (manager, common) = (managed.manager(), &managed.manager().common);
         let old = common
             .max_connection_duration
             .map(|limit| session.info.accepted + limit);
@@ -396,7 +397,7 @@ impl<'a> Watch<'a> {
         if self.alarm.poll(cx, deadline).is_pending() {
             return Poll::Pending;
         }
-        self.manager.stats.inc(match idle == Some(deadline) {
+        manager.stats.inc(match idle == Some(deadline) {
             true => http_stats::downstream_cx_idle_timeout,
             false => http_stats::downstream_cx_max_duration_reached,
         });

@@ -78,13 +78,7 @@ fn admit(
                 .flag(ResponseFlag::NoRouteFound),
         );
     }
-    if !stream.request.headers.contains_key(header::HOST) {
-        return Err(
-            LocalReply::empty(StatusCode::BAD_REQUEST, "missing_host_header")
-                .flag(ResponseFlag::DownstreamProtocolError)
-                .closing(),
-        );
-    }
+    check_host(stream)?;
     if seen.underscore {
         mind_underscores(stream, manager)?;
     }
@@ -138,6 +132,20 @@ fn check_version(stream: &mut Stream, manager: &ConnectionManager) -> Result<(),
             .or_insert_with(|| host.clone());
     }
     Ok(())
+}
+
+/// A request has one host; what to make of two, each proxy on its way would
+/// decide for itself (RFC 9112, 3.2).
+fn check_host(stream: &Stream) -> Result<(), LocalReply> {
+    let mut hosts = stream.request.headers.get_all(header::HOST).iter();
+    let details = match (hosts.next(), hosts.next()) {
+        (Some(_), None) => return Ok(()),
+        (None, _) => "missing_host_header",
+        (Some(_), Some(_)) => "http1.codec_error",
+    };
+    Err(LocalReply::empty(StatusCode::BAD_REQUEST, details)
+        .flag(ResponseFlag::DownstreamProtocolError)
+        .closing())
 }
 
 fn mind_underscores(stream: &mut Stream, manager: &ConnectionManager) -> Result<(), LocalReply> {

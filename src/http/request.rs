@@ -288,12 +288,6 @@ pub fn prepare(
         headers.remove(header::CONNECTION);
         headers.remove(header::UPGRADE);
     }
-    if upgrade
-        && !headers.contains_key(header::TRANSFER_ENCODING)
-        && !headers.contains_key(header::CONTENT_LENGTH)
-    {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
-    }
     if seen.hop {
         headers.remove(names::KEEP_ALIVE);
         headers.remove(names::PROXY_CONNECTION);

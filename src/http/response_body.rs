@@ -81,6 +81,9 @@ impl ResponseBody {
 
     fn finish(&mut self) {
         if let Some(mut stream) = self.stream.take() {
+            if let Source::Http2(_, exchange) = &self.source {
+                stream.info.bytes_received = exchange.body.borrow().received;
+            }
             stream.complete = true;
         }
     }
@@ -139,7 +142,12 @@ impl Body for ResponseBody {
                         "stream_idle_timeout",
                         StreamError::Idle,
                     ),
-                    Limit::Deadline | Limit::Extra => (
+                    Limit::TryIdle => (
+                        ResponseFlag::StreamIdleTimeout,
+                        "upstream_per_try_idle_timeout",
+                        StreamError::Idle,
+                    ),
+                    Limit::Deadline | Limit::Try | Limit::Request => (
                         ResponseFlag::UpstreamRequestTimeout,
                         "response_timeout",
                         StreamError::Timeout,
@@ -159,7 +167,7 @@ impl Body for ResponseBody {
                     } else if let Some(trailers) = frame.trailers_ref() {
                         stream.saw_trailers(trailers);
                     }
-                    if stream.idle_timeout.is_some() && !matches!(this.source, Source::Empty) {
+                    if !matches!(this.source, Source::Empty) {
                         stream.last_moved = Instant::now();
                     }
                 }

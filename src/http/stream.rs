@@ -10,6 +10,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, StatusCode, request::Parts};
 
 use super::{
+    alarm::Alarm,
     config::ConnectionManager,
     connection::{Managed, Session},
     names,
@@ -111,6 +112,12 @@ pub struct Stream {
     pub route_deadline: bool,
     /// Without a byte for so long it is given up.
     pub idle_timeout: Option<Duration>,
+    /// The same for one try, `per_try_idle_timeout`.
+    pub try_idle_timeout: Option<Duration>,
+    /// The whole request has to have come by then.
+    pub request_deadline: Option<Instant>,
+    /// A stream of HTTP/2 is a task of its own, so it has an alarm of its own.
+    alarm: Option<Alarm>,
     /// When a byte last moved.
     pub last_moved: Instant,
     /// The response has been handed over to the end.
@@ -134,6 +141,8 @@ impl Stream {
         info.protocol = Some(session.protocol(request.version));
         let idle_timeout = manager.timeouts.stream_idle;
         let deadline = manager.common.max_stream_duration.map(|limit| now + limit);
+        let request_deadline = manager.timeouts.request.map(|limit| now + limit);
+        let alarm = session.is_http2().then(Alarm::default);
         let origin = Origin {
             remote: None,
             internal: false,
@@ -153,6 +162,9 @@ impl Stream {
             deadline,
             route_deadline: false,
             idle_timeout,
+            try_idle_timeout: None,
+            request_deadline,
+            alarm,
             last_moved: now,
             complete: false,
         })
@@ -182,21 +194,22 @@ impl Stream {
 
     /// Ready when the stream has used up a time limit; otherwise wakes by then.
     pub fn poll_limits(&mut self, cx: &mut Context<'_>, extra: Option<Instant>) -> Poll<Limit> {
-        let idle = self.idle_timeout.map(|limit| self.last_moved + limit);
-        let earliest = [self.deadline, idle, extra].into_iter().flatten().min();
-        let Some(earliest) = earliest else {
+        let after = |limit: Duration| self.last_moved + limit;
+        let limits = [
+            (extra, Limit::Try),
+            (self.try_idle_timeout.map(after), Limit::TryIdle),
+            (self.deadline, Limit::Deadline),
+            (self.request_deadline, Limit::Request),
+            (self.idle_timeout.map(after), Limit::Idle),
+        ];
+        let set = limits
+            .iter()
+            .filter_map(|(at, limit)| at.map(|at| (at, *limit)));
+        let Some((earliest, limit)) = set.min_by_key(|(at, _)| *at) else {
             return Poll::Pending;
         };
-        if self.session.poll_alarm(cx, earliest).is_pending() {
-            return Poll::Pending;
-        }
-        Poll::Ready(if extra == Some(earliest) {
-            Limit::Extra
-        } else if self.deadline == Some(earliest) {
-            Limit::Deadline
-        } else {
-            Limit::Idle
-        })
+        let alarm = self.alarm.as_ref().unwrap_or_else(|| self.session.alarm());
+        alarm.poll(cx, earliest).map(|()| limit)
     }
 
     /// Counts a response that begins, and keeps what the log will ask for.
@@ -277,8 +290,12 @@ pub enum Limit {
     Deadline,
     /// Nothing moved.
     Idle,
-    /// The one the caller added.
-    Extra,
+    /// One try's, `per_try_timeout`.
+    Try,
+    /// Nothing moved in one try.
+    TryIdle,
+    /// The request has not come in time.
+    Request,
 }
 
 fn http_class(status: StatusCode) -> crate::stats::Counter {

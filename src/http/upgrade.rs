@@ -82,6 +82,7 @@ impl Upgrade {
             let downstream = open(upgraded);
             let upstream = Prefixed::new(early, io);
             run(stream, downstream, upstream).await;
+            facts.end();
             drop(facts);
         });
     }

@@ -66,14 +66,18 @@ impl WorkerCluster {
             }
             None => Rc::default(),
         };
-        Rc::new(Self {
+        let this = Rc::new(Self {
             name: cluster.name.as_ref().into(),
             observability_name: cluster.observability_name.as_ref().into(),
             cluster,
             lb: RefCell::default(),
             pools,
             hosts_seen: std::cell::Cell::new(0),
-        })
+        });
+        for pool in this.pools.0.borrow().values() {
+            pool.set_owner(Rc::downgrade(&this));
+        }
+        this
     }
 
     /// Chooses a host for a request.
@@ -106,7 +110,7 @@ impl WorkerCluster {
 
     /// The pool of a host. `server_name` is what `auto_sni` takes from the request.
     pub fn pool(
-        &self,
+        self: &Rc<Self>,
         endpoint: &Arc<Endpoint>,
         protocol: Protocol,
         server_name: Option<Rc<str>>,
@@ -117,6 +121,7 @@ impl WorkerCluster {
             return pool.clone();
         }
         let pool = Pool::new(endpoint.clone(), protocol, key.2.clone());
+        pool.set_owner(Rc::downgrade(self));
         pools.insert(key, pool.clone());
         pool
     }

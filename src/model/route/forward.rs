@@ -47,9 +47,6 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// Time without a byte; `None` leaves it to the connection manager, zero is no limit.
     pub idle_timeout: Option<Duration>,
-    /// Time for the rest of a response once it was written here; `None` leaves
-    /// it to the connection manager, zero is no limit.
-    pub flush_timeout: Option<Duration>,
     /// Life of the stream; `None` leaves it to the connection manager, zero is no limit.
     pub max_stream_duration: Option<Duration>,
     /// How `grpc-timeout` is heard.
@@ -113,7 +110,7 @@ impl Forward {
         let refused = refuse!(at; metadata_match, rate_limits, include_vh_rate_limits, cors,
             internal_redirect_action, hedge_policy, request_mirror_policies,
             max_internal_redirects, retry_policy_typed_config, internal_redirect_policy,
-            early_data_policy, path_rewrite_policy, path_rewrite);
+            early_data_policy, path_rewrite_policy, path_rewrite, flush_timeout);
 
         let mut outcome = refused;
         let mut time = |field: &str, message: Option<prost_types::Duration>| {
@@ -125,7 +122,6 @@ impl Forward {
         };
         let timeout = time("timeout", timeout).unwrap_or(DEFAULT_TIMEOUT);
         let idle_timeout = time("idle_timeout", idle_timeout);
-        let flush_timeout = time("flush_timeout", flush_timeout);
         let mut grpc_timeout = GrpcTimeout {
             max: time("max_grpc_timeout", max_grpc_timeout),
             offset: time("grpc_timeout_offset", grpc_timeout_offset),
@@ -187,7 +183,6 @@ impl Forward {
             append_x_forwarded_host,
             timeout: (!timeout.is_zero()).then_some(timeout),
             idle_timeout,
-            flush_timeout,
             max_stream_duration: longest,
             grpc_timeout,
             retry: retry?,

@@ -59,7 +59,10 @@ impl ConnectError {
     pub fn transport_failure(&self) -> Option<String> {
         match self {
             Self::Remote(error) | Self::Local(error) => {
-                Some(format!("delayed connect error: {error}"))
+                let text = error.to_string();
+                // Rust adds the number; Envoy has the text alone.
+                let text = text.split(" (os error").next().unwrap_or_default();
+                Some(format!("delayed connect error: {text}"))
             }
             Self::Handshake(reason) => Some(reason.to_string()),
             Self::Timeout => None,

@@ -79,6 +79,8 @@ pub struct Pool {
     busy: Cell<u32>,
     sweeping: Cell<bool>,
     drained: Cell<bool>,
+    /// Knows whether the host is still one of the cluster's.
+    owner: RefCell<Weak<WorkerCluster>>,
 }
 
 impl Pool {
@@ -99,7 +101,13 @@ impl Pool {
             busy: Cell::new(0),
             sweeping: Cell::new(false),
             drained: Cell::new(false),
+            owner: RefCell::default(),
         })
+    }
+
+    /// Names the cluster the pool is for, as it is configured now.
+    pub(super) fn set_owner(&self, owner: Weak<WorkerCluster>) {
+        self.owner.replace(owner);
     }
 
     /// A connection that is ready now. Costs no system call.
@@ -216,7 +224,7 @@ impl Pool {
     pub fn put(self: &Rc<Self>, connection: Box<Connection>, cluster: &Rc<WorkerCluster>) {
         self.busy.set(self.busy.get() - 1);
         let mut connection = connection;
-        if self.drained.get() || !connection.may_go_on(Instant::now()) {
+        if !connection.may_go_on(Instant::now()) {
             drop(connection);
             return self.replace(cluster);
         }
@@ -231,6 +239,9 @@ impl Pool {
                 Err(Ok(Lease::Http1(back))) => connection = back,
                 Err(_) => return,
             }
+        }
+        if self.drained.get() {
+            return;
         }
         connection.rest();
         self.idle.borrow_mut().push(connection);
@@ -319,6 +330,11 @@ async fn sweep(pool: Weak<Pool>) {
         })
         .await;
         let Some(pool) = pool.upgrade() else { return };
+        let owner = pool.owner.borrow().upgrade();
+        if let Some(owner) = owner {
+            // Hosts come and go without a request that would notice.
+            owner.refresh();
+        }
         if pool.idle.borrow().is_empty() && pool.shared.borrow().is_empty() {
             pool.sweeping.set(false);
             return;

@@ -33,8 +33,12 @@ pub enum Failure {
     Timeout,
     /// The timeout of one try.
     PerTryTimeout,
+    /// Nothing moved in one try.
+    PerTryIdle,
     /// Nothing moved.
     Idle,
+    /// The request did not come in time.
+    Request,
     /// The stream took too long altogether.
     Duration,
     /// The client's request ended early.
@@ -90,13 +94,17 @@ impl Failure {
                     .union(RetryOn::RESET_BEFORE_REQUEST),
             ),
             Self::Refused => on.intersects(reset.union(RetryOn::REFUSED_STREAM)),
-            Self::Stale | Self::Terminated | Self::Reset | Self::Protocol | Self::PerTryTimeout => {
-                on.intersects(reset)
-            }
+            Self::Stale
+            | Self::Terminated
+            | Self::Reset
+            | Self::Protocol
+            | Self::PerTryTimeout
+            | Self::PerTryIdle => on.intersects(reset),
             Self::Overflow
             | Self::NoHealthyUpstream
             | Self::Timeout
             | Self::Idle
+            | Self::Request
             | Self::Duration
             | Self::RequestBody => false,
             // Asked of the policy where the response was seen.
@@ -116,14 +124,15 @@ impl Failure {
                 | Self::Protocol
                 | Self::Timeout
                 | Self::PerTryTimeout
+                | Self::PerTryIdle
         )
     }
 
     /// The status that stands for it.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Timeout | Self::PerTryTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Idle | Self::Duration => StatusCode::REQUEST_TIMEOUT,
+            Self::Timeout | Self::PerTryTimeout | Self::PerTryIdle => StatusCode::GATEWAY_TIMEOUT,
+            Self::Idle | Self::Duration | Self::Request => StatusCode::REQUEST_TIMEOUT,
             Self::RequestBody => StatusCode::BAD_REQUEST,
             Self::Protocol => StatusCode::BAD_GATEWAY,
             Self::Response(status) => *status,
@@ -145,10 +154,10 @@ impl Failure {
         }
     }
 
-    /// `UPSTREAM_TRANSPORT_FAILURE_REASON`.
+    /// `UPSTREAM_TRANSPORT_FAILURE_REASON`, with `_` for blanks.
     pub fn transport_failure(&self) -> Option<String> {
         match self {
-            Self::Connect(error) => error.transport_failure(),
+            Self::Connect(error) => error.transport_failure().map(|why| why.replace(' ', "_")),
             _ => None,
         }
     }
@@ -163,6 +172,9 @@ impl Failure {
                 .flag(ResponseFlag::UpstreamRequestTimeout),
             Self::PerTryTimeout => text("upstream_per_try_timeout", "upstream request timeout")
                 .flag(ResponseFlag::UpstreamRequestTimeout),
+            Self::PerTryIdle => text("upstream_per_try_idle_timeout", "upstream request timeout")
+                .flag(ResponseFlag::StreamIdleTimeout),
+            Self::Request => text("request_overall_timeout", "request timeout"),
             Self::Idle => {
                 text("stream_idle_timeout", "stream timeout").flag(ResponseFlag::StreamIdleTimeout)
             }

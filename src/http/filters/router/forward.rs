@@ -1,6 +1,7 @@
 //! One request to the route's cluster, and again where the policy says so.
 
 use std::{
+    cell::RefCell,
     future::{Future, poll_fn},
     pin::pin,
     rc::Rc,
@@ -11,6 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Method, StatusCode, header, response};
+use smallvec::SmallVec;
 
 use super::{
     Exchange, SharedExchange,
@@ -22,6 +24,7 @@ use crate::{
     http::{
         LocalReply, RequestBody, Stream, names,
         response_body::Source,
+        stats::http_stats as downstream,
         stream::{Limit, Upstream},
     },
     model::{
@@ -31,6 +34,7 @@ use crate::{
             set_host,
         },
     },
+    stats::Block,
     upstream::{
         Breakers, Endpoint, HostStat, LbContext, Priority, Resource, WorkerCluster,
         pool::{Lease, http1::Http1Error, http2::SharedBody},
@@ -53,6 +57,8 @@ struct Attempt<'a> {
     priority: Priority,
     hash: Option<u64>,
     upgrade: bool,
+    /// Hosts that were tried, where the policy says to stay away from them.
+    tried: RefCell<SmallVec<[u64; 4]>>,
 }
 
 /// Sends the request and waits for the head of the response.
@@ -82,9 +88,7 @@ pub async fn forward(
         worker.with_snapshot(|snapshot| worker.upstream.get(snapshot, chosen.name.as_str()));
     let manager = stream.managed.manager().clone();
     let Some(cluster) = found else {
-        manager
-            .stats
-            .inc(crate::http::stats::http_stats::no_cluster);
+        manager.stats.inc(downstream::no_cluster);
         return Err(
             LocalReply::empty(action.cluster_not_found, "cluster_not_found")
                 .flag(ResponseFlag::NoClusterFound),
@@ -118,6 +122,8 @@ pub async fn forward(
     if let Some(limit) = action.max_stream_duration {
         stream.deadline = (!limit.is_zero()).then(|| stream.info.start + limit);
     }
+    let policy = action.retry.as_ref();
+    stream.try_idle_timeout = policy.and_then(|policy| policy.per_try_idle_timeout);
     if retry.is_some() {
         let limit = route
             .route()
@@ -138,6 +144,7 @@ pub async fn forward(
         },
         hash,
         upgrade,
+        tried: RefCell::default(),
     };
     let outcome = attempt.run(stream, body, retry).await;
     match outcome {
@@ -215,6 +222,9 @@ impl Attempt<'_> {
                     .headers
                     .insert(names::X_ENVOY_ATTEMPT_COUNT, count);
             }
+            if stream.info.attempt_count > 1 {
+                self.tell_time_left(stream);
+            }
             let per_try = self.timeouts.per_try.map(|limit| Instant::now() + limit);
             let failure = match self.once(stream, body, per_try).await {
                 Ok(mut answered) => {
@@ -225,7 +235,7 @@ impl Attempt<'_> {
                     });
                     if !again
                         || !answered.request_body_may_rewind()
-                        || !self.may_retry(retry.as_deref_mut())
+                        || !self.may_retry(stream, retry.as_deref_mut())
                     {
                         return Ok((answered.head, answered.source));
                     }
@@ -244,7 +254,7 @@ impl Attempt<'_> {
                     let again = retry
                         .as_ref()
                         .is_some_and(|r| failure.is_retriable(r.retry_on));
-                    if !again || !body.rewind() || !self.may_retry(retry.as_deref_mut()) {
+                    if !again || !body.rewind() || !self.may_retry(stream, retry.as_deref_mut()) {
                         return Err(failure);
                     }
                     failure
@@ -256,12 +266,27 @@ impl Attempt<'_> {
         }
     }
 
+    /// A retry has what its predecessors left of the time.
+    fn tell_time_left(&self, stream: &mut Stream) {
+        let router = &stream.managed.manager().router;
+        if self.timeouts.per_try.is_some() || router.suppress_envoy_headers {
+            return;
+        }
+        if let (Some(deadline), true) = (stream.deadline, stream.route_deadline) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+            let headers = &mut stream.request.headers;
+            headers.insert(names::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, timeout::number(left));
+        }
+    }
+
     /// Whether a retry is left and the circuit breaker lets it pass.
-    fn may_retry(&self, retry: Option<&mut RequestRetry>) -> bool {
+    fn may_retry(&self, stream: &mut Stream, retry: Option<&mut RequestRetry>) -> bool {
         let Some(retry) = retry else { return false };
         let (stats, breakers) = (&self.cluster.cluster.stats, &self.cluster.cluster.breakers);
         if retry.remaining == 0 {
             stats.inc(cluster_stats::upstream_rq_retry_limit_exceeded);
+            stream.flag(ResponseFlag::UpstreamRetryLimitExceeded);
             return false;
         }
         if breakers.is_open(self.priority, Resource::Retries) {
@@ -315,11 +340,22 @@ impl Attempt<'_> {
     fn exceeded(&self, stream: &Stream, limit: Limit) -> Failure {
         let stats = &self.cluster.cluster.stats;
         match limit {
-            Limit::Extra => {
+            Limit::Try => {
                 stats.inc(cluster_stats::upstream_rq_per_try_timeout);
                 Failure::PerTryTimeout
             }
-            Limit::Idle => Failure::Idle,
+            Limit::TryIdle => {
+                stats.inc(cluster_stats::upstream_rq_per_try_idle_timeout);
+                Failure::PerTryIdle
+            }
+            Limit::Idle => {
+                http_stats(stream).inc(downstream::downstream_rq_idle_timeout);
+                Failure::Idle
+            }
+            Limit::Request => {
+                http_stats(stream).inc(downstream::downstream_rq_timeout);
+                Failure::Request
+            }
             Limit::Deadline if stream.route_deadline => {
                 stats.inc(cluster_stats::upstream_rq_timeout);
                 if let Some(upstream) = &stream.upstream {
@@ -327,7 +363,10 @@ impl Attempt<'_> {
                 }
                 Failure::Timeout
             }
-            Limit::Deadline => Failure::Duration,
+            Limit::Deadline => {
+                http_stats(stream).inc(downstream::downstream_rq_max_duration_reached);
+                Failure::Duration
+            }
         }
     }
 
@@ -388,16 +427,29 @@ impl Attempt<'_> {
     }
 
     fn choose(&self, stream: &mut Stream) -> Result<Arc<Endpoint>, Failure> {
-        let context = LbContext {
+        let mut context = LbContext {
             random: stream.session.worker().random(),
             hash: self.hash,
             ..LbContext::default()
         };
+        let was_tried = |endpoint: &Endpoint| self.tried.borrow().contains(&endpoint.host.id());
+        let policy = self
+            .forward
+            .retry
+            .as_ref()
+            .filter(|p| p.avoid_previous_hosts);
+        if let Some(policy) = policy {
+            context.avoid = Some(&was_tried);
+            context.attempts = policy.host_selection_attempts;
+        }
         let stats = &self.cluster.cluster.stats;
         let Some(endpoint) = self.cluster.choose(&context) else {
             stats.inc(cluster_stats::upstream_cx_none_healthy);
             return Err(Failure::NoHealthyUpstream);
         };
+        if policy.is_some() {
+            self.tried.borrow_mut().push(endpoint.host.id());
+        }
         let upstream = Upstream::begin(self.cluster.clone(), endpoint.clone(), self.priority);
         stream.upstream = Some(upstream.ok_or(Failure::Overflow)?);
         if !stream.managed.manager().access_logs.is_empty() {
@@ -433,6 +485,7 @@ impl Attempt<'_> {
 
     /// The route's timeout runs from the end of the request.
     fn start_clock(&self, stream: &mut Stream) {
+        stream.request_deadline = None;
         let Some(limit) = self.timeouts.global else {
             return;
         };
@@ -461,7 +514,7 @@ impl Attempt<'_> {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Ok(error))),
                 Poll::Pending => {}
             }
-            if self.timeouts.global.is_some() && exchange.body().is_received() {
+            if exchange.body().is_received() {
                 self.start_clock(stream);
             }
             stream
@@ -517,7 +570,7 @@ impl Attempt<'_> {
             if let Poll::Ready(outcome) = response.as_mut().poll(cx) {
                 return Poll::Ready(outcome.map_err(Failure::from));
             }
-            if self.timeouts.global.is_some() && body.borrow().is_received() {
+            if body.borrow().is_received() {
                 self.start_clock(stream);
             }
             stream
@@ -575,7 +628,8 @@ impl Attempt<'_> {
                 .stats
                 .inc(cluster_stats::upstream_rq_retry_success);
         }
-        if !stream.managed.manager().router.suppress_envoy_headers {
+        let router = &stream.managed.manager().router;
+        if !router.suppress_envoy_headers && head.status != StatusCode::SWITCHING_PROTOCOLS {
             let took = timeout::number(took);
             head.headers
                 .insert(names::X_ENVOY_UPSTREAM_SERVICE_TIME, took);
@@ -601,8 +655,17 @@ impl Attempt<'_> {
         if let Some(reason) = failure.transport_failure() {
             stream.info.upstream_transport_failure_reason = Some(reason.into());
         }
-        failure.reply(stream.info.attempt_count > 1)
+        let mut reply = failure.reply(stream.info.attempt_count > 1);
+        if self.route.virtual_host().include_attempt_count_in_response {
+            let count = timeout::number(stream.info.attempt_count.into());
+            reply = reply.header(names::X_ENVOY_ATTEMPT_COUNT, count);
+        }
+        reply
     }
+}
+
+fn http_stats(stream: &Stream) -> &Block {
+    &stream.managed.manager().stats
 }
 
 /// Whether sending it twice is as good as sending it once (RFC 9110, 9.2.2).
