@@ -2,7 +2,7 @@
 //! of the snapshot uses the address.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     io,
     rc::Rc,
     sync::Arc,
@@ -148,32 +148,43 @@ impl AcceptLoop {
         let (worker, sockets) = (worker.clone(), sockets.clone());
         let (socket, name) = (accept.socket.clone(), accept.listener.clone());
         tokio::task::spawn_local(async move {
-            let burst = Cell::new(0);
             loop {
-                let accepted = tokio::select! {
+                let mut accepted = tokio::select! {
                     biased;
                     () = &mut stop => return,
                     accepted = socket.accept() => accepted,
                 };
-                match accepted {
-                    Ok(accepted) => {
-                        let listener = worker.listener(&name.borrow());
-                        let Some(listener) = listener else { continue };
-                        admit(&worker, &listener, &sockets, accepted);
-                        burst.set(burst.get() + 1);
-                        if burst.get() >= listener.max_accepts_per_event {
-                            burst.set(0);
-                            tokio::task::yield_now().await;
-                        }
+                let Some(listener) = worker.listener(&name.borrow()) else {
+                    continue;
+                };
+                let mut count = 0;
+                let failed = loop {
+                    match accepted {
+                        Ok(accepted) => admit(&worker, &listener, &sockets, accepted),
+                        Err(error) if is_of_one_connection(&error) => {}
+                        Err(error) => break Some(error),
                     }
-                    Err(error) if is_of_one_connection(&error) => {}
-                    Err(error) => {
-                        tracing::warn!(
-                            target: "conn_handler",
-                            "{}: accept failed: {error}", name.borrow()
-                        );
-                        tokio::time::sleep(ACCEPT_BACKOFF).await;
+                    count += 1;
+                    if count == listener.max_accepts_per_event {
+                        break None;
                     }
+                    match socket.accept().now_or_never() {
+                        Some(next) => accepted = next,
+                        None => break None,
+                    }
+                };
+                let stats = &listener.stats;
+                stats.record(
+                    listener_stats::connections_accepted_per_socket_event,
+                    count as u64,
+                );
+                if let Some(error) = failed {
+                    tracing::warn!(
+                        target: "conn_handler", "{}: accept failed: {error}", listener.name
+                    );
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
+                } else {
+                    tokio::task::yield_now().await;
                 }
             }
         });
@@ -379,7 +390,6 @@ impl ConnectionCount {
     fn new(listener: &Listener, worker: &Rc<Worker>) -> Self {
         let stats = listener.stats.clone();
         let worker_stats = listener.worker_stats.get(worker.index).cloned();
-        stats.inc(listener_stats::connections_accepted);
         stats.inc(listener_stats::downstream_cx_total);
         stats.gauge_add(listener_stats::downstream_cx_active, 1);
         if let Some(stats) = &worker_stats {

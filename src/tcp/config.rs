@@ -14,11 +14,18 @@ crate::stat_table! {
     /// `tcp.STAT_PREFIX.`
     pub mod tcp_stats {
         counters {
-            downstream_cx_no_route, downstream_cx_rx_bytes_total, downstream_cx_total,
-            downstream_cx_tx_bytes_total, downstream_flow_control_paused_reading_total,
-            downstream_flow_control_resumed_reading_total, early_data_received_count_total,
-            idle_timeout, max_downstream_connection_duration, on_demand_cluster_attempt,
-            on_demand_cluster_missing, on_demand_cluster_success, on_demand_cluster_timeout,
+            downstream_cx_drain_close,
+            downstream_cx_no_route,
+            downstream_cx_overload_close,
+            downstream_cx_rx_bytes_total,
+            downstream_cx_total,
+            downstream_cx_tx_bytes_total,
+            downstream_flow_control_paused_reading_total,
+            downstream_flow_control_resumed_reading_total,
+            early_data_received_count_total,
+            idle_timeout,
+            max_downstream_connection_duration,
+            route_delayed_total,
             upstream_flush_total,
         }
         gauges {

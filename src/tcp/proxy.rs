@@ -55,7 +55,10 @@ pub async fn serve(connection: Connection, proxy: Arc<TcpProxy>) {
                 log.flags.set(ResponseFlag::DurationTimeout);
                 None
             }
-            () = chain.drain_deadline() => None,
+            () = chain.drain_deadline() => {
+                proxy.stats.inc(tcp_stats::downstream_cx_drain_close);
+                None
+            }
         };
         (log.bytes_received, log.bytes_sent) = bytes.seen;
         match ended.map(|(end, _)| end) {

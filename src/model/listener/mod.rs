@@ -21,7 +21,7 @@ crate::stat_table! {
     /// `listener.ADDRESS.`
     pub mod listener_stats {
         counters {
-            connections_accepted, downstream_cx_total, downstream_cx_destroy,
+            downstream_cx_total, downstream_cx_destroy,
             downstream_cx_overflow, downstream_cx_overload_reject,
             downstream_cx_transport_socket_connect_timeout, downstream_global_cx_overflow,
             downstream_pre_cx_timeout, downstream_listener_filter_error,
@@ -29,7 +29,10 @@ crate::stat_table! {
             network_extension_config_missing, no_filter_chain_match,
         }
         gauges { downstream_cx_active, downstream_pre_cx_active }
-        histograms { downstream_cx_length_ms: Milliseconds }
+        histograms {
+            connections_accepted_per_socket_event: Unspecified,
+            downstream_cx_length_ms: Milliseconds,
+        }
         texts {}
     }
 }
