@@ -14,7 +14,7 @@ fuzz_target!(|input: (bool, &[u8])| {
         return;
     };
     let type_url = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
-    let Ok(discovery) = Discovery::of(document, type_url) else {
+    let Ok(discovery) = Discovery::of(&document, type_url) else {
         return;
     };
     let report = Report::new();

@@ -39,7 +39,7 @@ pub struct Discovery {
 /// When the file cannot be read or is no such answer, or when a resource is of
 /// another type or has no name.
 pub fn read_discovery(path: &Path, type_url: &str) -> Result<Discovery, DocumentError> {
-    Discovery::of(Document::load(path)?, type_url)
+    Discovery::of(&Document::load(path)?, type_url)
 }
 
 impl Discovery {
@@ -47,15 +47,15 @@ impl Discovery {
     ///
     /// # Errors
     /// As there.
-    pub fn of(document: Document, type_url: &str) -> Result<Self, DocumentError> {
-        split(&Arc::new(document), type_of_url(type_url))
+    pub fn of(document: &Document, type_url: &str) -> Result<Self, DocumentError> {
+        split(document, type_of_url(type_url))
     }
 }
 
-fn split(document: &Arc<Document>, expected: &str) -> Result<Discovery, DocumentError> {
+fn split(document: &Document, expected: &str) -> Result<Discovery, DocumentError> {
     if let Some(text) = document.json()
         && let Ok(response) = serde_json::from_str::<Response<'_>>(text)
-        && let Some(discovery) = split_json(document, text, &response, expected)
+        && let Some(discovery) = split_json(document.file(), text, &response, expected)
     {
         return Ok(discovery);
     }
@@ -95,7 +95,7 @@ struct Head<'a> {
 
 /// The fast way for a JSON file that is as it should be; `None` for any other.
 fn split_json(
-    document: &Arc<Document>,
+    file: &str,
     text: &str,
     response: &Response<'_>,
     expected: &str,
@@ -103,6 +103,7 @@ fn split_json(
     if check_type(&response.type_url, expected).is_some() {
         return None;
     }
+    let file: Arc<str> = file.into();
     let (mut start, mut counted) = (Mark::START, 0);
     let mut resources = Vec::with_capacity(response.resources.len());
     for raw in &response.resources {
@@ -120,8 +121,8 @@ fn split_json(
         start = Mark::of_offset(&text[counted..], offset - counted).after(start);
         counted = offset;
         let body = Body::Text(Text::Json {
-            document: Arc::clone(document),
-            range: offset..offset + raw.len(),
+            file: Arc::clone(&file),
+            text: raw.into(),
             start,
         });
         let hash = hash::bytes(raw.as_bytes());

@@ -1,6 +1,10 @@
 //! Files and texts of every format that configuration comes in.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
 
 use prost::{Message, Name};
 use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage};
@@ -15,6 +19,10 @@ use super::{
     yaml,
 };
 use crate::api;
+
+/// The largest file that is read: far above what a configuration can be, far
+/// below what a device that never ends would give.
+pub const MAX_FILE_SIZE: u64 = 1 << 30;
 
 /// How a document is written down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +115,7 @@ impl Document {
     /// When it cannot be read, or is a text that is not UTF-8.
     pub fn load(path: &Path) -> Result<Self, DocumentError> {
         let file = path.display().to_string();
-        match fs::read(path) {
+        match read_bounded(path) {
             Ok(bytes) => Self::new(file, Format::of(path), bytes),
             Err(source) => Err(DocumentError::Read { path: file, source }),
         }
@@ -261,6 +269,21 @@ impl Document {
             }),
             _ => report.locate_since(before, |_| Some(Position::whole(&self.file))),
         }
+    }
+}
+
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let mut bytes = Vec::new();
+    if let Ok(size) = usize::try_from(file.metadata()?.len().min(MAX_FILE_SIZE)) {
+        bytes.reserve_exact(size);
+    }
+    file.by_ref().take(MAX_FILE_SIZE).read_to_end(&mut bytes)?;
+    match file.read(&mut [0])? {
+        0 => Ok(bytes),
+        _ => Err(io::Error::other(format!(
+            "it is larger than {MAX_FILE_SIZE} bytes"
+        ))),
     }
 }
 

@@ -1,6 +1,6 @@
 //! One resource of a discovery answer, decoded only when it has changed.
 
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
 use prost::{Message, Name};
 use prost_reflect::{DynamicMessage, MessageDescriptor};
@@ -9,7 +9,7 @@ use prost_types::Any;
 use super::{
     check,
     discovery::mismatch,
-    document::{Document, descriptor, place, typed},
+    document::{descriptor, place, typed},
     hash, json,
     place::{ConfigError, Position, Report, Reported},
     position,
@@ -38,10 +38,11 @@ pub(super) enum Body {
 
 #[derive(Debug)]
 pub(super) enum Text {
-    /// A part of a JSON file and where it starts.
+    /// A part of a JSON file and where it starts. A copy, so that a resource that
+    /// stays does not keep the whole file that it came in.
     Json {
-        document: Arc<Document>,
-        range: Range<usize>,
+        file: Arc<str>,
+        text: Box<str>,
         start: Mark,
     },
     /// A part of the tree of a file.
@@ -189,21 +190,14 @@ impl Text {
     ) -> Result<T, ConfigError> {
         match self {
             Self::Tree { file, node } => Ok(then(file, Mark::START, node)),
-            Self::Json {
-                document,
-                range,
-                start,
-            } => {
-                let text = document.json().unwrap_or_default();
-                match json::parse(&text[range.clone()]) {
-                    Ok(node) => Ok(then(document.file(), *start, &node)),
-                    Err(error) => Err(ConfigError {
-                        path: String::new(),
-                        message: error.message,
-                        position: Some(place(document.file(), error.mark.after(*start))),
-                    }),
-                }
-            }
+            Self::Json { file, text, start } => match json::parse(text) {
+                Ok(node) => Ok(then(file, *start, &node)),
+                Err(error) => Err(ConfigError {
+                    path: String::new(),
+                    message: error.message,
+                    position: Some(place(file, error.mark.after(*start))),
+                }),
+            },
         }
     }
 }
