@@ -1,0 +1,13 @@
+//! End-to-end tests: the real binary, real origins, real clients.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod admin;
+mod bad_input;
+mod clusters;
+mod files;
+mod http;
+mod process;
+mod routing;
+mod tunnels;
