@@ -31,13 +31,16 @@ impl Program {
         std::env::var_os("NUNCIO_ORACLE_ENVOY").map(|path| Self(path.into()))
     }
 
+    /// A command line of it.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.0);
+        command.args(args).stdin(Stdio::null());
+        command
+    }
+
     /// Runs it to its end with these arguments.
     pub fn run(&self, args: &[&str]) -> Output {
-        Command::new(&self.0)
-            .args(args)
-            .stdin(Stdio::null())
-            .output()
-            .expect("the proxy binary runs")
+        self.command(args).output().expect("the proxy binary runs")
     }
 
     /// A proxy that runs with this bootstrap and answers `/ready`.

@@ -10,4 +10,5 @@ mod files;
 mod http;
 mod process;
 mod routing;
+mod shipped;
 mod tunnels;
