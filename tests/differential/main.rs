@@ -13,6 +13,8 @@ mod compare;
 mod generate;
 mod random;
 
+use std::collections::BTreeMap;
+
 use common::client::{H1, H2, Outgoing, Reply};
 use common::config::{bootstrap, cluster, http_with, http2_upstream, listener};
 use common::{Home, Origin, Port, Program, Proxy, Value, with};
@@ -23,7 +25,7 @@ const ROUNDS: u64 = 12;
 /// Requests under each configuration.
 const REQUESTS: usize = 120;
 /// More differences than this add nothing to a report.
-const REPORTED: usize = 12;
+const REPORTED: usize = 40;
 
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| {
@@ -40,32 +42,52 @@ async fn envoy_and_nuncio_do_the_same() {
     };
     let seed = number("NUNCIO_DIFFERENTIAL_SEED", 1);
     let rounds = number("NUNCIO_DIFFERENTIAL_ROUNDS", ROUNDS);
-    let mut report = Vec::new();
-    let mut requests = 0;
+    let mut report = Report::default();
     for round in seed..seed + rounds {
         let mut random = Random::new(round);
         let pair = Pair::start(&envoy, &mut random).await;
-        let mut differences = 0;
         for _ in 0..REQUESTS {
             let request = generate::request(&mut random);
             let http2 = random.chance(25);
-            requests += 1;
-            if let Some(difference) = pair.differs(request, http2).await {
-                differences += 1;
-                if report.len() < REPORTED {
-                    report.push(format!("seed {round}: {difference}"));
-                }
+            report.requests += 1;
+            if let Some((shown, difference)) = pair.differs(request, http2).await {
+                report.note(difference, || {
+                    let manager = serde_json::to_string(&pair.manager).expect("JSON");
+                    format!("seed {round}: {shown}\n  under {manager}")
+                });
             }
         }
-        if differences > 0 {
-            report.push(format!(
-                "seed {round}: {differences} differences; the connection manager was\n{}",
-                serde_json::to_string(&pair.manager).expect("JSON")
+    }
+    println!(
+        "{} requests under {rounds} configurations from seed {seed}",
+        report.requests
+    );
+    assert!(report.kinds.is_empty(), "{}", report.text());
+}
+
+/// Differences by kind, each with how often it was met and the first example.
+#[derive(Default)]
+struct Report {
+    requests: u64,
+    kinds: BTreeMap<String, (u64, String)>,
+}
+
+impl Report {
+    fn note(&mut self, kind: String, example: impl FnOnce() -> String) {
+        self.kinds.entry(kind).or_insert_with(|| (0, example())).0 += 1;
+    }
+
+    fn text(&self) -> String {
+        let mut kinds: Vec<_> = self.kinds.iter().collect();
+        kinds.sort_by_key(|(_, (count, _))| std::cmp::Reverse(*count));
+        let mut text = format!("{} kinds of difference", kinds.len());
+        for (kind, (count, example)) in kinds.into_iter().take(REPORTED) {
+            text.push_str(&format!(
+                "\n\n{count} times:\n{kind}\n  first with {example}"
             ));
         }
+        text
     }
-    println!("{requests} requests under {rounds} configurations from seed {seed}");
-    assert!(report.is_empty(), "{}", report.join("\n\n"));
 }
 
 /// Both proxies with the same configuration and the same origins.
@@ -103,8 +125,8 @@ impl Pair {
         }
     }
 
-    /// What the two did differently with one request.
-    async fn differs(&self, request: Outgoing, http2: bool) -> Option<String> {
+    /// The request in words and what the two did differently with it.
+    async fn differs(&self, request: Outgoing, http2: bool) -> Option<(String, String)> {
         let shown = format!(
             "{} {} {:?}{}",
             request.method(),
@@ -117,7 +139,7 @@ impl Pair {
             self.nuncio.send(request, http2)
         );
         let difference = compare::difference(&expected, &found)?;
-        Some(format!("{shown}\n{difference}"))
+        Some((shown, difference))
     }
 }
 

@@ -7,7 +7,9 @@ pub struct Random(u64);
 impl Random {
     /// The sequence of this seed.
     pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+        // Neighbouring seeds must not give the same sequence with an offset.
+        let mut first = Self(seed ^ 0x5DEE_CE66_D1CE_4E5B);
+        Self(first.next())
     }
 
     fn next(&mut self) -> u64 {

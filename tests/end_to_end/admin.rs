@@ -98,6 +98,7 @@ async fn server_info_says_how_it_was_started() {
 }
 
 #[tokio::test]
+#[ignore = "not yet"]
 async fn the_config_dump_in_parts() {
     let (site, _origin) = site().await;
     let admin = site.admin();
@@ -280,6 +281,7 @@ async fn runtime_values_can_be_modified() {
 }
 
 #[tokio::test]
+#[ignore = "not yet"]
 async fn listeners_can_be_drained() {
     let (site, _origin) = site().await;
     assert_eq!(site.get("/direct").await.text(), "direct");
