@@ -2,13 +2,14 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use http::StatusCode;
 use hyper::body::Frame;
+use tokio::task;
 
 /// A part of an answer is sent once it has this many bytes.
 const PART: usize = 32 * 1024;
@@ -68,7 +69,7 @@ impl Answer {
             body: Body {
                 text: String::new(),
                 parts: Some(Box::new(parts)),
-                rested: true,
+                turn: None,
             },
         }
     }
@@ -96,7 +97,9 @@ impl Answer {
 pub struct Body {
     text: String,
     parts: Option<Box<dyn Parts>>,
-    rested: bool,
+    /// The turn of all others on this thread. A task that only wakes itself is
+    /// polled many times before the event loop looks at its sockets again.
+    turn: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
 
 impl Body {
@@ -104,7 +107,7 @@ impl Body {
         Self {
             text,
             parts: None,
-            rested: true,
+            turn: None,
         }
     }
 
@@ -129,29 +132,29 @@ impl hyper::body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
-        // Between two parts everything else on the thread gets its turn.
-        if !this.rested {
-            this.rested = true;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        let begun = Instant::now();
-        while this.text.len() < PART && begun.elapsed() < SLICE {
-            let Some(parts) = &mut this.parts else { break };
-            if !parts.write_next(&mut this.text) {
-                this.parts = None;
+        loop {
+            if let Some(turn) = &mut this.turn {
+                ready!(turn.as_mut().poll(cx));
+                this.turn = None;
             }
-        }
-        if this.text.is_empty() {
+            let begun = Instant::now();
+            while this.text.len() < PART && begun.elapsed() < SLICE {
+                let Some(parts) = &mut this.parts else { break };
+                if !parts.write_next(&mut this.text) {
+                    this.parts = None;
+                }
+            }
+            if this.parts.is_some() {
+                this.turn = Some(Box::pin(task::yield_now()));
+            }
+            if !this.text.is_empty() {
+                let text = std::mem::take(&mut this.text);
+                return Poll::Ready(Some(Ok(Frame::data(Bytes::from(text)))));
+            }
             if this.parts.is_none() {
                 return Poll::Ready(None);
             }
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
         }
-        this.rested = this.parts.is_none();
-        let text = std::mem::take(&mut this.text);
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from(text)))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -91,11 +91,9 @@ const FILTER: Param = param(
     "Regular expression (Google re2) for filtering stats",
 );
 const INVERT_FILTER: Param = param("invert_filter", ParamKind::Flag, "Invert the filter regex");
-const PROFILER: &[Param] = &[param(
-    "enable",
-    ParamKind::Choice(&["y", "n"]),
-    "enable/disable the profiler",
-)];
+const fn enable(help: &'static str) -> Param {
+    param("enable", ParamKind::Choice(&["y", "n"]), help)
+}
 
 /// All there are, by path.
 pub static ENDPOINTS: [Endpoint; 33] = [
@@ -103,7 +101,7 @@ pub static ENDPOINTS: [Endpoint; 33] = [
     change(
         "/allocprofiler",
         "enable/disable the allocation profiler (if supported)",
-        PROFILER,
+        &[enable("enable/disable the allocation profiler")],
         info::no_profiler,
     ),
     read("/certs", "print certs on machine", &[], certs::answer),
@@ -149,7 +147,7 @@ pub static ENDPOINTS: [Endpoint; 33] = [
     change(
         "/cpuprofiler",
         "enable/disable the CPU profiler",
-        PROFILER,
+        &[enable("enables the CPU profiler")],
         info::no_profiler,
     ),
     change(
@@ -195,7 +193,7 @@ pub static ENDPOINTS: [Endpoint; 33] = [
     change(
         "/heapprofiler",
         "enable/disable the heap profiler",
-        PROFILER,
+        &[enable("enable/disable the heap profiler")],
         info::no_profiler,
     ),
     read("/help", "print out list of admin commands", &[], info::help),

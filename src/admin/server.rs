@@ -23,7 +23,8 @@ use crate::{
     access_log::{AccessLogs, Buffers},
     api::envoy::data::accesslog::v3::AccessLogType,
     formatter::{FormatContext, HeaderView, Protocol, RequestView, StreamInfo},
-    http::stats::http_stats,
+    http::stats::{http_stats, listener_http_stats},
+    model::listener::listener_stats,
     net::{
         Address, ConnectionInfo,
         socket::{BindError, ListenSocket, SocketOptions, Sockets},
@@ -85,7 +86,12 @@ pub struct Server {
     state: Rc<State>,
     access_logs: AccessLogs,
     buffers: Rc<Buffers>,
+    /// `http.admin.`
     stats: Arc<Block>,
+    /// `listener.admin.`
+    listener: Arc<Block>,
+    /// `listener.admin.http.admin.`
+    listener_http: Arc<Block>,
     local: Address,
     connections: Cell<usize>,
     freed: tokio::sync::Notify,
@@ -102,12 +108,18 @@ impl Server {
         access_logs: AccessLogs,
         listening: Listening,
     ) -> io::Result<Infallible> {
-        let stats = state.stats.block("http.admin.", &http_stats::TABLE);
+        let registry = &state.stats;
+        let stats = registry.block("http.admin.", &http_stats::TABLE);
+        let listener = registry.block("listener.admin.", &listener_stats::TABLE);
+        let listener_http =
+            registry.block("listener.admin.http.admin.", &listener_http_stats::TABLE);
         let server = Rc::new(Self {
             state,
             access_logs,
             buffers: Buffers::new(),
             stats,
+            listener,
+            listener_http,
             local: listening.local,
             connections: Cell::new(0),
             freed: tokio::sync::Notify::new(),
@@ -218,14 +230,33 @@ impl Server {
     }
 
     fn count(&self, status: StatusCode) {
+        let (class, listener_class) = match status.as_u16() / 100 {
+            1 => (
+                http_stats::downstream_rq_1xx,
+                listener_http_stats::downstream_rq_1xx,
+            ),
+            2 => (
+                http_stats::downstream_rq_2xx,
+                listener_http_stats::downstream_rq_2xx,
+            ),
+            3 => (
+                http_stats::downstream_rq_3xx,
+                listener_http_stats::downstream_rq_3xx,
+            ),
+            4 => (
+                http_stats::downstream_rq_4xx,
+                listener_http_stats::downstream_rq_4xx,
+            ),
+            _ => (
+                http_stats::downstream_rq_5xx,
+                listener_http_stats::downstream_rq_5xx,
+            ),
+        };
+        self.stats.inc(class);
         self.stats.inc(http_stats::downstream_rq_completed);
-        self.stats.inc(match status.as_u16() / 100 {
-            1 => http_stats::downstream_rq_1xx,
-            2 => http_stats::downstream_rq_2xx,
-            3 => http_stats::downstream_rq_3xx,
-            4 => http_stats::downstream_rq_4xx,
-            _ => http_stats::downstream_rq_5xx,
-        });
+        self.listener_http.inc(listener_class);
+        self.listener_http
+            .inc(listener_http_stats::downstream_rq_completed);
     }
 }
 
@@ -237,6 +268,10 @@ impl Open {
         server.connections.set(server.connections.get() + 1);
         server.stats.inc(http_stats::downstream_cx_total);
         server.stats.inc(http_stats::downstream_cx_http1_total);
+        server.listener.inc(listener_stats::downstream_cx_total);
+        server
+            .listener
+            .gauge_add(listener_stats::downstream_cx_active, 1);
         server.stats.gauge_add(http_stats::downstream_cx_active, 1);
         server
             .stats
@@ -251,6 +286,10 @@ impl Drop for Open {
         server.connections.set(server.connections.get() - 1);
         server.freed.notify_one();
         server.stats.inc(http_stats::downstream_cx_destroy);
+        server.listener.inc(listener_stats::downstream_cx_destroy);
+        server
+            .listener
+            .gauge_sub(listener_stats::downstream_cx_active, 1);
         server.stats.gauge_sub(http_stats::downstream_cx_active, 1);
         server
             .stats

@@ -6,6 +6,7 @@
 //! the configuration may move on.
 
 use std::{
+    fmt,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -187,15 +188,38 @@ pub struct Version {
     pub version_info: Arc<str>,
     /// When it was accepted.
     pub last_updated: SystemTime,
-    /// The message, encoded; its type is its [`Kind`]'s.
-    pub message: Bytes,
+    /// The message, whose type is its [`Kind`]'s.
+    pub message: Encoding,
+}
+
+/// A message that is encoded when somebody looks at it: a dump of thousands is
+/// made without any delay, and they are encoded one by one as it is written.
+#[derive(Clone)]
+pub struct Encoding(Rc<dyn Fn() -> Bytes>);
+
+impl Encoding {
+    /// A message that `encode` encodes.
+    pub fn new(encode: impl Fn() -> Bytes + 'static) -> Self {
+        Self(Rc::new(encode))
+    }
+
+    /// The message's bytes.
+    pub fn bytes(&self) -> Bytes {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Encoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Encoding")
+    }
 }
 
 /// The last attempt to update a resource, which failed.
 #[derive(Clone, Debug)]
 pub struct Refusal {
-    /// What was refused, encoded, when it could be decoded at all.
-    pub message: Option<Bytes>,
+    /// What was refused, when it could be decoded at all.
+    pub message: Option<Encoding>,
     /// `version_info` of the answer that brought it.
     pub version_info: Arc<str>,
     /// When.

@@ -22,7 +22,7 @@ use super::{
     endpoint,
     request::Request,
     state::{
-        ConfigView, DrainListeners, Kind, Lifecycle, LogControl, LogLevelError, Resource,
+        ConfigView, DrainListeners, Encoding, Kind, Lifecycle, LogControl, LogLevelError, Resource,
         ServerFacts, ServerState, Source, State, Unready, Version,
     },
 };
@@ -127,7 +127,10 @@ pub fn version(message: &impl Message) -> Version {
     Version {
         version_info: "v1".into(),
         last_updated: moment(),
-        message: message.encode_to_vec().into(),
+        message: Encoding::new({
+            let bytes = Bytes::from(message.encode_to_vec());
+            move || bytes.clone()
+        }),
     }
 }
 

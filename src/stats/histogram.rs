@@ -116,10 +116,10 @@ impl Counts {
 
     /// The sum of all values, as near as bins can tell.
     pub fn sum(&self) -> f64 {
-        self.0
-            .iter()
-            .map(|(bin, count)| bin.midpoint() * *count as f64)
-            .sum()
+        // Not by `sum`, which makes a negative zero of nothing.
+        self.0.iter().fold(0.0, |sum, (bin, count)| {
+            sum + bin.midpoint() * *count as f64
+        })
     }
 
     /// The bins that hold something, in order.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::{Message, Name};
 
 use crate::{
-    admin::state::{self, Refusal},
+    admin::state::{self, Encoding, Refusal},
     config::{RawResource, Report, Reported, Strictness},
 };
 
@@ -125,10 +125,11 @@ pub struct Version<T> {
 impl<T> Version<T> {
     /// For the admin.
     pub fn view<M: Message + Name + Default>(&self, strictness: &Strictness) -> state::Version {
+        let (encoded, strictness) = (self.encoded.clone(), *strictness);
         state::Version {
             version_info: self.version_info.clone(),
             last_updated: self.updated,
-            message: self.encoded.bytes::<M>(strictness).unwrap_or_default(),
+            message: Encoding::new(move || encoded.bytes::<M>(&strictness).unwrap_or_default()),
         }
     }
 }
@@ -159,8 +160,11 @@ impl Refused {
 
     /// For the admin.
     pub fn view<M: Message + Name + Default>(&self, strictness: &Strictness) -> Refusal {
+        let (encoded, strictness) = (self.encoded.clone(), *strictness);
         Refusal {
-            message: self.encoded.bytes::<M>(strictness),
+            message: Some(Encoding::new(move || {
+                encoded.bytes::<M>(&strictness).unwrap_or_default()
+            })),
             version_info: self.version_info.clone(),
             at: self.at,
             details: self.details.clone(),

@@ -8,7 +8,7 @@ use prost_types::{Any, Timestamp};
 use crate::{
     admin::{
         State, json,
-        state::{Kind, Origin, Refusal, Resource, Version},
+        state::{Encoding, Kind, Origin, Refusal, Resource, Version},
     },
     api::{self, envoy::admin::v3 as pb},
 };
@@ -24,6 +24,8 @@ pub enum Entry {
         Box<str>,
         Box<pb::endpoints_config_dump::StaticEndpointConfig>,
     ),
+    /// Routes that stand in a connection manager.
+    Routes(Box<str>, Box<pb::routes_config_dump::StaticRouteConfig>),
 }
 
 /// The lists of a kind and what stands in each.
@@ -87,7 +89,7 @@ impl Entry {
     pub fn name(&self) -> &str {
         match self {
             Self::Resource(_, resource) => &resource.name,
-            Self::Endpoints(name, _) => name,
+            Self::Endpoints(name, _) | Self::Routes(name, _) => name,
         }
     }
 
@@ -95,6 +97,7 @@ impl Entry {
     pub fn message(&self, list: &str) -> DynamicMessage {
         let mut message = match self {
             Self::Endpoints(_, config) => json::reflect(&**config),
+            Self::Routes(_, config) => json::reflect(&**config),
             Self::Resource(kind, resource) => resource_message(*kind, resource, list),
         };
         redact::redact(&mut message);
@@ -197,17 +200,21 @@ fn failure(kind: Kind, error: &Refusal) -> pb::UpdateFailureState {
         details,
     } = error;
     pb::UpdateFailureState {
-        failed_configuration: message.as_ref().map(|message| any(kind, message)),
+        failed_configuration: message
+            .as_ref()
+            .map(|message| any(kind, message))
+            // Nothing is left of what could not be decoded.
+            .filter(|any| !any.value.is_empty()),
         last_update_attempt: Some(timestamp(*at)),
         details: details.to_string(),
         version_info: version_info.to_string(),
     }
 }
 
-fn any(kind: Kind, message: &[u8]) -> Any {
+fn any(kind: Kind, message: &Encoding) -> Any {
     Any {
         type_url: format!("{}{}", api::TYPE_URL_PREFIX, kind.message_name()),
-        value: message.to_vec(),
+        value: message.bytes().into(),
     }
 }
 

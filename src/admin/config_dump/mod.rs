@@ -4,6 +4,7 @@ mod endpoints;
 mod entry;
 mod mask;
 mod redact;
+mod routes;
 
 use std::{rc::Rc, vec::IntoIter};
 
@@ -92,21 +93,16 @@ fn sections(state: &State, include_eds: bool) -> Vec<Section> {
         },
         entry::lists(state, Kind::Listener),
     ));
-    for (name, kind) in [
-        (pb::RoutesConfigDump::full_name(), Kind::Route),
-        (pb::SecretsConfigDump::full_name(), Kind::Secret),
-    ] {
-        let lists = entry::lists(state, kind);
-        let is_empty = lists.iter().all(|(_, entries)| entries.is_empty());
-        // Without any connection manager Envoy has no dump of routes.
-        if kind == Kind::Secret || !is_empty {
-            sections.push(Section {
-                head: json::decode(&name, &[]).expect("a message of the API, empty"),
-                type_name: name,
-                lists,
-            });
-        }
+    // Without any connection manager there is no dump of routes.
+    if let Some(lists) = routes::lists(state) {
+        sections.push(Section::new(
+            &pb::ScopedRoutesConfigDump::default(),
+            Vec::new(),
+        ));
+        sections.push(Section::new(&pb::RoutesConfigDump::default(), lists));
     }
+    let secrets = entry::lists(state, Kind::Secret);
+    sections.push(Section::new(&pb::SecretsConfigDump::default(), secrets));
     sections
 }
 

@@ -21,7 +21,7 @@ use super::{
 };
 
 /// How many blocks are looked through at a time.
-const BLOCKS: usize = 64;
+const BLOCKS: usize = 16;
 
 /// Where a sample's value is.
 #[derive(Clone, Copy)]
