@@ -8,11 +8,12 @@ use crate::{
             RuntimeFilter, StatusCodeFilter, access_log_filter::FilterSpecifier,
             comparison_filter::Op,
         },
-        core::v3::RuntimeUInt32,
+        core::v3::RuntimeFractionalPercent,
     },
     config::{At, Reported},
     formatter::{FormatContext, Needs, ResponseFlags, grpc_status_code},
-    model::{matcher::HeaderMatcher, route::Fraction},
+    model::{Context, matcher::HeaderMatcher},
+    runtime::{RuntimeFraction, RuntimeNumber},
 };
 
 /// A condition on a stream at its end.
@@ -25,7 +26,7 @@ pub enum Filter {
     /// It was not answered by the health check filter.
     NotHealthCheck,
     /// A share of all streams.
-    Share(Fraction),
+    Share(RuntimeFraction),
     /// All of several.
     And(Box<[Filter]>),
     /// One of several.
@@ -41,39 +42,37 @@ pub enum Filter {
 }
 
 /// A comparison with a number.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Comparison {
     op: Op,
-    value: u64,
+    value: RuntimeNumber,
 }
 
 impl Comparison {
-    fn compile(message: Option<ComparisonFilter>, at: &At<'_>) -> Result<Self, Reported> {
+    fn compile(
+        message: Option<ComparisonFilter>,
+        cx: &Context<'_>,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
         let at = at.field("comparison");
         let Some(ComparisonFilter { op, value }) = message else {
             return Err(at.error("is required"));
         };
         let op = Op::try_from(op).map_err(|_| at.field("op").error("is not a known operator"))?;
-        let Some(RuntimeUInt32 {
-            default_value,
-            // Without a runtime layer that sets the key, the default is in force.
-            runtime_key: _,
-        }) = value
-        else {
-            return Err(at.field("value").error("is required"));
-        };
+        let value = value.ok_or_else(|| at.field("value").error("is required"))?;
         Ok(Self {
             op,
-            value: default_value.into(),
+            value: RuntimeNumber::compile(value, cx.runtime),
         })
     }
 
-    fn holds(self, number: u64) -> bool {
+    fn holds(&self, number: u64) -> bool {
+        let value = u64::from(self.value.get());
         match self.op {
-            Op::Eq => number == self.value,
-            Op::Ge => number >= self.value,
-            Op::Le => number <= self.value,
-            Op::Ne => number != self.value,
+            Op::Eq => number == value,
+            Op::Ge => number >= value,
+            Op::Le => number <= value,
+            Op::Ne => number != value,
         }
     }
 }
@@ -83,30 +82,35 @@ impl Filter {
     ///
     /// # Errors
     /// An unknown flag, a malformed matcher, a kind that is not supported.
-    pub fn compile(message: AccessLogFilter, at: &At<'_>) -> Result<Self, Reported> {
+    pub fn compile(
+        message: AccessLogFilter,
+        cx: &Context<'_>,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
         let AccessLogFilter { filter_specifier } = message;
         Ok(match filter_specifier {
             None => return Err(at.error("a kind of filter is required")),
             Some(FilterSpecifier::StatusCodeFilter(StatusCodeFilter { comparison })) => {
                 Self::StatusCode(Comparison::compile(
                     comparison,
+                    cx,
                     &at.field("status_code_filter"),
                 )?)
             }
             Some(FilterSpecifier::DurationFilter(DurationFilter { comparison })) => Self::Duration(
-                Comparison::compile(comparison, &at.field("duration_filter"))?,
+                Comparison::compile(comparison, cx, &at.field("duration_filter"))?,
             ),
             Some(FilterSpecifier::NotHealthCheckFilter(NotHealthCheckFilter {})) => {
                 Self::NotHealthCheck
             }
             Some(FilterSpecifier::RuntimeFilter(filter)) => {
-                Self::share(filter, &at.field("runtime_filter"))?
+                Self::share(filter, cx, &at.field("runtime_filter"))?
             }
             Some(FilterSpecifier::AndFilter(AndFilter { filters })) => {
-                Self::And(Self::all(filters, &at.field("and_filter"))?)
+                Self::And(Self::all(filters, cx, &at.field("and_filter"))?)
             }
             Some(FilterSpecifier::OrFilter(OrFilter { filters })) => {
-                Self::Or(Self::all(filters, &at.field("or_filter"))?)
+                Self::Or(Self::all(filters, cx, &at.field("or_filter"))?)
             }
             Some(FilterSpecifier::HeaderFilter(HeaderFilter { header })) => {
                 let at = at.field("header_filter");
@@ -144,12 +148,16 @@ impl Filter {
         })
     }
 
-    fn all(messages: Vec<AccessLogFilter>, at: &At<'_>) -> Result<Box<[Self]>, Reported> {
+    fn all(
+        messages: Vec<AccessLogFilter>,
+        cx: &Context<'_>,
+        at: &At<'_>,
+    ) -> Result<Box<[Self]>, Reported> {
         let at = at.field("filters");
         let mut filters = Vec::with_capacity(messages.len());
         let mut outcome = Ok(());
         for (index, message) in messages.into_iter().enumerate() {
-            match Self::compile(message, &at.index(index)) {
+            match Self::compile(message, cx, &at.index(index)) {
                 Ok(filter) => filters.push(filter),
                 Err(reported) => outcome = Err(reported),
             }
@@ -157,16 +165,18 @@ impl Filter {
         outcome.map(|()| filters.into())
     }
 
-    fn share(message: RuntimeFilter, at: &At<'_>) -> Result<Self, Reported> {
+    fn share(message: RuntimeFilter, cx: &Context<'_>, at: &At<'_>) -> Result<Self, Reported> {
         let RuntimeFilter {
-            // Without a runtime layer that sets the key, the default is in force.
-            runtime_key: _,
+            runtime_key,
             percent_sampled,
             // The randomness here is always independent of the request's identifier.
             use_independent_randomness: _,
         } = message;
-        let percent = percent_sampled.unwrap_or_default();
-        Fraction::compile(percent, &at.field("percent_sampled")).map(Self::Share)
+        let share = RuntimeFractionalPercent {
+            default_value: Some(percent_sampled.unwrap_or_default()),
+            runtime_key,
+        };
+        RuntimeFraction::compile(share, cx.runtime, at).map(Self::Share)
     }
 
     fn flags(names: &[String], at: &At<'_>) -> Result<Self, Reported> {
@@ -201,7 +211,7 @@ impl Filter {
                 comparison.holds(u64::try_from(millis).unwrap_or(u64::MAX))
             }
             Self::NotHealthCheck => !info.health_check,
-            Self::Share(share) => share.takes(random),
+            Self::Share(share) => share.enabled(random),
             Self::And(filters) => filters.iter().all(|f| f.accepts(cx, random)),
             Self::Or(filters) => filters.iter().any(|f| f.accepts(cx, random)),
             Self::Header(matcher) => matcher.matches_request(&cx.request),

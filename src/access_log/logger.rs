@@ -110,7 +110,7 @@ impl Log {
             config_type,
         } = message;
         let filter = filter
-            .map(|filter| Filter::compile(filter, &at.field("filter")))
+            .map(|filter| Filter::compile(filter, cx, &at.field("filter")))
             .transpose();
         let config = match config_type {
             Some(ConfigType::TypedConfig(any)) => logger(&any, cx, &at.field("typed_config")),

@@ -11,6 +11,9 @@ mod filter;
 mod logger;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use buffers::Buffers;
 pub use files::{Files, Settings, Sink, Target, stats};
 pub use filter::Filter;

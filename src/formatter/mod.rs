@@ -15,6 +15,11 @@ mod time;
 mod value;
 mod view;
 
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
 pub use flags::{ResponseFlag, ResponseFlags};
 pub use json::JsonFormatter;
 pub use operator::{grpc_status_code, is_grpc_content_type};

@@ -1,6 +1,6 @@
 //! From a format string to a row of literals and operators.
 
-use crate::config::{At, Reported};
+use crate::config::{At, Reported, suggest};
 
 use super::{
     FormatContext, Needs, TimeFormat,
@@ -282,7 +282,7 @@ impl<'a> Command<'a> {
                 let known = PLAIN.iter().map(|(name, _)| *name).chain(WITH_ARGUMENT);
                 return Err(format!(
                     "unknown command operator %{unknown}%{}",
-                    did_you_mean(unknown, known)
+                    suggest::near(unknown, known.map(str::to_owned))
                 ));
             }
         })
@@ -319,8 +319,8 @@ impl<'a> Command<'a> {
         let point = |name: &str| {
             let found = TIME_POINTS.iter().find(|(known, _)| *known == name);
             found.map(|(_, point)| *point).ok_or_else(|| {
-                let known = TIME_POINTS.iter().map(|(name, _)| *name);
-                let hint = did_you_mean(name, known);
+                let known = TIME_POINTS.iter().map(|(name, _)| (*name).to_owned());
+                let hint = suggest::among(name, known);
                 format!("COMMON_DURATION: unknown time point {name}{hint}")
             })
         };
@@ -410,12 +410,3 @@ const UNSUPPORTED: &[&str] = &[
     "UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID",
     "VIRTUAL_CLUSTER_NAME",
 ];
-
-/// `; did you mean X?` when a known name is near, else nothing.
-fn did_you_mean<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
-    known
-        .map(|known| (strsim::jaro_winkler(name, known), known))
-        .filter(|(likeness, _)| *likeness > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map_or_else(String::new, |(_, known)| format!("; did you mean {known}?"))
-}

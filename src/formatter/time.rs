@@ -96,6 +96,10 @@ impl TimeFormat {
         if format.is_empty() {
             return Ok(Self::ISO_8601);
         }
+        // The text may become a header.
+        if format.contains('\n') || format.contains("%n") {
+            return Err(format!("{format:?} writes a line feed"));
+        }
         let mut pieces = Vec::new();
         let mut literal = String::new();
         let mut rest = format;

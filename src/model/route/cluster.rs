@@ -5,16 +5,21 @@ use std::sync::Arc;
 use http::header::HeaderName;
 
 use crate::{
-    api::envoy::config::route::v3::{
-        WeightedCluster,
-        route_action::ClusterSpecifier,
-        weighted_cluster::{
-            ClusterWeight, RandomValueSpecifier, cluster_weight::HostRewriteSpecifier,
+    api::envoy::config::{
+        core::v3::RuntimeUInt32,
+        route::v3::{
+            WeightedCluster,
+            route_action::ClusterSpecifier,
+            weighted_cluster::{
+                ClusterWeight, RandomValueSpecifier, cluster_weight::HostRewriteSpecifier,
+            },
         },
     },
     config::{At, Reported},
     formatter::{FieldName, RequestView},
+    model::Context,
     refuse,
+    runtime::RuntimeNumber,
 };
 
 use super::{headers::HeaderRules, per_filter};
@@ -35,6 +40,8 @@ pub enum ClusterChoice {
 pub struct Weighted {
     clusters: Box<[WeightedEntry]>,
     total: u64,
+    /// Weights that the runtime may change; empty when it may not.
+    weights: Box<[RuntimeNumber]>,
     /// A request header that holds the random number.
     random_header: Option<HeaderName>,
     /// The random number is the request's hash by `hash_policy`.
@@ -96,6 +103,7 @@ impl<'a: 'r, 'r> ChosenName<'a, 'r> {
 impl ClusterChoice {
     pub(super) fn compile(
         message: Option<ClusterSpecifier>,
+        cx: &Context<'_>,
         at: &At<'_>,
     ) -> Result<Self, Reported> {
         match message {
@@ -107,7 +115,7 @@ impl ClusterChoice {
                 header(&name, &at.field("cluster_header")).map(Self::Header)
             }
             Some(ClusterSpecifier::WeightedClusters(weighted)) => {
-                Weighted::compile(weighted, &at.field("weighted_clusters")).map(Self::Weighted)
+                Weighted::compile(weighted, cx, &at.field("weighted_clusters")).map(Self::Weighted)
             }
             Some(ClusterSpecifier::ClusterSpecifierPlugin(_)) => {
                 Err(at.field("cluster_specifier_plugin").unsupported())
@@ -176,11 +184,10 @@ fn requested<'a, 'r>(name: &FieldName, request: &RequestView<'r>) -> ChosenName<
 }
 
 impl Weighted {
-    fn compile(message: WeightedCluster, at: &At<'_>) -> Result<Self, Reported> {
+    fn compile(message: WeightedCluster, cx: &Context<'_>, at: &At<'_>) -> Result<Self, Reported> {
         let WeightedCluster {
             clusters,
-            // Weights by runtime; without a layer that sets the keys the configured ones count.
-            runtime_key_prefix: _,
+            runtime_key_prefix,
             // Deprecated: the sum of the weights counts, as in Envoy.
             total_weight: _,
             random_value_specifier,
@@ -189,7 +196,15 @@ impl Weighted {
         let mut entries = Vec::with_capacity(clusters.len());
         let mut total = 0;
         let clusters_at = at.field("clusters");
+        let mut weights = Vec::new();
         for (index, cluster) in clusters.into_iter().enumerate() {
+            if !runtime_key_prefix.is_empty() {
+                let weight = RuntimeUInt32 {
+                    default_value: cluster.weight.unwrap_or_default(),
+                    runtime_key: format!("{runtime_key_prefix}.{}", cluster.name),
+                };
+                weights.push(RuntimeNumber::compile(weight, cx.runtime));
+            }
             match WeightedEntry::compile(cluster, &mut total, &clusters_at.index(index)) {
                 Ok(entry) => entries.push(entry),
                 Err(reported) => outcome = Err(reported),
@@ -219,6 +234,7 @@ impl Weighted {
         Ok(Self {
             clusters: entries.into(),
             total,
+            weights: weights.into(),
             random_header,
             use_hash_policy,
         })
@@ -233,9 +249,26 @@ impl Weighted {
             Some(hash) => hash,
             None => from_header().unwrap_or(random),
         };
+        if !self.weights.is_empty() {
+            return self.choose_by_runtime(number);
+        }
         let point = number % self.total;
         let at = self.clusters.partition_point(|c| c.up_to <= point);
         &self.clusters[at]
+    }
+
+    fn choose_by_runtime(&self, number: u64) -> &WeightedEntry {
+        let weights = || self.weights.iter().map(|weight| u64::from(weight.get()));
+        // All weights of 0 leave the first.
+        let mut left = number % weights().sum::<u64>().max(1);
+        let weighted = self.clusters.iter().zip(weights());
+        for (entry, weight) in weighted {
+            if left < weight {
+                return entry;
+            }
+            left -= weight;
+        }
+        &self.clusters[0]
     }
 }
 

@@ -3,21 +3,19 @@
 //! the candidates one by one.
 
 use crate::{
-    api::envoy::{
-        config::{
-            core::v3::RuntimeFractionalPercent,
-            route::v3::{
-                CookieMatcher as CookieMessage, QueryParameterMatcher as QueryMessage, RouteMatch,
-                query_parameter_matcher::QueryParameterMatchSpecifier,
-                route_match::{GrpcRouteMatchOptions, PathSpecifier},
-            },
-        },
-        r#type::v3::{FractionalPercent, fractional_percent::DenominatorType},
+    api::envoy::config::route::v3::{
+        CookieMatcher as CookieMessage, QueryParameterMatcher as QueryMessage, RouteMatch,
+        query_parameter_matcher::QueryParameterMatchSpecifier,
+        route_match::{GrpcRouteMatchOptions, PathSpecifier},
     },
     config::{At, Reported},
     formatter::RequestView,
-    model::matcher::{HeaderMatcher, Regex, StringMatcher},
+    model::{
+        Context,
+        matcher::{HeaderMatcher, Regex, StringMatcher},
+    },
     refuse,
+    runtime::RuntimeFraction,
 };
 
 use super::paths::PathMatch;
@@ -29,42 +27,7 @@ pub struct Conditions {
     query: Box<[QueryMatcher]>,
     cookies: Box<[CookieMatcher]>,
     grpc: bool,
-    fraction: Option<Fraction>,
-}
-
-/// A share of requests, `numerator` in `denominator`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fraction {
-    numerator: u64,
-    denominator: u64,
-}
-
-impl Fraction {
-    /// Compiles a percentage.
-    ///
-    /// # Errors
-    /// An unknown denominator.
-    pub fn compile(message: FractionalPercent, at: &At<'_>) -> Result<Self, Reported> {
-        let FractionalPercent {
-            numerator,
-            denominator,
-        } = message;
-        let denominator = match DenominatorType::try_from(denominator) {
-            Ok(DenominatorType::Hundred) => 100,
-            Ok(DenominatorType::TenThousand) => 10_000,
-            Ok(DenominatorType::Million) => 1_000_000,
-            Err(_) => return Err(at.field("denominator").error("is not a known denominator")),
-        };
-        Ok(Self {
-            numerator: numerator.into(),
-            denominator,
-        })
-    }
-
-    /// Whether a random number falls into the share.
-    pub fn takes(self, random: u64) -> bool {
-        random % self.denominator < self.numerator
-    }
+    fraction: Option<RuntimeFraction>,
 }
 
 #[derive(Clone, Debug)]
@@ -88,7 +51,11 @@ impl Conditions {
     ///
     /// # Errors
     /// A malformed pattern, a kind of match that is not supported.
-    pub fn compile(message: RouteMatch, at: &At<'_>) -> Result<(Self, PathMatch, bool), Reported> {
+    pub fn compile(
+        message: RouteMatch,
+        cx: &Context<'_>,
+        at: &At<'_>,
+    ) -> Result<(Self, PathMatch, bool), Reported> {
         let RouteMatch {
             case_sensitive,
             headers,
@@ -130,7 +97,9 @@ impl Conditions {
         );
         let cookies = all(cookies, &at.field("cookies"), CookieMatcher::compile);
         let fraction = runtime_fraction
-            .map(|fraction| runtime_default(fraction, &at.field("runtime_fraction")))
+            .map(|fraction| {
+                RuntimeFraction::compile(fraction, cx.runtime, &at.field("runtime_fraction"))
+            })
             .transpose();
         refused?;
         let conditions = Self {
@@ -146,29 +115,14 @@ impl Conditions {
     /// Whether a request meets them. `random` is the request's random number,
     /// the same for all routes.
     pub fn hold(&self, request: &RequestView<'_>, random: u64) -> bool {
-        self.fraction.is_none_or(|fraction| fraction.takes(random))
+        self.fraction
+            .as_ref()
+            .is_none_or(|fraction| fraction.enabled(random))
             && self.headers.iter().all(|m| m.matches_request(request))
             && self.query.iter().all(|m| m.is_match(request.path))
             && self.cookies.iter().all(|m| m.is_match(request))
             && (!self.grpc || is_grpc(request))
     }
-}
-
-/// The default of a fraction. Its runtime key is looked up by nobody yet.
-///
-/// # Errors
-/// A missing default.
-pub fn runtime_default(
-    message: RuntimeFractionalPercent,
-    at: &At<'_>,
-) -> Result<Fraction, Reported> {
-    let RuntimeFractionalPercent {
-        default_value,
-        // Without a runtime layer that sets the key, the default is in force.
-        runtime_key: _,
-    } = message;
-    let default = default_value.ok_or_else(|| at.field("default_value").error("is required"))?;
-    Fraction::compile(default, &at.field("default_value"))
 }
 
 fn all<M, T>(

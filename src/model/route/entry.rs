@@ -99,16 +99,15 @@ impl Route {
         {}
         let filters = per_filter::compile(typed_per_filter_config, at);
         let matched = match r#match {
-            Some(message) => Conditions::compile(message, &at.field("match")),
+            Some(message) => Conditions::compile(message, cx, &at.field("match")),
             None => Err(at.field("match").error("is required")),
         };
         let action = match action {
             None => Err(at.error(
                 "one of route, redirect, direct_response and non_forwarding_action is required",
             )),
-            Some(ActionMessage::Route(route)) => {
-                Forward::compile(route, &at.field("route")).map(|f| Action::Forward(Box::new(f)))
-            }
+            Some(ActionMessage::Route(route)) => Forward::compile(route, cx, &at.field("route"))
+                .map(|f| Action::Forward(Box::new(f))),
             Some(ActionMessage::Redirect(redirect)) => {
                 let redirect = Redirect::compile(redirect, &at.field("redirect"));
                 redirect.map(|r| Action::Redirect(Box::new(r)))

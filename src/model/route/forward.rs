@@ -16,7 +16,7 @@ use crate::{
     },
     config::{At, Reported, duration},
     formatter::FieldName,
-    model::matcher::Substitution,
+    model::{Context, matcher::Substitution},
     refuse,
 };
 
@@ -73,7 +73,11 @@ pub struct GrpcTimeout {
 }
 
 impl Forward {
-    pub(super) fn compile(message: RouteAction, at: &At<'_>) -> Result<Self, Reported> {
+    pub(super) fn compile(
+        message: RouteAction,
+        cx: &Context<'_>,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
         let RouteAction {
             metadata_match,
             prefix_rewrite,
@@ -140,7 +144,7 @@ impl Forward {
             };
         }
 
-        let cluster = ClusterChoice::compile(cluster_specifier, at);
+        let cluster = ClusterChoice::compile(cluster_specifier, cx, at);
         let host = host_rewrite_specifier.map_or(Ok(HostRewrite::None), |h| host_rewrite(h, at));
         let path = match (prefix_rewrite.is_empty(), regex_rewrite) {
             (true, None) => Ok(PathRewrite::None),

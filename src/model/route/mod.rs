@@ -23,8 +23,12 @@ mod table;
 mod tree;
 mod virtual_host;
 
+#[cfg(test)]
+mod mutate_tests;
+#[cfg(test)]
+mod table_tests;
+
 pub use cluster::{Chosen, ChosenName, ClusterChoice, ClusterName, WeightedEntry};
-pub use condition::Fraction;
 pub use entry::{Action, DirectResponse, Route};
 pub use forward::{DEFAULT_TIMEOUT, Forward, GrpcTimeout};
 pub use handle::RouteHandle;

@@ -6,7 +6,7 @@ use http::{StatusCode, header::HeaderMap};
 
 use crate::{
     api::envoy::config::route::v3::{RetryPolicy as Message, retry_policy::RetryBackOff},
-    config::{At, Reported, duration},
+    config::{At, Reported, duration, suggest},
     formatter::{HeaderView, RequestView},
     model::matcher::HeaderMatcher,
     refuse,
@@ -88,10 +88,9 @@ impl RetryOn {
             .filter(|word| !word.is_empty());
         for word in words {
             if Self::parse(word).is_empty() {
-                let known = Self::NAMES.map(|(name, _)| name).join(", ");
-                return Err(at.error(format_args!(
-                    "{word:?} is not a known condition; known are {known}"
-                )));
+                let known = Self::NAMES.iter().map(|(name, _)| (*name).to_owned());
+                let hint = suggest::among(word, known);
+                return Err(at.error(format_args!("{word:?} is not a known condition{hint}")));
             }
         }
         Ok(Self::parse(list))
