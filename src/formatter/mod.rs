@@ -6,12 +6,15 @@
 //! writing it walks the row and appends to a buffer.
 
 mod flags;
+mod grpc;
 mod json;
 mod operator;
 mod parse;
+mod plain;
 mod stream_info;
 mod substitution;
 mod time;
+mod unsupported;
 mod value;
 mod view;
 
@@ -21,8 +24,8 @@ pub(crate) mod testing;
 mod tests;
 
 pub use flags::{ResponseFlag, ResponseFlags};
+pub use grpc::{grpc_status_code, is_grpc_content_type};
 pub use json::JsonFormatter;
-pub use operator::{grpc_status_code, is_grpc_content_type};
 pub use parse::{DEFAULT_FORMAT, Formatter};
 pub use stream_info::{Bytes, Protocol, StreamInfo, Timing, UpstreamConnection, UpstreamHost};
 pub use substitution::SubstitutionFormat;

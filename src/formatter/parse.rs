@@ -4,7 +4,10 @@ use crate::config::{At, Reported, suggest};
 
 use super::{
     FormatContext, Needs, TimeFormat,
-    operator::{GrpcStatusStyle, Operator, PLAIN, PathSource, TIME_POINTS},
+    grpc::GrpcStatusStyle,
+    operator::{Operator, PathSource, TIME_POINTS},
+    plain::PLAIN,
+    unsupported::UNSUPPORTED,
     value::Value,
     view::{FieldName, add},
 };
@@ -221,6 +224,13 @@ impl<'a> Command<'a> {
                 | "PATH"
                 | "ENVIRONMENT"
         );
+        let takes_nothing = matches!(self.name, "STREAM_ID" | "HOSTNAME");
+        if takes_nothing && (self.argument.is_some() || self.length.is_some()) {
+            return Err(format!(
+                "{} does not take an argument or a length",
+                self.name
+            ));
+        }
         if self.length.is_some() && !takes_length {
             return Err(format!("{} does not take a length", self.name));
         }
@@ -253,6 +263,11 @@ impl<'a> Command<'a> {
                 let (one, two) = self.headers()?;
                 Operator::Trailer(one, two)
             }
+            "STREAM_ID" => Operator::Request(
+                FieldName::Header(http::HeaderName::from_static("x-request-id")),
+                None,
+            ),
+            "HOSTNAME" => Operator::Constant(hostname().into()),
             "START_TIME" => Operator::StartTime(time()?),
             "EMIT_TIME" => Operator::EmitTime(time()?),
             "COMMON_DURATION" => self.duration()?,
@@ -275,7 +290,7 @@ impl<'a> Command<'a> {
                     ));
                 }
             }),
-            unsupported if UNSUPPORTED.contains(&unsupported) => {
+            unsupported if UNSUPPORTED.binary_search(&unsupported).is_ok() => {
                 return Err(format!("%{unsupported}% is not supported yet"));
             }
             unknown => {
@@ -354,8 +369,16 @@ impl<'a> Command<'a> {
     }
 }
 
-/// Operators that take an argument.
-const WITH_ARGUMENT: [&str; 14] = [
+/// The name of this host, read when a format is parsed.
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    name.map_or_else(|_| "-".to_owned(), |name| name.trim_end().to_owned())
+}
+
+/// Operators that are not plain; not all take an argument.
+const WITH_ARGUMENT: [&str; 16] = [
+    "STREAM_ID",
+    "HOSTNAME",
     "REQ",
     "REQUEST_HEADER",
     "RESP",
@@ -370,43 +393,4 @@ const WITH_ARGUMENT: [&str; 14] = [
     "ENVIRONMENT",
     "RESPONSE_CODE_DETAILS",
     "GRPC_STATUS",
-];
-
-/// Operators of Envoy's that are refused by name.
-const UNSUPPORTED: &[&str] = &[
-    "CEL",
-    "CLUSTER_METADATA",
-    "COALESCE",
-    "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
-    "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT",
-    "DOWNSTREAM_DETECTED_CLOSE_TYPE",
-    "DOWNSTREAM_DIRECT_LOCAL_ADDRESS",
-    "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID",
-    "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_WITHOUT_PORT",
-    "DOWNSTREAM_DIRECT_LOCAL_PORT",
-    "DOWNSTREAM_HANDSHAKE_DURATION",
-    "DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID",
-    "DOWNSTREAM_LOCAL_CLOSE_REASON",
-    "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
-    "DYNAMIC_METADATA",
-    "EMIT_TIME_LOCAL",
-    "FILTER_CHAIN_METADATA",
-    "FILTER_STATE",
-    "METADATA",
-    "QUERY_PARAMS",
-    "REQUEST_TRAILER",
-    "SPAN_ID",
-    "START_TIME_LOCAL",
-    "TLS_JA3_FINGERPRINT",
-    "TLS_JA4_FINGERPRINT",
-    "TRACE_ID",
-    "UNIQUE_ID",
-    "UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
-    "UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT",
-    "UPSTREAM_DETECTED_CLOSE_TYPE",
-    "UPSTREAM_FILTER_STATE",
-    "UPSTREAM_LOCAL_CLOSE_REASON",
-    "UPSTREAM_METADATA",
-    "UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID",
-    "VIRTUAL_CLUSTER_NAME",
 ];

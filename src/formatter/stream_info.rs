@@ -37,31 +37,22 @@ impl Protocol {
     }
 }
 
-/// When things happened, measured from the start of the stream.
+/// When things happened.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timing {
-    /// Last byte of the request from the client.
-    pub last_downstream_rx: Option<Instant>,
-    /// First byte of the request to the upstream.
-    pub first_upstream_tx: Option<Instant>,
-    /// Last byte of the request to the upstream.
-    pub last_upstream_tx: Option<Instant>,
     /// First byte of the response from the upstream.
     pub first_upstream_rx: Option<Instant>,
-    /// Last byte of the response from the upstream.
-    pub last_upstream_rx: Option<Instant>,
-    /// First byte of the response to the client.
-    pub first_downstream_tx: Option<Instant>,
     /// Last byte of the response to the client.
     pub last_downstream_tx: Option<Instant>,
-    /// The connection of the upstream began to be made.
-    pub upstream_connect_start: Option<Instant>,
-    /// The connection of the upstream was made.
-    pub upstream_connect_complete: Option<Instant>,
-    /// The TLS handshake with the upstream was done.
-    pub upstream_handshake_complete: Option<Instant>,
-    /// How long the request waited for a connection.
-    pub pool_ready: Option<Duration>,
+}
+
+/// Bytes on the wire, with headers and framing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bytes {
+    /// Received.
+    pub wire_received: u64,
+    /// Sent.
+    pub wire_sent: u64,
 }
 
 /// What is known of the connection to the upstream: made once for each
@@ -87,19 +78,6 @@ pub struct UpstreamHost {
     pub hostname: Box<str>,
 }
 
-/// Counts of bytes on one side.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Bytes {
-    /// Header fields received, as counted on the wire.
-    pub header_received: u64,
-    /// Header fields sent.
-    pub header_sent: u64,
-    /// All bytes of the stream received, with headers and framing.
-    pub wire_received: u64,
-    /// All bytes of the stream sent.
-    pub wire_sent: u64,
-}
-
 /// Everything [`Formatter`](super::Formatter)s print that is not a header.
 ///
 /// Owned by the stream (a request, or a TCP session), written as facts become
@@ -114,10 +92,6 @@ pub struct StreamInfo {
     pub end: Option<Instant>,
     /// The downstream connection.
     pub connection: Rc<ConnectionInfo>,
-    /// `listener.name`, shared by the connections of a worker.
-    pub listener_name: Option<Rc<str>>,
-    /// `filter_chain.name`.
-    pub filter_chain_name: Option<Rc<str>>,
     /// The client's address where `x-forwarded-for` or the like says another
     /// than the connection's.
     pub downstream_remote: Option<Address>,
@@ -135,9 +109,7 @@ pub struct StreamInfo {
     pub bytes_received: u64,
     /// Body bytes sent to the client.
     pub bytes_sent: u64,
-    /// Header and wire bytes with the client.
-    pub downstream_bytes: Bytes,
-    /// Header and wire bytes with the upstream.
+    /// Bytes on the wire with the upstream, over HTTP/1.
     pub upstream_bytes: Bytes,
     /// Moments.
     pub timing: Timing,
@@ -149,16 +121,12 @@ pub struct StreamInfo {
     pub upstream_cluster_raw: Option<Rc<str>>,
     /// The host that was chosen last.
     pub upstream_host: Option<Rc<UpstreamHost>>,
-    /// Hosts that were tried, in order. Empty when only `upstream_host` was.
-    pub upstream_hosts_attempted: Vec<Rc<UpstreamHost>>,
     /// The connection that was used last.
     pub upstream_connection: Option<Rc<UpstreamConnection>>,
     /// Why connecting to the upstream failed: `delayed connect error: 111`.
     pub upstream_transport_failure_reason: Option<Cow<'static, str>>,
     /// Tries, with the first; 0 when the request never went to an upstream.
     pub attempt_count: u32,
-    /// The request's identifier: `x-request-id`.
-    pub stream_id: Option<Rc<str>>,
     /// Whether the health check filter answered.
     pub health_check: bool,
 }
@@ -171,8 +139,6 @@ impl StreamInfo {
             start,
             end: None,
             connection,
-            listener_name: None,
-            filter_chain_name: None,
             downstream_remote: None,
             protocol: None,
             response_code: None,
@@ -181,18 +147,15 @@ impl StreamInfo {
             flags: ResponseFlags::default(),
             bytes_received: 0,
             bytes_sent: 0,
-            downstream_bytes: Bytes::default(),
             upstream_bytes: Bytes::default(),
             timing: Timing::default(),
             route: None,
             upstream_cluster: None,
             upstream_cluster_raw: None,
             upstream_host: None,
-            upstream_hosts_attempted: Vec::new(),
             upstream_connection: None,
             upstream_transport_failure_reason: None,
             attempt_count: 0,
-            stream_id: None,
             health_check: false,
         }
     }

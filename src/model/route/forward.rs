@@ -15,14 +15,15 @@ use crate::{
         },
     },
     config::{At, Reported, duration},
-    formatter::FieldName,
+    formatter::{FieldName, RequestView},
     model::{Context, matcher::Substitution},
+    net::Address,
     refuse,
 };
 
 use super::{
     cluster::ClusterChoice,
-    hash::HashPolicy,
+    hash::{self, HashPolicy},
     retry::RetryPolicy,
     rewrite::{HostRewrite, PathRewrite},
 };
@@ -73,6 +74,11 @@ pub struct GrpcTimeout {
 }
 
 impl Forward {
+    /// The hash that ties a request to a host, by the route's `hash_policy`.
+    pub fn hash(&self, request: &RequestView<'_>, client: &Address) -> Option<u64> {
+        hash::hash(&self.hash, request, client)
+    }
+
     pub(super) fn compile(
         message: RouteAction,
         cx: &Context<'_>,

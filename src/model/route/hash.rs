@@ -1,9 +1,9 @@
 //! `envoy.config.route.v3.RouteAction.HashPolicy`, compiled: what ties requests
 //! to hosts under a hashing balancer.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
-use http::header::HeaderName;
+use xxhash_rust::xxh64::xxh64;
 
 use crate::{
     api::envoy::config::route::v3::route_action::{
@@ -13,8 +13,29 @@ use crate::{
         },
     },
     config::{At, Reported, duration},
+    formatter::{FieldName, RequestView},
     model::matcher::Substitution,
+    net::Address,
 };
+
+use super::condition::{cookie, parameter};
+
+/// The hash of a request by some policies: those that have something to hash,
+/// mixed in their order, up to a terminal one. `None` when none has.
+///
+/// A cookie that is missing gives no hash.
+pub fn hash(policies: &[HashPolicy], request: &RequestView<'_>, client: &Address) -> Option<u64> {
+    let mut hash: Option<u64> = None;
+    for policy in policies {
+        if let Some(new) = policy.source.hash(request, client) {
+            hash = Some(hash.map_or(0, |old| old.rotate_left(1)) ^ new);
+        }
+        if policy.terminal && hash.is_some() {
+            break;
+        }
+    }
+    hash
+}
 
 /// One source of a hash.
 #[derive(Clone, Debug)]
@@ -29,7 +50,7 @@ pub struct HashPolicy {
 #[derive(Clone, Debug)]
 pub enum HashSource {
     /// A request header's values, after a rewrite.
-    Header(HeaderName, Option<Substitution>),
+    Header(FieldName, Option<Substitution>),
     /// A cookie, which is made when it is missing and has a lifetime.
     Cookie(HashCookie),
     /// The client's IP address.
@@ -51,6 +72,41 @@ pub struct HashCookie {
     pub attributes: Box<[(Box<str>, Box<str>)]>,
 }
 
+impl HashSource {
+    fn hash(&self, request: &RequestView<'_>, client: &Address) -> Option<u64> {
+        let text = |text: &str| xxh64(text.as_bytes(), 0);
+        match self {
+            Self::Header(name, rewrite) => {
+                let mut values: Vec<Cow<'_, [u8]>> = match name {
+                    FieldName::Header(name) => request
+                        .headers
+                        .get_all(name)
+                        .map(|value| value.as_bytes().into())
+                        .collect(),
+                    pseudo => pseudo
+                        .in_request(request)
+                        .map(Cow::from)
+                        .into_iter()
+                        .collect(),
+                };
+                if let Some(rewrite) = rewrite {
+                    for value in &mut values {
+                        let text = String::from_utf8_lossy(value);
+                        *value = rewrite.apply(&text).into_bytes().into();
+                    }
+                }
+                // The order in which a client repeats a header is no matter.
+                values.sort_unstable();
+                let hashed = values.iter().fold(0, |seed, value| xxh64(value, seed));
+                (!values.is_empty()).then_some(hashed)
+            }
+            Self::Cookie(wanted) => cookie(request, &wanted.name).map(text),
+            Self::SourceIp => client.ip().map(|ip| text(&ip.ip().to_string())),
+            Self::QueryParameter(name) => parameter(request.path, name).map(text),
+        }
+    }
+}
+
 impl HashPolicy {
     pub(super) fn compile(message: Message, at: &At<'_>) -> Result<Option<Self>, Reported> {
         let Message {
@@ -64,10 +120,8 @@ impl HashPolicy {
                 regex_rewrite,
             })) => {
                 let at = at.field("header");
-                let name = HeaderName::from_bytes(header_name.as_bytes()).map_err(|_| {
-                    at.field("header_name")
-                        .error(format_args!("{header_name:?} is not a valid header name"))
-                })?;
+                let name = FieldName::parse(&header_name)
+                    .map_err(|error| at.field("header_name").error(error))?;
                 let rewrite = regex_rewrite
                     .map(|r| Substitution::compile(r, &at.field("regex_rewrite")))
                     .transpose()?;

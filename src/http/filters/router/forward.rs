@@ -80,8 +80,8 @@ pub async fn forward(
             .flag(ResponseFlag::NoRouteFound));
     };
     let worker = stream.session.worker().clone();
-    let hash = None;
     let view = stream.view();
+    let hash = action.hash(&view, stream.info.remote());
     let chosen = action.cluster.choose(&view, worker.random(), hash);
     let entry = chosen.entry;
     let found =
