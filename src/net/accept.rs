@@ -224,7 +224,7 @@ fn admit(worker: &Rc<Worker>, listener: &Arc<Listener>, sockets: &Arc<Sockets>, 
         }
     };
     let mut info = ConnectionInfo {
-        id: worker.next_connection_id(),
+        id: count.id,
         local: local_address(&stream, sockets),
         direct_remote: remote.clone(),
         remote,
@@ -235,8 +235,8 @@ fn admit(worker: &Rc<Worker>, listener: &Arc<Listener>, sockets: &Arc<Sockets>, 
         accepted: count.accepted,
     };
     tracing::debug!(
-        target: "conn_handler", "[Tags: \"ConnectionId\":\"{}\"] new connection from {}",
-        info.id, info.direct_remote
+        target: "conn_handler", connection_id = info.id,
+        "new connection from {}", info.direct_remote
     );
     if !listener.inspect_tls
         && let Some(chain) = worker.find_chain(&listener.name, sockets, &info)
@@ -264,10 +264,9 @@ fn admit(worker: &Rc<Worker>, listener: &Arc<Listener>, sockets: &Arc<Sockets>, 
         let Some(chain) = worker.find_chain(&listener.name, &sockets, &info) else {
             listener.stats.inc(listener_stats::no_filter_chain_match);
             tracing::debug!(
-                target: "conn_handler",
-                "[Tags: \"ConnectionId\":\"{}\"] closing connection: no filter chain of {} \
-                 matches (server name {:?}, from {})",
-                info.id, listener.name, info.server_name, info.remote
+                target: "conn_handler", connection_id = info.id,
+                "closing connection: no filter chain of {} matches (server name {:?}, from {})",
+                listener.name, info.server_name, info.remote
             );
             return;
         };
@@ -283,9 +282,8 @@ fn admit(worker: &Rc<Worker>, listener: &Arc<Listener>, sockets: &Arc<Sockets>, 
                 }
                 Err(error) => {
                     tracing::debug!(
-                        target: "connection",
-                        "[Tags: \"ConnectionId\":\"{}\"] TLS handshake failed: {error}",
-                        info.id
+                        target: "connection", connection_id = info.id,
+                        "TLS handshake failed: {error}"
                     );
                     return;
                 }
@@ -380,6 +378,7 @@ fn local_address(stream: &Stream, sockets: &Sockets) -> Address {
 /// Counts a connection in its listener's stats for as long as it lives.
 #[derive(Debug)]
 struct ConnectionCount {
+    id: u64,
     stats: Arc<Block>,
     worker_stats: Option<Arc<Block>>,
     accepted: Instant,
@@ -397,6 +396,7 @@ impl ConnectionCount {
             stats.gauge_add(worker_stats::downstream_cx_active, 1);
         }
         Self {
+            id: worker.next_connection_id(),
             stats,
             worker_stats,
             accepted: Instant::now(),
@@ -414,9 +414,11 @@ impl Drop for ConnectionCount {
             stats.gauge_sub(worker_stats::downstream_cx_active, 1);
         }
         let length = self.accepted.elapsed().as_millis();
-        self.stats.record(
-            listener_stats::downstream_cx_length_ms,
-            u64::try_from(length).unwrap_or(u64::MAX),
+        let length = u64::try_from(length).unwrap_or(u64::MAX);
+        self.stats
+            .record(listener_stats::downstream_cx_length_ms, length);
+        tracing::debug!(
+            target: "connection", connection_id = self.id, "closed after {length} ms"
         );
     }
 }

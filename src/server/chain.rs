@@ -131,7 +131,7 @@ impl ChainHandle {
         let direction = self.chain.borrow().listener.direction;
         let process = self.worker.draining(direction);
         match self.gone.get() {
-            Some(since) => Some(self.worker.drain_from(since).earlier(process)),
+            Some(since) => Some(self.worker.drain_from(since).and(process)),
             None => process,
         }
     }
@@ -148,16 +148,28 @@ impl ChainHandle {
     ///
     /// Cancel-safe: the moment is drawn anew, within what is left of the drain.
     pub async fn idle_drain(&self) {
-        let draining = self.wait_for_drain().await;
-        tokio::time::sleep_until(draining.idle_deadline(self.worker.random()).into()).await;
+        self.drain_moment(|draining| draining.idle_deadline(self.worker.random()))
+            .await;
     }
 
     /// Resolves when this connection is cut, whatever it does: the end of the drain time.
     ///
     /// Cancel-safe.
     pub async fn drain_deadline(&self) {
-        let draining = self.wait_for_drain().await;
-        tokio::time::sleep_until(draining.deadline().into()).await;
+        self.drain_moment(|draining| draining.deadline()).await;
+    }
+
+    /// Resolves at a moment of the drain, which is chosen again when the process
+    /// goes from one drain to another that is more urgent.
+    async fn drain_moment(&self, moment: impl Fn(Draining) -> Instant) {
+        loop {
+            let draining = self.wait_for_drain().await;
+            let phase = self.worker.phase_changed().wait();
+            tokio::select! {
+                () = tokio::time::sleep_until(moment(draining).into()) => return,
+                () = phase => {}
+            }
+        }
     }
 
     async fn wait_for_drain(&self) -> Draining {

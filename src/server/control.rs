@@ -66,8 +66,7 @@ impl Control {
 
     /// Stops accepting and asks what is open to finish within the drain time.
     pub fn shut_down(&self) {
-        self.lifecycle.stop_accepting(Scope::All);
-        self.lifecycle.drain(Scope::All);
+        self.lifecycle.shut_down();
     }
 
     /// Opens every log file by its name again; says in the log what fails.

@@ -72,12 +72,18 @@ impl Draining {
         self.since + self.time
     }
 
-    /// The drain that ends first.
-    pub fn earlier(self, other: Option<Self>) -> Self {
-        match other {
-            Some(other) if other.deadline() < self.deadline() => other,
-            _ => self,
-        }
+    /// Both drains at once: it ends when the first does, and asks as soon as either.
+    pub fn and(self, other: Option<Self>) -> Self {
+        let Some(other) = other else { return self };
+        let strategy = match (self.strategy, other.strategy) {
+            (DrainStrategy::Gradual, DrainStrategy::Gradual) => DrainStrategy::Gradual,
+            _ => DrainStrategy::Immediate,
+        };
+        let first = match other.deadline() < self.deadline() {
+            true => other,
+            false => self,
+        };
+        Self { strategy, ..first }
     }
 }
 
@@ -105,6 +111,19 @@ mod tests {
         let drain = Draining::new(since, Duration::from_secs(10), DrainStrategy::Immediate);
         assert!(drain.should_close(since, 9_999));
         assert_eq!(drain.idle_deadline(9_999), since);
+    }
+
+    #[test]
+    fn two_drains_end_with_the_first_and_ask_with_the_sooner() {
+        let since = Instant::now();
+        let drain =
+            |seconds, strategy| Draining::new(since, Duration::from_secs(seconds), strategy);
+        let slow = drain(10, DrainStrategy::Gradual);
+        assert_eq!(slow.and(None), slow);
+        let both = slow.and(Some(drain(20, DrainStrategy::Immediate)));
+        assert_eq!(both, drain(10, DrainStrategy::Immediate));
+        let sooner = drain(5, DrainStrategy::Gradual);
+        assert_eq!(slow.and(Some(sooner)), sooner);
     }
 
     #[test]

@@ -20,9 +20,12 @@ pub struct Phase {
     /// Listeners of inbound traffic do not accept even then:
     /// `/drain_listeners?inboundonly`.
     pub inbound_stopped: bool,
-    /// Since when connections are asked to go: SIGTERM, `/drain_listeners?graceful`.
+    /// Since when connections are asked to go: `/drain_listeners?graceful`, SIGTERM.
     pub draining: Option<Instant>,
-    /// The same, for listeners of inbound traffic alone.
+    /// The process ends when they have gone: SIGTERM. Whatever `--drain-strategy`
+    /// says, they are asked at once.
+    pub ending: bool,
+    /// As `draining`, for listeners of inbound traffic alone.
     pub inbound_draining: Option<Instant>,
     /// `/healthcheck/fail`: responses carry `connection: close` at once.
     pub health_failed: bool,
@@ -121,6 +124,17 @@ impl Lifecycle {
     /// Fails or mends the health that `/ready` and health checks show.
     pub fn set_health_failed(&self, failed: bool) {
         self.phase.send_modify(|p| p.health_failed = failed);
+    }
+
+    /// The process ends: listeners stop, and connections are asked to go at
+    /// once. To spread that over the drain time would leave most of them to be
+    /// cut by whoever waits for the process.
+    pub fn shut_down(&self) {
+        self.phase.send_modify(|p| {
+            p.accepting = false;
+            p.ending = true;
+            p.draining.get_or_insert_with(Instant::now);
+        });
     }
 
     /// Cuts what is left and ends the workers.

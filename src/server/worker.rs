@@ -23,7 +23,7 @@ use crate::{
     stats::Block,
 };
 
-use super::{Chain, Draining, Lifecycle, Phase, stats::server_stats};
+use super::{Chain, DrainStrategy, Draining, Lifecycle, Phase, stats::server_stats};
 
 /// A listener as this worker sees it: one [`Chain`] for each filter chain.
 #[derive(Debug)]
@@ -211,8 +211,12 @@ impl Worker {
     /// The drain of the whole process, or of all its listeners of this direction,
     /// if one is under way.
     pub fn draining(&self, direction: TrafficDirection) -> Option<Draining> {
-        let since = self.phase.get().draining_since(direction);
-        since.map(|since| self.drain_from(since))
+        let phase = self.phase.get();
+        let since = phase.draining_since(direction)?;
+        Some(match phase.ending {
+            true => Draining::new(since, self.lifecycle.drain_time(), DrainStrategy::Immediate),
+            false => self.drain_from(since),
+        })
     }
 
     pub(super) fn drain_from(&self, since: Instant) -> Draining {

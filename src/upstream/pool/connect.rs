@@ -83,6 +83,10 @@ pub async fn connect(
 ) -> Result<(Io, UpstreamConnection), ConnectError> {
     let stats = &cluster.stats;
     let started = Instant::now();
+    tracing::debug!(
+        target: "pool", "creating a new connection to {} of cluster '{}'",
+        endpoint.host.address(), cluster.name
+    );
     let opening = open(cluster, endpoint, server_name, alpn);
     let outcome = tokio::time::timeout(cluster.connect_timeout, opening).await;
     let outcome = outcome.unwrap_or_else(|_| {
@@ -90,11 +94,19 @@ pub async fn connect(
         Err(ConnectError::Timeout)
     });
     match &outcome {
-        Ok(_) => {
+        Ok((_, info)) => {
             let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             stats.record(cluster_stats::upstream_cx_connect_ms, took);
+            tracing::debug!(
+                target: "connection", connection_id = info.id,
+                "connected to {} in {took} ms", endpoint.host.address()
+            );
         }
-        Err(_) => {
+        Err(error) => {
+            tracing::debug!(
+                target: "connection", "cannot connect to {}: {}", endpoint.host.address(),
+                error.transport_failure().as_deref().unwrap_or("connect timeout"),
+            );
             stats.inc(cluster_stats::upstream_cx_connect_fail);
             endpoint.host.inc(HostStat::cx_connect_fail);
         }
