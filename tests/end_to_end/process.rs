@@ -105,7 +105,6 @@ async fn node_flags_override_the_bootstrap() {
 }
 
 #[tokio::test]
-#[ignore = "not yet"]
 async fn component_levels_show_those_components_only() {
     let origin = Origin::http("origin").await;
     let filter = http(vec![any_host(vec![route("/", "origin")])]);
@@ -276,7 +275,6 @@ async fn sigint_ends_it_too() {
 }
 
 #[tokio::test]
-#[ignore = "not yet"]
 async fn an_idle_proxy_ends_quickly() {
     let (mut site, _origin) = slow_site(&["--drain-time-s", "60"]).await;
     let mut idle = site.http1().await;
