@@ -95,9 +95,7 @@ impl Feed {
         let answer = match answer {
             Ok(answer) => answer,
             Err(error @ DocumentError::Refused(_)) => {
-                let details: Arc<str> = error.to_string().into();
-                tracing::warn!(target: "config", "{} update rejected: {details}", self.short);
-                return self.ledger.rejected(&Arc::default(), 0, details);
+                return self.ledger.refused(error.to_string().into());
             }
             Err(error) => return self.ledger.failed(error.to_string().into()),
         };

@@ -92,11 +92,18 @@ impl Ledger {
         };
     }
 
-    /// Some or all of the answer was refused, for the reasons in `details`, which
+    /// Resources of the answer were refused, for the reasons in `details`, which
     /// the caller has logged.
     pub fn rejected(&self, version_info: &Arc<str>, resources: usize, details: Arc<str>) {
         self.stats.inc(names::update_rejected);
         self.wrong(version_info.clone(), Some(resources), details);
+    }
+
+    /// The answer as a whole cannot be taken: nothing of it is looked at again.
+    pub fn refused(&self, details: Arc<str>) {
+        self.stats.inc(names::update_rejected);
+        tracing::warn!(target: "config", "{} update rejected: {details}", self.kind);
+        self.wrong(Arc::default(), None, details);
     }
 
     /// There was no answer, or none that can be read.

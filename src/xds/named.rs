@@ -193,7 +193,7 @@ impl<K: NamedKind> Named<K> {
         match answer {
             Ok(discovery) => self.apply(discovery, subscriptions),
             Err(error @ DocumentError::Refused(_)) => {
-                self.reject(&Arc::default(), 0, error.to_string().into());
+                self.ledger.refused(error.to_string().into());
             }
             Err(error) => self.ledger.failed(error.to_string().into()),
         }
@@ -215,7 +215,7 @@ impl<K: NamedKind> Named<K> {
                 self.stats.empty.inc(empty_stats::update_empty);
                 return self.ledger.accepted(&version_info, 0);
             }
-            Err(details) => return self.reject(&version_info, count, details.into()),
+            Err(details) => return self.ledger.refused(details.into()),
         };
         let encoded = Encoded::from(raw);
         let unchanged = {

@@ -111,7 +111,7 @@ impl Configurator {
         } = setup;
         let watcher = Watcher::new().map_err(|error| at.error(error))?;
         let workers = server.concurrency;
-        let listeners = ListenerKind::new(workers, &stats);
+        let listeners = ListenerKind::new(workers, server.drain_time, &stats);
         let warmed = Rc::new(Notify::new());
         let clusters = ClusterKind::new(&stats, Rc::clone(&warmed));
         let this = Self {
@@ -315,11 +315,11 @@ impl Configurator {
     fn settle(&self) {
         for _ in 0..MAX_ROUNDS {
             let now = Instant::now();
-            let mut moved = self.subscriptions.refresh();
             let mut state = self.state.borrow_mut();
+            self.subscriptions.set_clusters(state.clusters.names());
+            let mut moved = self.subscriptions.refresh();
             moved |= state.clusters.refresh(&self.subscriptions);
             moved |= state.clusters.poll(now);
-            self.subscriptions.set_clusters(state.clusters.names());
             moved |= state.listeners.refresh(&self.subscriptions);
             moved |= state.listeners.poll(now);
             drop(state);
@@ -347,6 +347,7 @@ impl Configurator {
             }
             ServerState::Initializing if state.listeners.warming().next().is_none() => {
                 tracing::info!(target: "config", "all dependencies initialized. starting workers");
+                state.listeners.kind().workers_started();
                 self.phase.send_replace(ServerState::Live);
                 true
             }

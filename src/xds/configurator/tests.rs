@@ -51,17 +51,24 @@ impl Scene {
             )),
             ..ConfigSource::default()
         };
+        let lds = self.path("lds.yaml");
+        let lds_config = lds.exists().then(|| ConfigSource {
+            config_source_specifier: Some(ConfigSourceSpecifier::Path(lds.display().to_string())),
+            ..ConfigSource::default()
+        });
         let dynamic = DynamicResources {
             cds_config: Some(cds_config),
+            lds_config,
             ..DynamicResources::default()
         };
-        let stats = stats::Registry::new(0);
+        let stats = stats::Registry::new(1);
         let setup = Setup {
             runtime: crate::runtime::Runtime::new(Vec::new(), &stats),
             stats,
             server: ServerInfo {
                 node_id: "node".to_owned(),
                 node_cluster: "cluster".to_owned(),
+                concurrency: 1,
                 ..ServerInfo::default()
             },
             strictness: Strictness::default(),
@@ -86,6 +93,20 @@ impl Scene {
         let mut names: Vec<_> = snapshot.clusters.keys().map(ToString::to_string).collect();
         names.sort();
         names
+    }
+
+    fn listeners(&self) -> Vec<String> {
+        let snapshot = self.snapshot.load();
+        let mut names: Vec<_> = snapshot.listeners.keys().map(ToString::to_string).collect();
+        names.sort();
+        names
+    }
+
+    fn listener_error(&self, name: &str) -> String {
+        let all = self.configurator().resources(Kind::Listener);
+        let found = all.into_iter().find(|r| &*r.name == name);
+        let error = found.and_then(|r| r.error);
+        error.map_or_else(String::new, |e| e.details.to_string())
     }
 
     async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) -> Duration {
@@ -213,6 +234,11 @@ async fn what_is_wrong_is_refused_with_its_place_and_the_rest_applied() {
                 .details
                 .contains("cluster(s) a:")
         );
+        // Nor is an answer that cannot be taken forgotten.
+        scene.put("cds.yaml", "resources: [{}]");
+        let refused = |s: &Scene| s.counter("cluster_manager.cds.update_rejected") == 2;
+        scene.until("a refusal", refused).await;
+        assert!(scene.configurator().sources()[0].error.is_some());
         scene.put("cds.yaml", "resources: [");
         scene
             .until("a failure", |s| {
@@ -268,6 +294,153 @@ async fn an_edit_in_place_waits_for_a_signal() {
         scene.configurator().reload_all();
         scene.until("it is read", |s| s.clusters() == ["b"]).await;
         assert!(!noticed(&scene));
+    })
+    .await;
+}
+
+fn free_port() -> u16 {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap().port()
+}
+
+fn tunnel(name: &str, port: u16, prefix: &str) -> String {
+    format!(
+        r#"- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
+  name: {name}
+  address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+  filter_chains:
+  - filters:
+    - name: tunnel
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+        stat_prefix: {prefix}
+        cluster: a"#
+    )
+}
+
+fn web(scene: &Scene, name: &str, port: u16) -> String {
+    format!(
+        r#"- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
+  name: {name}
+  address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+  filter_chains:
+  - filters:
+    - name: web
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+        stat_prefix: web
+        rds: {{route_config_name: local, config_source: {{path: {}}}}}
+        http_filters:
+        - name: router
+          typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}"#,
+        scene.path("rds.yaml").display()
+    )
+}
+
+fn lds(listeners: &[String]) -> String {
+    format!("resources:\n{}", listeners.join("\n"))
+}
+
+#[tokio::test]
+async fn a_socket_belongs_to_its_address() {
+    locally(async {
+        let mut scene = Scene::new();
+        let (one, two) = (free_port(), free_port());
+        scene.put("cds.yaml", &cds("1", &[fixed("a", 1)]));
+        scene.put("lds.yaml", &lds(&[tunnel("x", one, "x")]));
+        scene.start(StaticResources::default());
+        scene.until("x is there", |s| s.listeners() == ["x"]).await;
+        let socket = |s: &Scene, name: &str| s.snapshot.load().listeners[name].sockets[0].clone();
+        let first = socket(&scene, "x");
+        // Another configuration of the same address keeps the socket.
+        let modified = |s: &Scene| s.snapshot.load().listeners["x"].clone();
+        let before = modified(&scene);
+        scene.put("lds.yaml", &lds(&[tunnel("x", one, "other")]));
+        scene
+            .until("x is another", |s| !Arc::ptr_eq(&before, &modified(s)))
+            .await;
+        assert!(Arc::ptr_eq(&first, &socket(&scene, "x")));
+        // So does another listener that takes the address over.
+        scene.put(
+            "lds.yaml",
+            &lds(&[tunnel("u", one, "u"), tunnel("v", one, "v")]),
+        );
+        scene.until("u took over", |s| s.listeners() == ["u"]).await;
+        assert!(Arc::ptr_eq(&first, &socket(&scene, "u")));
+        let error = scene.listener_error("v");
+        assert!(error.contains("duplicate address"), "{error}");
+        scene.put(
+            "lds.yaml",
+            &lds(&[tunnel("u", two, "u"), tunnel("v", one, "v")]),
+        );
+        scene
+            .until("both are there", |s| s.listeners() == ["u", "v"])
+            .await;
+        assert_eq!(scene.listener_error("v"), "");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_address_that_is_given_up_is_taken() {
+    locally(async {
+        let mut scene = Scene::new();
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = other.local_addr().unwrap().port();
+        scene.put("cds.yaml", &cds("1", &[fixed("a", 1)]));
+        scene.put("lds.yaml", &lds(&[tunnel("x", port, "x")]));
+        scene.start(StaticResources::default());
+        let refused = |s: &Scene| s.listener_error("x").contains("Address already in use");
+        scene.until("x is refused", refused).await;
+        assert_eq!(scene.listeners(), Vec::<String>::new());
+        drop(other);
+        scene.until("x is bound", |s| s.listeners() == ["x"]).await;
+        assert_eq!(scene.listener_error("x"), "");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_listener_waits_for_its_routes() {
+    locally(async {
+        let routes = |cluster: &str| {
+            format!(
+                r#"resources:
+- "@type": type.googleapis.com/envoy.config.route.v3.RouteConfiguration
+  name: local
+  validate_clusters: true
+  virtual_hosts:
+  - name: all
+    domains: ["*"]
+    routes: [{{match: {{prefix: /}}, route: {{cluster: {cluster}}}}}]"#
+            )
+        };
+        let mut scene = Scene::new();
+        let port = free_port();
+        scene.put("cds.yaml", &cds("1", &[fixed("a", 1)]));
+        scene.put("lds.yaml", &lds(&[tunnel("x", port, "x")]));
+        scene.start(StaticResources::default());
+        scene.until("x is there", |s| s.listeners() == ["x"]).await;
+        let old = scene.snapshot.load().listeners["x"].clone();
+        scene.put("lds.yaml", &lds(&[web(&scene, "x", port)]));
+        let refused = |s: &Scene| s.listener_error("x").contains("does not exist");
+        scene.until("x is refused", refused).await;
+        // The file comes, but leads to a cluster that does not exist.
+        scene.put("rds.yaml", &routes("b"));
+        let warms = |s: &Scene| {
+            s.configurator()
+                .unready()
+                .iter()
+                .any(|u| u.name.ends_with(" x"))
+        };
+        scene.until("x warms", warms).await;
+        assert!(Arc::ptr_eq(&old, &scene.snapshot.load().listeners["x"]));
+        scene.put("cds.yaml", &cds("2", &[fixed("a", 1), fixed("b", 1)]));
+        let serves = |s: &Scene| !Arc::ptr_eq(&old, &s.snapshot.load().listeners["x"]);
+        scene.until("x serves by its routes", serves).await;
+        assert!(!warms(&scene));
+        let routes = &scene.configurator().resources(Kind::Route)[0];
+        assert!(routes.active.is_some() && routes.error.is_none());
     })
     .await;
 }

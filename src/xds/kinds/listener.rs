@@ -1,6 +1,8 @@
 //! Listeners: bound before they are announced, one for each address.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use tokio::task;
 
 use crate::{
     admin::state,
@@ -21,16 +23,34 @@ use crate::{
 /// Compiles and binds listeners.
 pub struct ListenerKind {
     workers: usize,
+    drain_time: Duration,
     stats: Arc<Block>,
 }
 
 impl ListenerKind {
-    /// Listeners for this many workers.
-    pub fn new(workers: usize, stats: &stats::Registry) -> Self {
+    /// Listeners for this many workers, whose connections have `drain_time` to
+    /// finish once they are removed.
+    pub fn new(workers: usize, drain_time: Duration, stats: &stats::Registry) -> Self {
         Self {
             workers,
+            drain_time,
             stats: stats.block("listener_manager.", &names::TABLE),
         }
+    }
+
+    /// Notes that the workers accept.
+    pub fn workers_started(&self) {
+        self.stats.gauge_set(names::workers_started, 1);
+    }
+
+    /// Counts a removed listener as draining for as long as it may be.
+    fn count_draining(&self) {
+        self.stats.gauge_add(names::total_listeners_draining, 1);
+        let (stats, drain_time) = (Arc::clone(&self.stats), self.drain_time);
+        task::spawn_local(async move {
+            tokio::time::sleep(drain_time).await;
+            stats.gauge_sub(names::total_listeners_draining, 1);
+        });
     }
 }
 
@@ -98,6 +118,7 @@ impl Kind for ListenerKind {
             Event::Removed => {
                 stats.inc(names::listener_removed);
                 stats.inc(names::listener_stopped);
+                self.count_draining();
             }
             Event::Totals { active, warming } => {
                 stats.gauge_set(names::total_listeners_active, active as u64);

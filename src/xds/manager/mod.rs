@@ -87,6 +87,11 @@ impl<K: Kind> Manager<K> {
         }
     }
 
+    /// What is particular to the kind.
+    pub fn kind(&self) -> &K {
+        &self.kind
+    }
+
     /// What is in force.
     pub fn active(&self) -> impl Iterator<Item = (&Arc<str>, &K::Built)> {
         self.entries
