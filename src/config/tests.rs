@@ -86,6 +86,18 @@ b.yaml:10:8: admin: expected a map of envoy.config.bootstrap.v3.Admin, found a l
 }
 
 #[test]
+fn no_duration_is_negative() {
+    assert_eq!(
+        error(
+            "b.yaml",
+            "static_resources: {listeners: [{listener_filters_timeout: -1s}]}"
+        ),
+        "b.yaml:1:33: static_resources.listeners[0].listener_filters_timeout: \
+         must be at least 0s, is -1s"
+    );
+}
+
+#[test]
 fn syntax_errors_have_their_place() {
     assert_eq!(error("b.yaml", ""), "b.yaml:1:1: the file is empty");
     for nothing in ["# nothing\n", "---\n", "~"] {

@@ -55,6 +55,21 @@ fn field_rules(
     validate::FieldRules::decode(bytes.as_slice()).ok()
 }
 
+/// The rule of a duration that has none: Envoy refuses a negative one wherever it
+/// uses one.
+fn not_negative(field: &FieldDescriptor) -> Option<validate::FieldRules> {
+    let kind = field.kind();
+    let is_duration = kind.as_message()?.full_name() == "google.protobuf.Duration";
+    let is_ours = field.full_name().starts_with("envoy.");
+    (is_duration && is_ours && !field.is_list()).then(|| validate::FieldRules {
+        message: None,
+        r#type: Some(Type::Duration(validate::DurationRules {
+            gte: Some(prost_types::Duration::default()),
+            ..Default::default()
+        })),
+    })
+}
+
 fn is_true(options: &DynamicMessage, extension: &ExtensionDescriptor) -> bool {
     matches!(*options.get_extension(extension), Value::Bool(true))
 }
@@ -66,7 +81,8 @@ fn compile_message(
 ) -> MessageRules {
     let (mut fields, mut skipped) = (Vec::new(), Vec::new());
     for field in message.fields() {
-        let Some(rules) = field_rules(&field, rules) else {
+        let rules = field_rules(&field, rules).or_else(|| not_negative(&field));
+        let Some(rules) = rules else {
             continue;
         };
         if rules.message.is_some_and(|message| message.skip()) {
