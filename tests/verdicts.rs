@@ -1,7 +1,7 @@
 //! What the real Envoy says of a bad document, nuncio says too.
 //!
 //! Each case changes one thing in a good bootstrap. The verdicts were recorded
-//! from Envoy 1.40; where `NUNCIO_ENVOY` names a binary they are compared with it.
+//! from Envoy 1.40; where `NUNCIO_ORACLE_ENVOY` names a binary they are compared with it.
 
 use std::{env, fs, path::Path, process::Command};
 
@@ -45,7 +45,11 @@ const CASES: &[(&str, &str, Verdict)] = &[
     ("stat_prefix: x", "stat_prefix: 5", Bad),
     ("stat_prefix: x", "stat_prefix: yes", Bad),
     ("stat_prefix: x", "stat_prefix: 1.5", Good),
-    ("stat_prefix: x", "stat_prefix: x\n          stat_prefix: y", Stricter),
+    (
+        "stat_prefix: x",
+        "stat_prefix: x\n          stat_prefix: z",
+        Stricter,
+    ),
     ("codec_type: AUTO", "codec_type: HTTP1", Good),
     ("codec_type: AUTO", "codec_type: http1", Good),
     ("codec_type: AUTO", "codec_type: '1'", Good),
@@ -58,7 +62,11 @@ const CASES: &[(&str, &str, Verdict)] = &[
     ("request_timeout: 5s", "request_timeout: .5s", Bad),
     ("request_timeout: 5s", "request_timeout: -1s", Bad),
     ("generate_request_id: true", "generate_request_id: no", Good),
-    ("generate_request_id: true", "generate_request_id: 'True'", Good),
+    (
+        "generate_request_id: true",
+        "generate_request_id: 'True'",
+        Good,
+    ),
     ("generate_request_id: true", "generate_request_id: 1", Bad),
     ("status: 200", "status: 0xc8", Good),
     ("status: 200", "status: 0310", Good),
@@ -77,7 +85,11 @@ const CASES: &[(&str, &str, Verdict)] = &[
     ("port_value: 0", "port_value: -1", Bad),
     ("address: 127.0.0.1", "address: ''", Bad),
     (".v3.Router", ".v3.Rooter", Bad),
-    ("type.googleapis.com/envoy.extensions.filters.http", "envoy.extensions.filters.http", Bad),
+    (
+        "type.googleapis.com/envoy.extensions.filters.http",
+        "envoy.extensions.filters.http",
+        Bad,
+    ),
     ("static_resources:", "static_resourcez:", Bad),
     ("static_resources:", "static_resources:\n\tx:", Bad),
 ];
@@ -86,9 +98,9 @@ const CASES: &[(&str, &str, Verdict)] = &[
 fn documents_are_judged_as_envoy_judges_them() {
     let folder = tempfile::tempdir().expect("a place for documents");
     let path = folder.path().join("bootstrap.yaml");
-    let envoy = env::var_os("NUNCIO_ENVOY");
+    let envoy = env::var_os("NUNCIO_ORACLE_ENVOY");
     if envoy.is_none() {
-        eprintln!("NUNCIO_ENVOY names no Envoy: comparing with recorded verdicts only");
+        eprintln!("NUNCIO_ORACLE_ENVOY names no Envoy: comparing with recorded verdicts only");
     }
     for (from, to, verdict) in CASES {
         assert!(GOOD.contains(from), "{from}");
