@@ -86,6 +86,8 @@ pub struct Context<'a> {
 /// Parts that many resources have in common, kept once.
 #[derive(Debug, Default)]
 pub struct Shared {
+    /// Limits and codec settings of clusters.
+    pub http_options: Interned<super::cluster::HttpOptions>,
     /// TLS towards origins.
     pub tls_clients: Interned<crate::upstream::tls::Client>,
     /// Who resolves names.

@@ -37,4 +37,10 @@ impl<T> Interned<T> {
         values.insert(hash, Arc::downgrade(&value));
         Ok(value)
     }
+
+    /// The value of this hash: the one that is already there, or this one.
+    pub fn share(&self, hash: u64, value: T) -> Arc<T> {
+        let shared = self.get(hash, || Ok::<_, std::convert::Infallible>(value));
+        shared.unwrap_or_else(|never| match never {})
+    }
 }

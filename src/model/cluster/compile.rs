@@ -120,9 +120,10 @@ impl Cluster {
         if name.is_empty() {
             return Err(at.field("name").error("must not be empty"));
         }
-        let observability_name: Arc<str> = match alt_stat_name.is_empty() {
-            true => name.as_str().into(),
-            false => alt_stat_name.as_str().into(),
+        let name: Arc<str> = name.into();
+        let observability_name = match alt_stat_name.is_empty() {
+            true => Arc::clone(&name),
+            false => alt_stat_name.into(),
         };
         let stat_prefix = format!("cluster.{}.", stat_name(&observability_name));
 
@@ -150,6 +151,7 @@ impl Cluster {
                 upstream_http_protocol_options,
                 protocol_selection,
             },
+            cx,
             at,
         );
         let socket = socket::compile(upstream_bind_config, upstream_connection_options, at);
@@ -188,7 +190,6 @@ impl Cluster {
         let transport = transport?;
 
         let threads = cx.server.concurrency + 1;
-        let name: Arc<str> = name.into();
         let breakers = match previous {
             Some(previous) => Arc::clone(&previous.breakers),
             None => Arc::new(Breakers::new(&thresholds[0], &thresholds[1], threads)),
@@ -213,11 +214,14 @@ impl Cluster {
         let initialized = matches!(discovery, Discovery::Static);
         let wire_identity = hash_of(&(protocol, http.wire(), &socket, &transport));
         let stats = cx.stats.block(&stat_prefix, &cluster_stats::TABLE);
-        if initialized && previous.is_none() {
+        let hosts = HostSet::new(membership, &balance.balancing);
+        let total = hosts.count().total;
+        if initialized && previous.is_none() && total > 0 {
             stats.inc(cluster_stats::membership_change);
+            stats.add(cluster_stats::default_total_match_count, total);
         }
         Ok(Self {
-            hosts: Hosts::new(HostSet::new(membership, &balance.balancing)),
+            hosts: Hosts::new(hosts),
             wire_identity,
             name,
             observability_name,

@@ -233,8 +233,8 @@ fn ten_thousand_clusters() {
     let started = std::time::Instant::now();
     let report = Report::new();
     let clusters: Vec<_> = messages
-        .into_iter()
-        .map(|message| Cluster::compile(message, None, &world.cx(), &report.root()))
+        .iter()
+        .map(|message| Cluster::compile(message.clone(), None, &world.cx(), &report.root()))
         .collect();
     println!(
         "{:?} and {} bytes for each of {}",

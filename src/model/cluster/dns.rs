@@ -186,15 +186,8 @@ pub(super) fn compile_typed(
 }
 
 fn shared(settings: ResolverSettings, cx: &Context<'_>) -> Arc<Resolver> {
-    let make = || Ok::<_, std::convert::Infallible>(Resolver::new(settings.clone()));
-    match cx
-        .shared
-        .resolvers
-        .get(super::compile::hash_of(&settings), make)
-    {
-        Ok(resolver) => resolver,
-        Err(never) => match never {},
-    }
+    let hash = super::compile::hash_of(&settings);
+    cx.shared.resolvers.share(hash, Resolver::new(settings))
 }
 
 fn or_default(

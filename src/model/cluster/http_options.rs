@@ -18,7 +18,7 @@ pub const DEFAULT_CONNECTION_WINDOW: u32 = 24 * 1024 * 1024;
 pub const DEFAULT_CONCURRENT_STREAMS: u32 = 1024;
 
 /// Limits and codec settings of a cluster's HTTP connections.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HttpOptions {
     /// A connection without requests is closed after this; `None` for never.
     pub idle_timeout: Option<Duration>,

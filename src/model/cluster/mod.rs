@@ -89,11 +89,9 @@ pub struct Cluster {
 impl Cluster {
     /// Chooses a host for one request or connection, and counts a panic.
     pub fn choose<'a>(&self, state: &'a mut LbState, cx: &LbContext<'_>) -> Choice<'a> {
-        let choice = state.choose(&self.hosts, &self.balancing, cx);
-        if let Choice::Host { panic: true, .. } = choice {
+        state.choose(&self.hosts, &self.balancing, cx, || {
             self.stats.inc(cluster_stats::lb_healthy_panic);
-        }
-        choice
+        })
     }
 
     /// The hosts in force. On the request path, ask an [`LbState`].
@@ -122,6 +120,11 @@ impl Cluster {
         let before = self.hosts.load();
         let set = HostSet::new(membership, &self.balancing);
         let changed = !self.initialized.swap(true, Relaxed) || !same_hosts(&before, &set);
+        self.count_new_hosts(&before, &set);
+        let heaviest = set.endpoints().map(|endpoint| endpoint.weight).max();
+        let heaviest = u64::from(heaviest.unwrap_or(0));
+        self.stats
+            .gauge_set(cluster_stats::max_host_weight, heaviest);
         self.hosts.store(set);
         if changed {
             self.stats.inc(cluster_stats::membership_change);
@@ -144,6 +147,15 @@ impl Cluster {
                 .set_thresholds(priority, self.thresholds(priority));
         }
         self.count_members();
+    }
+
+    /// Each new host gets the cluster's transport socket, which is counted.
+    fn count_new_hosts(&self, before: &HostSet, now: &HostSet) {
+        let known = before.by_key();
+        let hosts = now.endpoints().map(|endpoint| &endpoint.host);
+        let new = hosts.filter(|host| !known.contains_key(host.key())).count();
+        let stat = cluster_stats::default_total_match_count;
+        self.stats.add(stat, new as u64);
     }
 
     fn count_members(&self) {

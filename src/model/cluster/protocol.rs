@@ -24,6 +24,7 @@ use crate::{
         },
     },
     config::{At, Reported, duration, unpack},
+    model::Context,
     refuse,
 };
 
@@ -56,6 +57,7 @@ pub(super) struct Deprecated {
 pub(super) fn compile(
     mut extensions: HashMap<String, Any>,
     deprecated: Deprecated,
+    cx: &Context<'_>,
     at: &At<'_>,
 ) -> Result<(Protocol, Arc<HttpOptions>), Reported> {
     let place = at.field("typed_extension_protocol_options");
@@ -76,7 +78,8 @@ pub(super) fn compile(
         }
         None => compile_deprecated(deprecated, at)?,
     };
-    Ok((protocol, Arc::new(options)))
+    let hash = super::compile::hash_of(&options);
+    Ok((protocol, cx.shared.http_options.share(hash, options)))
 }
 
 fn compile_deprecated(

@@ -14,7 +14,7 @@ use crate::{
     xds::slot::Slot,
 };
 
-use super::{Certificate, Parameters, Validation};
+use super::{Certificate, Parameters, Side, Validation};
 
 /// The settings both ends have.
 #[derive(Debug)]
@@ -80,6 +80,7 @@ impl Common {
     /// Everything in the message that is wrong or not supported is reported.
     pub fn compile(
         message: pb::CommonTlsContext,
+        side: Side,
         cx: &Context<'_>,
         at: &At<'_>,
     ) -> Result<Self, Reported> {
@@ -99,7 +100,7 @@ impl Common {
         let outcome = refuse!(at; tls_certificate_certificate_provider,
         tls_certificate_certificate_provider_instance, custom_handshaker,
         tls_certificate_provider_instance, key_log, custom_tls_certificate_selector);
-        let parameters = Parameters::compile(tls_params, &at.field("tls_params"));
+        let parameters = Parameters::compile(tls_params, side, &at.field("tls_params"));
         let certificates =
             compile_certificates(tls_certificates, tls_certificate_sds_secret_configs, cx, at);
         let validation = compile_validation(validation_context_type, cx, at);

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    Certificate, CertificateFacts, Common, Source, Validation, ValidationSource,
+    Certificate, CertificateFacts, Common, Side, Source, Validation, ValidationSource,
     client_verifier::ClientVerifier, secret, server_certificates::ServerCertificates,
 };
 use crate::{
@@ -103,7 +103,12 @@ impl DownstreamTls {
             }
         };
         let place = at.field("common_tls_context");
-        let common = Common::compile(common_tls_context.unwrap_or_default(), cx, &place);
+        let common = Common::compile(
+            common_tls_context.unwrap_or_default(),
+            Side::Server,
+            cx,
+            &place,
+        );
         refused?;
         let common = common?;
         if common.certificates.is_empty() {

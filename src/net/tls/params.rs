@@ -23,6 +23,16 @@ pub struct Parameters {
     pub versions: &'static [&'static SupportedProtocolVersion],
 }
 
+/// Which end of a connection is meant: Envoy offers TLS 1.3 by itself only where
+/// it is the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Towards origins; the highest version is 1.2 unless set.
+    Client,
+    /// Towards clients; the highest version is 1.3 unless set.
+    Server,
+}
+
 const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
 const ONLY_12: &[&SupportedProtocolVersion] = &[&TLS12];
 const ONLY_13: &[&SupportedProtocolVersion] = &[&TLS13];
@@ -60,7 +70,11 @@ impl Parameters {
     ///
     /// # Errors
     /// What rustls does not have is reported by name.
-    pub fn compile(message: Option<pb::TlsParameters>, at: &At<'_>) -> Result<Self, Reported> {
+    pub fn compile(
+        message: Option<pb::TlsParameters>,
+        side: Side,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
         let pb::TlsParameters {
             tls_minimum_protocol_version,
             tls_maximum_protocol_version,
@@ -74,6 +88,7 @@ impl Parameters {
         let versions = versions(
             tls_minimum_protocol_version,
             tls_maximum_protocol_version,
+            side,
             at,
         );
         let suites = suites(&cipher_suites, &provider, &at.field("cipher_suites"));
@@ -100,6 +115,7 @@ impl Parameters {
 fn versions(
     minimum: i32,
     maximum: i32,
+    side: Side,
     at: &At<'_>,
 ) -> Result<&'static [&'static SupportedProtocolVersion], Reported> {
     let bound = |value: i32, field: &str, auto: TlsProtocol| {
@@ -114,9 +130,14 @@ fn versions(
             Err(_) => Err(place.error(format_args!("{value} is not a TlsProtocol"))),
         }
     };
-    let lowest = bound(minimum, "tls_minimum_protocol_version", TlsProtocol::TlSv12);
-    let highest = bound(maximum, "tls_maximum_protocol_version", TlsProtocol::TlSv13);
-    match (lowest?, highest?) {
+    let lowest = bound(minimum, "tls_minimum_protocol_version", TlsProtocol::TlSv12)?;
+    let unset = match side {
+        // A minimum of 1.3 alone would leave nothing.
+        Side::Client => lowest,
+        Side::Server => TlsProtocol::TlSv13,
+    };
+    let highest = bound(maximum, "tls_maximum_protocol_version", unset)?;
+    match (lowest, highest) {
         (TlsProtocol::TlSv13, TlsProtocol::TlSv12) => Err(at
             .field("tls_maximum_protocol_version")
             .error("is below tls_minimum_protocol_version")),

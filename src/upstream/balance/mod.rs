@@ -80,12 +80,14 @@ impl LbState {
         self.set.as_ref().expect("it was set above, once")
     }
 
-    /// Chooses a host.
+    /// Chooses a host. `on_panic` is called whenever health is not looked at,
+    /// also when that finds no host.
     pub fn choose(
         &mut self,
         hosts: &Hosts,
         balancing: &Balancing,
         cx: &LbContext<'_>,
+        on_panic: impl Fn(),
     ) -> Choice<'_> {
         self.hosts(hosts);
         let (Some(set), groups) = (&self.set, &mut self.groups) else {
@@ -93,7 +95,13 @@ impl LbState {
         };
         let mut random = Random(cx.random);
         for attempt in 0.. {
-            let Some((endpoint, panic)) = pick(set, groups, balancing, cx, &mut random) else {
+            let (priority, availability) = set.loads.choose(cx.hash.unwrap_or(random.next()));
+            let panic = set.loads.is_panic(priority);
+            if panic {
+                on_panic();
+            }
+            let target = (priority, availability, panic);
+            let Some(endpoint) = pick(set, groups, balancing, target, &mut random) else {
                 return Choice::None;
             };
             let avoid = cx.avoid.is_some_and(|avoid| avoid(endpoint));
@@ -127,13 +135,10 @@ fn pick<'a>(
     set: &'a HostSet,
     groups: &mut [GroupState],
     balancing: &Balancing,
-    cx: &LbContext<'_>,
+    (priority, availability, panic): (usize, Availability, bool),
     random: &mut Random,
-) -> Option<(&'a Arc<Endpoint>, bool)> {
-    let hash = cx.hash.unwrap_or_else(|| random.next());
-    let (priority, availability) = set.loads.choose(hash);
+) -> Option<&'a Arc<Endpoint>> {
     let hosts = set.priorities.get(priority)?;
-    let panic = set.loads.is_panic(priority);
     let group = if panic {
         if balancing.fail_traffic_on_panic {
             return None;
@@ -145,8 +150,7 @@ fn pick<'a>(
             Availability::Degraded => &hosts.degraded,
         })
     };
-    let endpoint = pick_host(group, &mut groups[group.slot], balancing, random)?;
-    Some((endpoint, panic))
+    pick_host(group, &mut groups[group.slot], balancing, random)
 }
 
 /// The locality whose turn it is, where localities have weights.

@@ -86,8 +86,8 @@ impl LeastRequest {
         let key = self.bias_key.as_ref();
         let bias = key.and_then(|key| key.read(|value| value.double));
         match bias.unwrap_or(self.bias) {
-            bias if bias == 1.0 => weight / requests,
-            bias if bias == 0.0 => weight,
+            1.0 => weight / requests,
+            0.0 => weight,
             bias => weight / requests.powf(bias),
         }
     }

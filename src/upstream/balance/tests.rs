@@ -49,7 +49,7 @@ fn tally(hosts: &Hosts, balancing: &Balancing, rounds: u64) -> HashMap<u16, u64>
             random: round.wrapping_mul(0x2545_f491_4f6c_dd1d),
             ..LbContext::default()
         };
-        if let Choice::Host { endpoint, .. } = state.choose(hosts, balancing, &cx) {
+        if let Choice::Host { endpoint, .. } = state.choose(hosts, balancing, &cx, || {}) {
             let port = endpoint.host.address().ip().unwrap().port();
             *tally.entry(port).or_default() += 1;
         }
@@ -75,7 +75,7 @@ fn round_robin_takes_each_in_turn() {
     let mut state = LbState::default();
     let mut ports = Vec::new();
     for _ in 0..7 {
-        match state.choose(&hosts, &balancing, &LbContext::default()) {
+        match state.choose(&hosts, &balancing, &LbContext::default(), || {}) {
             Choice::Host { endpoint, .. } => {
                 ports.push(endpoint.host.address().ip().unwrap().port());
             }
@@ -143,13 +143,13 @@ fn a_failed_priority_gives_way_and_panic_takes_any() {
 
     let panicking = hosts(vec![first], &balancing);
     let mut state = LbState::default();
-    let choice = state.choose(&panicking, &balancing, &LbContext::default());
+    let choice = state.choose(&panicking, &balancing, &LbContext::default(), || {});
     assert!(matches!(choice, Choice::Host { panic: true, .. }));
     let strict = Balancing {
         fail_traffic_on_panic: true,
         ..Balancing::default()
     };
-    let choice = state.choose(&panicking, &strict, &LbContext::default());
+    let choice = state.choose(&panicking, &strict, &LbContext::default(), || {});
     assert!(matches!(choice, Choice::None));
 }
 
@@ -166,7 +166,7 @@ fn a_host_to_avoid_is_chosen_only_when_attempts_run_out() {
     };
     let mut state = LbState::default();
     for _ in 0..10 {
-        match state.choose(&hosts, &balancing, &cx) {
+        match state.choose(&hosts, &balancing, &cx, || {}) {
             Choice::Host { endpoint, .. } => assert!(!avoid(endpoint)),
             Choice::None => panic!("there are hosts"),
         }
@@ -186,7 +186,7 @@ fn a_worker_sees_a_change_at_its_next_choice() {
         Choice::None => 0,
     };
     assert_eq!(
-        port(state.choose(&hosts, &balancing, &LbContext::default())),
+        port(state.choose(&hosts, &balancing, &LbContext::default(), || {})),
         1
     );
     let membership = Membership {
@@ -195,12 +195,12 @@ fn a_worker_sees_a_change_at_its_next_choice() {
     };
     hosts.store(HostSet::new(membership, &balancing));
     assert_eq!(
-        port(state.choose(&hosts, &balancing, &LbContext::default())),
+        port(state.choose(&hosts, &balancing, &LbContext::default(), || {})),
         2
     );
     hosts.store(HostSet::new(Membership::default(), &balancing));
     assert_eq!(
-        port(state.choose(&hosts, &balancing, &LbContext::default())),
+        port(state.choose(&hosts, &balancing, &LbContext::default(), || {})),
         0
     );
 }
@@ -237,7 +237,7 @@ proptest! {
         let hosts = hosts(localities.collect(), &balancing);
         let mut state = LbState::default();
         let cx = LbContext { random, ..LbContext::default() };
-        match state.choose(&hosts, &balancing, &cx) {
+        match state.choose(&hosts, &balancing, &cx, || {}) {
             Choice::Host { endpoint, panic } => {
                 prop_assert!(usable && !panic);
                 prop_assert_eq!(endpoint.status, UP);

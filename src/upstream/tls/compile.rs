@@ -13,7 +13,7 @@ use crate::{
     api::envoy::extensions::transport_sockets::tls::v3 as pb,
     config::{At, Reported},
     model::Context,
-    net::tls::{Common, Source, ValidationSource},
+    net::tls::{Common, Side, Source, ValidationSource},
     refuse,
     upstream::stats::ssl_stats,
 };
@@ -55,7 +55,12 @@ impl UpstreamTls {
                 .map_err(|_| place.error(format_args!("{name:?} cannot be a TLS server name"))),
         };
         let common_place = at.field("common_tls_context");
-        let common = Common::compile(common_tls_context.unwrap_or_default(), cx, &common_place);
+        let common = Common::compile(
+            common_tls_context.unwrap_or_default(),
+            Side::Client,
+            cx,
+            &common_place,
+        );
         outcome?;
         let Common {
             parameters,

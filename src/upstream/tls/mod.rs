@@ -69,8 +69,22 @@ pub enum TlsError {
     #[error("TLS settings cannot be used: {0}")]
     Settings(String),
     /// The handshake failed.
-    #[error("TLS_error: {0}")]
+    #[error("TLS_error: {}", reason(.0))]
     Handshake(#[source] io::Error),
+}
+
+/// What went wrong, for a person.
+fn reason(error: &io::Error) -> String {
+    let rustls = error.get_ref().and_then(|e| e.downcast_ref());
+    match rustls {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(other))) => {
+            format!("CERTIFICATE_VERIFY_FAILED: {}", other.0)
+        }
+        Some(rustls::Error::InvalidCertificate(reason)) => {
+            format!("CERTIFICATE_VERIFY_FAILED: {reason}")
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// TLS as one cluster speaks it.

@@ -189,20 +189,14 @@ impl Failure {
 
     fn reset_reply(&self, retried: bool) -> LocalReply {
         let reason = self.reason();
-        let transport = match self {
-            Self::Connect(ConnectError::Handshake(why)) => {
-                format!(", transport failure reason: {why}")
-            }
-            _ => String::new(),
-        };
         let again = if retried {
             "retried and the latest reset reason"
         } else {
             "reset reason"
         };
-        let body = format!(
-            "upstream connect error or disconnect/reset before headers. {again}: {reason}{transport}"
-        );
+        // Why the transport failed is for the access log: it is hidden from clients.
+        let body =
+            format!("upstream connect error or disconnect/reset before headers. {again}: {reason}");
         let mut details = format!("upstream_reset_before_response_started{{{reason}");
         if let Some(transport) = self.transport_failure() {
             details.push('|');
