@@ -211,7 +211,9 @@ fn find_route(stream: &mut Stream, manager: &ConnectionManager) -> Result<(), Lo
     }
     match table.find(&stream.view(), session.worker().random()) {
         Outcome::Found(index) => {
-            stream.route = Some(RouteHandle::new(table, index));
+            let route = RouteHandle::new(table, index);
+            stream.info.route = Some(route.clone());
+            stream.route = Some(route);
             Ok(())
         }
         Outcome::TlsRequired(_) => {
@@ -247,8 +249,12 @@ fn act(stream: &mut Stream, manager: &ConnectionManager) -> Result<(), LocalRepl
             manager.stats.inc(http_stats::rq_direct_response);
             Err(direct_reply(stream, direct))
         }
-        Action::NonForwarding => Err(LocalReply::empty(StatusCode::NOT_FOUND, "route_not_found")
-            .flag(ResponseFlag::NoRouteFound)),
+        Action::NonForwarding => {
+            manager.stats.inc(http_stats::rq_total);
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            let reply = LocalReply::empty(status, "cluster_not_found");
+            Err(reply.flag(ResponseFlag::NoClusterFound))
+        }
     }
 }
 
@@ -261,11 +267,7 @@ fn direct_reply(stream: &Stream, direct: &DirectResponse) -> LocalReply {
         let mut body = Vec::new();
         format.write(&mut body, &context);
         reply.body = body.into();
-        if let Ok(value) = HeaderValue::from_str(content_type) {
-            if !content_type.is_empty() {
-                return reply.header(header::CONTENT_TYPE, value);
-            }
-        }
+        reply.content_type = HeaderValue::from_str(content_type).ok();
     }
     reply
 }
@@ -276,25 +278,25 @@ fn answer(
     mut reply: LocalReply,
     body: &RequestBody,
 ) -> Response<ResponseBody> {
-    let mut headers = reply.take_headers();
-    let mut status = reply.status;
-    let content_type = stream.request.headers.get(header::CONTENT_TYPE);
-    let grpc = content_type.is_some_and(|value| is_grpc_content_type(value.as_bytes()));
-    if grpc && reply.details != "direct_response" {
-        grpc_answer(&mut reply, &mut headers);
-        status = StatusCode::OK;
-    }
     if let Some(flag) = reply.flag {
         stream.flag(flag);
     }
-    stream.info.response_code_details = Some(reply.details);
-    stream.info.response_code = Some(status);
+    stream.info.response_code_details = Some(std::mem::take(&mut reply.details));
+    // The rules see neither the status nor what describes the body, as in Envoy.
+    let mut headers = reply.take_headers();
     if let Some(route) = stream.route.clone() {
         if route.rewrites_responses(None) {
             let context = stream.context(HeaderView::Absent);
-            route.rewrite_response(status, &mut headers, None, &context);
+            route.rewrite_response(reply.status, &mut headers, None, &context);
         }
     }
+    let content_type = stream.request.headers.get(header::CONTENT_TYPE);
+    match content_type.is_some_and(|value| is_grpc_content_type(value.as_bytes())) {
+        true => reply.describe_as_grpc(&mut headers),
+        false => reply.describe_body(&mut headers),
+    }
+    let status = reply.status;
+    stream.info.response_code = Some(status);
     let connect = stream.request.method == Method::CONNECT;
     if (reply.close || connect) && !stream.session.is_http2() {
         stream.session.close();
@@ -310,30 +312,6 @@ fn answer(
         false => Source::Full(reply.body),
     };
     respond(stream, status, headers, source, false)
-}
-
-/// Turns an answer into one that a gRPC client understands: trailers only.
-fn grpc_answer(reply: &mut LocalReply, headers: &mut http::HeaderMap) {
-    let grpc_status = match reply.status.as_u16() {
-        400 => "13",
-        401 => "16",
-        403 => "7",
-        404 => "12",
-        429 | 502 | 503 | 504 => "14",
-        _ => "2",
-    };
-    headers.remove(header::CONTENT_LENGTH);
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/grpc"),
-    );
-    headers.insert("grpc-status", HeaderValue::from_static(grpc_status));
-    if let Ok(message) = HeaderValue::from_bytes(&reply.body) {
-        if !message.is_empty() {
-            headers.insert("grpc-message", message);
-        }
-    }
-    reply.body = bytes::Bytes::new();
 }
 
 /// Passes an upstream's response on.

@@ -10,8 +10,11 @@ use crate::formatter::ResponseFlag;
 pub struct LocalReply {
     /// Its status.
     pub status: StatusCode,
-    /// Its body, `text/plain`; no content type when it is empty.
+    /// Its body; no content type when it is empty.
     pub body: Bytes,
+    /// The body's type where a format gave it, whatever header rules say.
+    /// Otherwise it is `text/plain`, unless a rule says another.
+    pub content_type: Option<HeaderValue>,
     /// More headers.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// `%RESPONSE_CODE_DETAILS%`.
@@ -33,6 +36,7 @@ impl LocalReply {
         Self {
             status,
             body: Bytes::from_static(body.as_bytes()),
+            content_type: None,
             headers: Vec::new(),
             details: details.into(),
             flag: None,
@@ -70,16 +74,67 @@ impl LocalReply {
         }
     }
 
-    /// Its headers, in Envoy's order.
+    /// Its headers but for those that describe its body, for header rules to change.
     pub fn take_headers(&mut self) -> HeaderMap {
         let mut headers = HeaderMap::with_capacity(8);
-        if !self.body.is_empty() {
-            headers.insert(header::CONTENT_LENGTH, self.body.len().into());
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        }
         for (name, value) in self.headers.drain(..) {
             headers.insert(name, value);
         }
         headers
     }
+
+    /// Adds the headers that describe its body, once the rules have been followed.
+    pub fn describe_body(&self, headers: &mut HeaderMap) {
+        headers.remove(header::CONTENT_LENGTH);
+        if self.body.is_empty() {
+            headers.remove(header::CONTENT_TYPE);
+            return;
+        }
+        headers.insert(header::CONTENT_LENGTH, self.body.len().into());
+        match &self.content_type {
+            Some(content_type) => drop(headers.insert(header::CONTENT_TYPE, content_type.clone())),
+            None => {
+                headers
+                    .entry(header::CONTENT_TYPE)
+                    .or_insert(HeaderValue::from_static("text/plain"));
+            }
+        }
+    }
+
+    /// Makes it one that a gRPC client understands: no body, and the status in
+    /// what count as trailers.
+    pub fn describe_as_grpc(&mut self, headers: &mut HeaderMap) {
+        let status = match self.status.as_u16() {
+            400 => "13",
+            401 => "16",
+            403 => "7",
+            404 => "12",
+            429 | 502 | 503 | 504 => "14",
+            _ => "2",
+        };
+        self.status = StatusCode::OK;
+        headers.remove(header::CONTENT_LENGTH);
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/grpc"),
+        );
+        headers.insert("grpc-status", HeaderValue::from_static(status));
+        let body = std::mem::take(&mut self.body);
+        if !body.is_empty() {
+            headers.insert("grpc-message", percent_encoded(&body));
+        }
+    }
+}
+
+/// A `grpc-message`: what is not plain ASCII is percent-encoded.
+fn percent_encoded(text: &[u8]) -> HeaderValue {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text {
+        match byte {
+            b'%' => encoded.push_str("%25"),
+            b' '..=b'~' => encoded.push(char::from(*byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    HeaderValue::from_str(&encoded).expect("only printable ASCII is left")
 }

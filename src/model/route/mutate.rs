@@ -190,9 +190,6 @@ fn append_forwarded_host(headers: &mut HeaderMap, host: &HeaderValue) {
 /// Gives a request another path. One that cannot stand in a URI changes nothing.
 fn set_path(parts: &mut Parts, path: String, keep_original: bool) {
     let old = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
-    if path == old {
-        return;
-    }
     if keep_original && let Ok(old) = HeaderValue::from_str(old) {
         parts.headers.insert(ORIGINAL_PATH, old);
     }
