@@ -3,23 +3,24 @@
 use std::collections::HashMap;
 
 use proptest::prelude::*;
-use prost::Message;
+use prost::{Message, Name};
 use prost_reflect::{
     DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value,
 };
 
 use super::{
+    Discovery, Document, Format, RawResource,
     document::descriptor,
     json,
     place::Report,
     position,
-    print::to_json,
+    print::{to_dynamic, to_json},
     reader::Reader,
     strictness::Strictness,
     tree::{self, Mark, Node},
     well_known, yaml,
 };
-use crate::api::envoy::config::bootstrap::v3::Bootstrap;
+use crate::api::envoy::config::{bootstrap::v3::Bootstrap, cluster::v3::Cluster};
 
 /// JSON values with what is awkward about them.
 fn values() -> impl Strategy<Value = serde_json::Value> {
@@ -104,6 +105,38 @@ proptest! {
     }
 
     #[test]
+    fn no_damage_to_a_document_makes_a_reader_panic(
+        damage in prop::collection::vec(
+            (any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()),
+            1..6,
+        ),
+    ) {
+        for (text, format) in [(YAML, Format::Yaml), (JSON, Format::Json)] {
+            let bytes = damaged(text.as_bytes().to_owned(), &damage);
+            let Ok(document) = Document::new("x", format, bytes) else { continue };
+            let report = Report::new();
+            if document.read::<Bootstrap>(&Strictness::default(), &report).is_err() {
+                prop_assert!(report.into_errors().iter().all(|error| error.position.is_some()));
+            }
+            let Ok(discovery) = Discovery::of(&document, &Cluster::type_url()) else { continue };
+            for resource in &discovery.resources {
+                let mut report = Report::new();
+                if let Ok(cluster) = resource.decode::<Cluster>(&Strictness::default(), &report) {
+                    prop_assert_eq!(&cluster.name, resource.name());
+                    let bytes = damaged(cluster.encode_to_vec(), &damage);
+                    let any = prost_types::Any { type_url: Cluster::type_url(), value: bytes };
+                    if let Ok(resource) = RawResource::from_any(any, &Cluster::type_url())
+                        && let Ok(cluster) = resource.decode::<Cluster>(&Strictness::default(), &report)
+                    {
+                        to_json(&to_dynamic(&cluster));
+                    }
+                }
+                resource.locate(&mut report);
+            }
+        }
+    }
+
+    #[test]
     fn every_step_of_a_path_is_read_back(
         steps in prop::collection::vec(
             prop_oneof![
@@ -142,6 +175,61 @@ proptest! {
             prop_assert_eq!(to_json(&read), text.as_str());
         }
     }
+}
+
+/// A discovery answer with a bit of everything.
+const YAML: &str = "\
+version_info: '1'
+resources:
+- &a
+  \"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster
+  name: a
+  connect_timeout: 0.25s
+  type: STATIC
+  load_assignment: {cluster_name: a, endpoints: [{lb_endpoints: []}]}
+  metadata: {filter_metadata: {x: {y: [1, 2.5, ~, yes, 'z']}}}
+  typed_extension_protocol_options:
+    http:
+      \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+      explicit_http_config: {http2_protocol_options: {max_concurrent_streams: 100}}
+- \"@type\": type.googleapis.com/envoy.service.discovery.v3.Resource
+  resource:
+    \"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster
+    name: |
+      b
+- *a
+";
+
+const JSON: &str = r#"{"version_info": "1", "resources": [
+  {"@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster", "name": "a\u00e4",
+   "connectTimeout": "0.25s", "type": 1, "perConnectionBufferLimitBytes": 1e3},
+  {"name": "ä", "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+   "health_checks": [{"timeout": "1s"}], "lb_policy": "random"}]}"#;
+
+/// Bytes that were cut, overwritten, repeated or removed in places.
+fn damaged(
+    mut bytes: Vec<u8>,
+    damage: &[(prop::sample::Index, prop::sample::Index, u8)],
+) -> Vec<u8> {
+    for (at, other, how) in damage {
+        if bytes.is_empty() {
+            break;
+        }
+        let (at, other) = (at.index(bytes.len()), other.index(bytes.len()));
+        let (from, to) = (at.min(other), at.max(other).min(at.min(other) + 40));
+        match how % 16 {
+            0 => bytes.truncate(at),
+            1..4 => drop(bytes.drain(from..to)),
+            4..7 => {
+                let part = bytes[from..to].to_vec();
+                bytes.splice(other..other, part);
+            }
+            7..11 => bytes[at] = b"{}[]:,-\"'&*!|>#\n \t0~"[usize::from(*how) % 20],
+            11..14 => bytes.swap(at, other),
+            _ => bytes[at] = *how,
+        }
+    }
+    bytes
 }
 
 fn reader(file: &str) -> Reader<'_> {
