@@ -111,6 +111,8 @@ pub struct ServerInfo {
     pub drain_time: std::time::Duration,
     /// `bootstrap.header_prefix`, `x-envoy` unless set.
     pub header_prefix: String,
+    /// Whom clusters ask for addresses that do not say.
+    pub dns: crate::upstream::dns::ResolverSettings,
     /// The files of access logs.
     pub access_logs: Arc<crate::access_log::Files>,
 }

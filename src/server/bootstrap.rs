@@ -14,15 +14,17 @@ use crate::{
             },
         },
         core::v3::{
-            BuildVersion, DnsResolutionConfig, Locality, Node, TypedExtensionConfig,
-            node::UserAgentVersionType,
+            BuildVersion, Locality, Node, TypedExtensionConfig, node::UserAgentVersionType,
         },
         metrics::v3::StatsConfig,
     },
     api::envoy::r#type::v3::SemanticVersion,
     cli::{Mode, Options, Version},
     config::{self, At, Reported},
-    log, refuse, runtime, stats,
+    log,
+    model::cluster::dns::ResolverFields,
+    refuse, runtime, stats,
+    upstream::dns::ResolverSettings,
 };
 
 use super::watchdog;
@@ -38,8 +40,6 @@ pub struct Bootstrap {
     pub static_resources: StaticResources,
     /// Where the others come from.
     pub dynamic_resources: DynamicResources,
-    /// What concerns all clusters.
-    pub cluster_manager: ClusterManager,
     /// Layers of runtime values.
     pub runtime: Vec<runtime::Layer>,
     /// How stats are shown.
@@ -53,20 +53,9 @@ pub struct Bootstrap {
     /// How long threads may stand still.
     pub watchdog: watchdog::Settings,
     /// How names are resolved, for clusters that do not say.
-    pub dns: Dns,
+    pub dns: ResolverSettings,
     /// Format of the log, over the default and instead of `--log-format`.
     pub log_format: Option<log_format::LogFormat>,
-}
-
-/// How names are resolved, for clusters that do not say.
-#[derive(Clone, Debug, Default)]
-pub struct Dns {
-    /// `typed_dns_resolver_config`.
-    pub resolver: Option<TypedExtensionConfig>,
-    /// `dns_resolution_config`, which came before it.
-    pub resolution: Option<DnsResolutionConfig>,
-    /// `use_tcp_for_dns_lookups`, which came before that.
-    pub use_tcp: bool,
 }
 
 impl Bootstrap {
@@ -152,6 +141,14 @@ impl Bootstrap {
             &at.field("application_log_config"),
         );
         let node = node.unwrap_or_default();
+        let dns = ResolverFields {
+            typed_dns_resolver_config,
+            dns_resolution_config,
+            dns_resolvers: Vec::new(),
+            use_tcp_for_dns_lookups,
+        };
+        let dns = dns.compile(at);
+        let clusters = check_cluster_manager(cluster_manager, &at.field("cluster_manager"));
         let stats = stats_settings(
             stats_config,
             stats_flush,
@@ -166,6 +163,7 @@ impl Bootstrap {
         let dynamic_resources = dynamic_resources.unwrap_or_default();
         let identity = check_identity(&node, &dynamic_resources, options, at);
         refused?;
+        clusters?;
         regex?;
         listeners?;
         identity?;
@@ -174,7 +172,6 @@ impl Bootstrap {
             admin,
             static_resources: static_resources.unwrap_or_default(),
             dynamic_resources,
-            cluster_manager: cluster_manager.unwrap_or_default(),
             runtime: runtime?,
             stats: stats?,
             header_prefix: match header_prefix.is_empty() {
@@ -184,11 +181,7 @@ impl Bootstrap {
             stats_server_version: stats_server_version_override,
             stats_flush_interval: flush_interval?.unwrap_or(STATS_FLUSH_INTERVAL),
             watchdog: watchdog?,
-            dns: Dns {
-                resolver: typed_dns_resolver_config,
-                resolution: dns_resolution_config,
-                use_tcp: use_tcp_for_dns_lookups,
-            },
+            dns: dns?.unwrap_or_default(),
             log_format: log_format?,
         })
     }
@@ -208,6 +201,19 @@ fn stats_settings(
     let mut settings = stats::Settings::compile(config.unwrap_or_default(), &given, at)?;
     settings.flush_on_admin = matches!(flush, Some(StatsFlush::StatsFlushOnAdmin(true)));
     Ok(settings)
+}
+
+/// Refuses what concerns all clusters, of which nothing is supported yet.
+fn check_cluster_manager(message: Option<ClusterManager>, at: &At<'_>) -> Result<(), Reported> {
+    let ClusterManager {
+        local_cluster_name,
+        outlier_detection,
+        upstream_bind_config,
+        load_stats_config,
+        // A worker makes its part of a cluster when it first needs it in any case.
+        enable_deferred_cluster_creation: _,
+    } = message.unwrap_or_default();
+    refuse!(at; local_cluster_name, outlier_detection, upstream_bind_config, load_stats_config)
 }
 
 /// Envoy's default of `stats_flush_interval`.
@@ -348,12 +354,26 @@ mod tests {
         let message = Message {
             flags_path: "/flags".to_owned(),
             enable_dispatcher_stats: true,
+            cluster_manager: Some(ClusterManager {
+                local_cluster_name: "here".to_owned(),
+                ..ClusterManager::default()
+            }),
             ..Message::default()
         };
         assert_eq!(
             compile(message, "nuncio").unwrap_err(),
-            "flags_path: is not supported yet\nenable_dispatcher_stats: is not supported yet"
+            "flags_path: is not supported yet\nenable_dispatcher_stats: is not supported yet\n\
+             cluster_manager.local_cluster_name: is not supported yet"
         );
+    }
+
+    #[test]
+    fn clusters_that_do_not_say_ask_whom_the_bootstrap_says() {
+        let message = Message {
+            use_tcp_for_dns_lookups: true,
+            ..Message::default()
+        };
+        assert!(compile(message, "nuncio").unwrap().dns.tcp);
     }
 
     #[test]

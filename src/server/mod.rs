@@ -17,7 +17,7 @@ mod watchdog;
 mod worker;
 mod workers;
 
-pub use bootstrap::{Bootstrap, Dns};
+pub use bootstrap::Bootstrap;
 pub use chain::{Chain, ChainHandle, ChainState};
 pub use drain::{DrainStrategy, Draining};
 pub use lifecycle::{Lifecycle, Phase};

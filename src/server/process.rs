@@ -272,6 +272,7 @@ fn server_info(bootstrap: &Bootstrap, options: &Options, access_logs: Arc<Files>
         concurrency: options.workers(),
         drain_time: options.drain_time(),
         header_prefix: bootstrap.header_prefix.clone(),
+        dns: bootstrap.dns.clone(),
         access_logs,
     }
 }

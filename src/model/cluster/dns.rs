@@ -46,6 +46,48 @@ pub(super) struct DnsFields {
     pub(super) dns_jitter: Option<prost_types::Duration>,
 }
 
+/// The fields that say whom to ask, which the bootstrap has as well, for the
+/// clusters that do not say.
+#[derive(Clone, Debug, Default)]
+pub struct ResolverFields {
+    /// The newest.
+    pub typed_dns_resolver_config: Option<TypedExtensionConfig>,
+    /// The one before it.
+    pub dns_resolution_config: Option<DnsResolutionConfig>,
+    /// The oldest; a cluster's alone.
+    pub dns_resolvers: Vec<core::Address>,
+    /// Goes with the oldest.
+    pub use_tcp_for_dns_lookups: bool,
+}
+
+impl ResolverFields {
+    /// The first of these that is given counts, as in Envoy; `None` when none is.
+    ///
+    /// # Errors
+    /// Reports what is wrong or not supported.
+    pub fn compile(self, at: &At<'_>) -> Result<Option<ResolverSettings>, Reported> {
+        let mut settings = ResolverSettings::default();
+        if self.typed_dns_resolver_config.is_some() {
+            let place = at.field("typed_dns_resolver_config");
+            compile_resolver(self.typed_dns_resolver_config, &mut settings, &place)?;
+        } else if let Some(config) = self.dns_resolution_config {
+            let place = at.field("dns_resolution_config");
+            let DnsResolutionConfig {
+                resolvers,
+                dns_resolver_options,
+            } = config;
+            settings.servers = servers(resolvers, &place.field("resolvers"))?;
+            compile_options(dns_resolver_options, &mut settings);
+        } else if !self.dns_resolvers.is_empty() || self.use_tcp_for_dns_lookups {
+            settings.servers = servers(self.dns_resolvers, &at.field("dns_resolvers"))?;
+            settings.tcp = self.use_tcp_for_dns_lookups;
+        } else {
+            return Ok(None);
+        }
+        Ok(Some(settings))
+    }
+}
+
 pub(super) fn compile_fields(
     message: DnsFields,
     cx: &Context<'_>,
@@ -74,26 +116,16 @@ pub(super) fn compile_fields(
                 .error("is not a DnsLookupFamily"));
         }
     };
-    // The first of these that is given counts, as in Envoy.
-    let mut settings = ResolverSettings {
-        family,
-        ..ResolverSettings::default()
+    let given = ResolverFields {
+        typed_dns_resolver_config,
+        dns_resolution_config,
+        dns_resolvers,
+        use_tcp_for_dns_lookups,
     };
-    if typed_dns_resolver_config.is_some() {
-        let place = at.field("typed_dns_resolver_config");
-        compile_resolver(typed_dns_resolver_config, &mut settings, &place)?;
-    } else if let Some(config) = dns_resolution_config {
-        let place = at.field("dns_resolution_config");
-        let DnsResolutionConfig {
-            resolvers,
-            dns_resolver_options,
-        } = config;
-        settings.servers = servers(resolvers, &place.field("resolvers"))?;
-        compile_options(dns_resolver_options, &mut settings);
-    } else {
-        settings.servers = servers(dns_resolvers, &at.field("dns_resolvers"))?;
-        settings.tcp = use_tcp_for_dns_lookups;
-    }
+    let settings = ResolverSettings {
+        family,
+        ..given.compile(at)?.unwrap_or_else(|| cx.server.dns.clone())
+    };
     let failure_refresh = dns_failure_refresh_rate.map(|rate| {
         let RefreshRate {
             base_interval,
@@ -148,12 +180,14 @@ pub(super) fn compile_typed(
                 .error("is not a DnsLookupFamily"));
         }
     };
-    let mut settings = ResolverSettings {
-        family,
-        ..ResolverSettings::default()
+    let given = ResolverFields {
+        typed_dns_resolver_config,
+        ..ResolverFields::default()
     };
-    let place = at.field("typed_dns_resolver_config");
-    compile_resolver(typed_dns_resolver_config, &mut settings, &place)?;
+    let settings = ResolverSettings {
+        family,
+        ..given.compile(at)?.unwrap_or_else(|| cx.server.dns.clone())
+    };
     let failure_refresh = dns_failure_refresh_rate.map(|rate| {
         let TypedRefreshRate {
             base_interval,

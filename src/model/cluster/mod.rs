@@ -8,7 +8,7 @@ mod balancing;
 mod breakers;
 mod compile;
 mod discovery;
-mod dns;
+pub mod dns;
 mod endpoints;
 mod http_options;
 mod protocol;
