@@ -62,7 +62,14 @@ impl Encoded {
         report: &Report,
     ) -> Result<M, Reported> {
         match self {
-            Self::Raw(raw) => raw.decode(strictness, report),
+            Self::Raw(raw) => {
+                let message = raw.decode(strictness, report);
+                // Deprecated fields, mostly: said once, when the resource is put in force.
+                for warning in report.take_warnings() {
+                    tracing::warn!(target: "config", "{}: {warning}", raw.name());
+                }
+                message
+            }
             Self::Message(bytes) => M::decode(bytes.clone()).map_err(|e| report.root().error(e)),
         }
     }
@@ -77,8 +84,8 @@ impl Encoded {
     /// The encoded message for a dump; `None` when it cannot be decoded.
     pub fn bytes<M: Message + Name + Default>(&self, strictness: &Strictness) -> Option<Bytes> {
         match self {
-            Self::Raw(_) => {
-                let message: M = self.decode(strictness, &Report::new()).ok()?;
+            Self::Raw(raw) => {
+                let message: M = raw.decode(strictness, &Report::new()).ok()?;
                 Some(message.encode_to_vec().into())
             }
             Self::Message(bytes) => Some(bytes.clone()),
