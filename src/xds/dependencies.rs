@@ -60,10 +60,8 @@ impl Dependencies {
         if self.subscriptions.is_empty() {
             return None;
         }
-        let timeouts = self.subscriptions.iter().map(|s| s.timeout());
-        timeouts.fold(Some(Duration::ZERO), |longest, next| {
-            Some(longest?.max(next?))
-        })
+        let mut timeouts = self.subscriptions.iter().map(|s| s.timeout());
+        timeouts.try_fold(Duration::ZERO, |longest, next| Some(longest.max(next?)))
     }
 
     /// Whether a file has changed since.

@@ -11,10 +11,11 @@ use xxhash_rust::xxh64::xxh64;
 
 use crate::{
     admin::state::{Refusal, Source},
-    stats::{self, Block},
+    stats::{self, Block, Counter, Gauge},
+    upstream::stats::cluster_stats,
 };
 
-use super::stats::subscription_stats as names;
+use super::stats::{subscription_stats as names, update_stats};
 
 /// One subscription's account, kept for the stats, the log and the admin.
 #[derive(Debug)]
@@ -22,7 +23,39 @@ pub struct Ledger {
     kind: &'static str,
     place: Arc<str>,
     stats: Arc<Block>,
+    updates: Updates,
     state: RefCell<State>,
+}
+
+/// Where updates are counted: for endpoints, among the stats of their cluster.
+#[derive(Debug)]
+struct Updates {
+    block: Arc<Block>,
+    attempt: Counter,
+    failure: Counter,
+    success: Counter,
+    version: Gauge,
+}
+
+impl Updates {
+    fn new(kind: &str, stats: &Arc<stats::Registry>, prefix: &str) -> Self {
+        match kind {
+            "eds" => Self {
+                block: stats.block(prefix, &cluster_stats::TABLE),
+                attempt: cluster_stats::update_attempt,
+                failure: cluster_stats::update_failure,
+                success: cluster_stats::update_success,
+                version: cluster_stats::version,
+            },
+            _ => Self {
+                block: stats.block(prefix, &update_stats::TABLE),
+                attempt: update_stats::update_attempt,
+                failure: update_stats::update_failure,
+                success: update_stats::update_success,
+                version: update_stats::version,
+            },
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +82,7 @@ impl Ledger {
             kind,
             place,
             stats: stats.block(prefix, &names::TABLE),
+            updates: Updates::new(kind, stats, prefix),
             state: RefCell::default(),
         }
     }
@@ -70,17 +104,17 @@ impl Ledger {
 
     /// The source is asked, or its file read.
     pub fn attempt(&self) {
-        self.stats.inc(names::update_attempt);
+        self.updates.block.inc(self.updates.attempt);
     }
 
     /// The whole answer is in force.
     pub fn accepted(&self, version_info: &Arc<str>, resources: usize) {
         let now = SystemTime::now();
-        self.stats.inc(names::update_success);
+        let version = xxh64(version_info.as_bytes(), 0);
+        self.updates.block.inc(self.updates.success);
+        self.updates.block.gauge_set(self.updates.version, version);
         self.stats
             .gauge_set(names::update_time, now_in_milliseconds());
-        self.stats
-            .gauge_set(names::version, xxh64(version_info.as_bytes(), 0));
         self.stats.set_text(names::version_text, version_info);
         *self.state.borrow_mut() = State {
             version_info: version_info.clone(),
@@ -108,7 +142,7 @@ impl Ledger {
 
     /// There was no answer, or none that can be read.
     pub fn failed(&self, details: Arc<str>) {
-        self.stats.inc(names::update_failure);
+        self.updates.block.inc(self.updates.failure);
         tracing::warn!(target: "config", "{} update failure: {details}", self.kind);
         self.wrong(Arc::default(), None, details);
     }

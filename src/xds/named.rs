@@ -16,7 +16,8 @@ use crate::{
     api::envoy::admin::v3::ClientResourceStatus,
     config::{At, Discovery, DocumentError, RawResource, Report, Reported, read_discovery},
     model::Context,
-    stats::Block,
+    stats::{Block, Counter},
+    upstream::stats::cluster_stats,
 };
 
 use super::{
@@ -69,9 +70,10 @@ pub struct Named<K: NamedKind> {
     state: RefCell<State>,
 }
 
+/// What is counted besides, for the kinds for which Envoy does.
 struct NamedStats {
-    reload: Arc<Block>,
-    empty: Arc<Block>,
+    reload: Option<Arc<Block>>,
+    empty: Option<(Arc<Block>, Counter)>,
     rotation: Option<Arc<Block>>,
 }
 
@@ -163,6 +165,8 @@ impl<K: NamedKind> Named<K> {
         subscriptions: &Subscriptions,
     ) -> Rc<Self> {
         let stats = subscriptions.stats();
+        let is_route = K::KIND == state::Kind::Route;
+        let is_secret = K::KIND == state::Kind::Secret;
         Rc::new(Self {
             name: name.into(),
             source,
@@ -170,10 +174,19 @@ impl<K: NamedKind> Named<K> {
             slot: Arc::new(Slot::new(name)),
             ledger: Ledger::new(K::SHORT, place, stats, prefix),
             stats: NamedStats {
-                reload: stats.block(prefix, &reload_stats::TABLE),
-                empty: stats.block(prefix, &empty_stats::TABLE),
-                rotation: matches!(K::KIND, state::Kind::Secret)
-                    .then(|| stats.block(prefix, &rotation_stats::TABLE)),
+                reload: is_route.then(|| stats.block(prefix, &reload_stats::TABLE)),
+                empty: match K::KIND {
+                    state::Kind::Route => {
+                        let block = stats.block(prefix, &empty_stats::TABLE);
+                        Some((block, empty_stats::update_empty))
+                    }
+                    state::Kind::Endpoint => {
+                        let block = stats.block(prefix, &cluster_stats::TABLE);
+                        Some((block, cluster_stats::update_empty))
+                    }
+                    _ => None,
+                },
+                rotation: is_secret.then(|| stats.block(prefix, &rotation_stats::TABLE)),
             },
             state: RefCell::default(),
         })
@@ -212,7 +225,9 @@ impl<K: NamedKind> Named<K> {
         let raw = match the_only::<K>(resources, &self.name, self.ledger.place()) {
             Ok(Some(raw)) => raw,
             Ok(None) => {
-                self.stats.empty.inc(empty_stats::update_empty);
+                if let Some((block, update_empty)) = &self.stats.empty {
+                    block.inc(*update_empty);
+                }
                 return self.ledger.accepted(&version_info, 0);
             }
             Err(details) => return self.ledger.refused(details.into()),
@@ -284,10 +299,10 @@ impl<K: NamedKind> Named<K> {
                 state.refused = None;
                 drop(state);
                 self.slot.set(Arc::new(value));
-                self.stats.reload.inc(reload_stats::config_reload);
-                self.stats
-                    .reload
-                    .gauge_set(reload_stats::config_reload_time_ms, now_in_milliseconds());
+                if let Some(reload) = &self.stats.reload {
+                    reload.inc(reload_stats::config_reload);
+                    reload.gauge_set(reload_stats::config_reload_time_ms, now_in_milliseconds());
+                }
                 true
             }
             Err(_) => {

@@ -4,13 +4,24 @@ crate::stat_table! {
     /// One subscription: `listener_manager.lds.`, `cluster.web.`, `sds.server.`, …
     pub mod subscription_stats {
         counters {
-            init_fetch_timeout, update_attempt, update_failure, update_rejected, update_success,
+            init_fetch_timeout, update_rejected,
             // Not in Envoy: a file was written in place, which is not applied.
             update_ignored_in_place,
         }
-        gauges { update_time, version }
+        gauges { update_time }
         histograms { update_duration: Milliseconds }
         texts { version_text }
+    }
+}
+
+crate::stat_table! {
+    /// The rest of one subscription, which for endpoints stands among the stats
+    /// of their cluster.
+    pub mod update_stats {
+        counters { update_attempt, update_failure, update_success }
+        gauges { version }
+        histograms {}
+        texts {}
     }
 }
 

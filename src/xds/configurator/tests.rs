@@ -133,10 +133,16 @@ impl Scene {
     fn counter(&self, name: &str) -> u64 {
         let stats = self.configurator().subscriptions.stats();
         let (prefix, last) = name.rsplit_once('.').unwrap();
-        let table = &crate::xds::stats::subscription_stats::TABLE;
-        let index = table.counters.iter().position(|c| *c == last).unwrap();
-        let block = stats.block(&format!("{prefix}."), table);
-        block.counter(stats::Counter(index as u16))
+        let tables = [
+            &crate::xds::stats::subscription_stats::TABLE,
+            &crate::xds::stats::update_stats::TABLE,
+        ];
+        let counts = tables.into_iter().filter_map(|table| {
+            let index = table.counters.iter().position(|c| *c == last)?;
+            let block = stats.block(&format!("{prefix}."), table);
+            Some(block.counter(stats::Counter(index as u16)))
+        });
+        counts.sum()
     }
 }
 

@@ -232,7 +232,7 @@ impl<K: Kind> Manager<K> {
                 tracing::warn!(target: "config", "{} '{name}' refused: {details}", K::NOUN);
                 let origin = || Entry::new(Origin::Dynamic(update.place.clone()));
                 let entry = self.entries.entry(name.clone()).or_insert_with(origin);
-                entry.refused = Some(refused);
+                entry.refused = Some(*refused);
                 update.outcome.refused.push((name, details));
             }
         }
@@ -245,7 +245,7 @@ impl<K: Kind> Manager<K> {
         encoded: Encoded,
         version_info: &Arc<str>,
         subscriptions: &Subscriptions,
-    ) -> Result<Version<K::Built>, Refused> {
+    ) -> Result<Version<K::Built>, Box<Refused>> {
         let mut report = Report::new();
         let (built, dependencies) = match encoded.decode(subscriptions.strictness(), &report) {
             Ok(message) => self.build(name, message, &report.root(), subscriptions),
@@ -265,14 +265,14 @@ impl<K: Kind> Manager<K> {
             }),
             Err(_) => {
                 encoded.locate(&mut report);
-                Err(Refused {
+                Err(Box::new(Refused {
                     encoded,
                     hash,
                     version_info,
                     at: now,
                     details: report.to_string().into(),
                     dependencies,
-                })
+                }))
             }
         }
     }
@@ -381,7 +381,7 @@ impl<K: Kind> Manager<K> {
                     self.accept(&name, origin, version);
                     changed = true;
                 }
-                Err(refused) => self.refuse_again(&name, refused),
+                Err(refused) => self.refuse_again(&name, *refused),
             }
         }
         if changed {
