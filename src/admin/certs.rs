@@ -75,10 +75,17 @@ fn details(facts: CertificateFacts) -> pb::CertificateDetails {
     let CertificateFacts {
         path,
         serial_number,
-        names,
+        mut names,
         valid_from,
         expiration,
     } = facts;
+    // By kind, as Envoy lists them.
+    names.sort_by_key(|name| match name {
+        SubjectName::Dns(_) => 0,
+        SubjectName::Uri(_) => 1,
+        SubjectName::Ip(_) => 2,
+        SubjectName::Email(_) => 3,
+    });
     let names = names.into_iter().filter_map(|name| match name {
         SubjectName::Dns(name) => Some(Name::Dns(name)),
         SubjectName::Uri(name) => Some(Name::Uri(name)),

@@ -1,5 +1,7 @@
 //! `include_eds`: the endpoints of every cluster, as its hosts are now.
 
+use std::sync::Arc;
+
 use prost::Message;
 use prost_types::Any;
 
@@ -38,22 +40,22 @@ pub fn lists(state: &State) -> Vec<(&'static str, Vec<Entry>)> {
         if *field == "static_endpoint_configs" {
             *entries = clusters
                 .iter()
-                .map(|cluster| static_entry(cluster))
+                .map(|c| Entry::Endpoints(Arc::clone(c)))
                 .collect();
         }
     }
     lists
 }
 
-fn static_entry(cluster: &Cluster) -> Entry {
-    let config = pb::endpoints_config_dump::StaticEndpointConfig {
+/// The endpoints of one cluster, as its hosts are now.
+pub fn dump(cluster: &Cluster) -> pb::endpoints_config_dump::StaticEndpointConfig {
+    pb::endpoints_config_dump::StaticEndpointConfig {
         endpoint_config: Some(Any {
             type_url: format!("{}{}", api::TYPE_URL_PREFIX, Kind::Endpoint.message_name()),
             value: assignment(cluster).encode_to_vec(),
         }),
         last_updated: None,
-    };
-    Entry::Endpoints(Box::from(&*cluster.name), Box::new(config))
+    }
 }
 
 fn assignment(cluster: &Cluster) -> ClusterLoadAssignment {

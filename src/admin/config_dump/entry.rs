@@ -1,6 +1,9 @@
 //! One resource, as the dump of its kind shows it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use prost_reflect::DynamicMessage;
 use prost_types::{Any, Timestamp};
@@ -10,20 +13,21 @@ use crate::{
         State, json,
         state::{Encoding, Kind, Origin, Refusal, Resource, Version},
     },
-    api::{self, envoy::admin::v3 as pb},
+    api::{
+        self,
+        envoy::admin::v3::{self as pb, ClientResourceStatus},
+    },
+    model::cluster::Cluster,
 };
 
-use super::redact;
+use super::{endpoints, redact};
 
 /// What stands in a list of the dump.
 pub enum Entry {
     /// A resource of the configuration.
     Resource(Kind, Resource),
     /// The endpoints of a cluster, as its hosts are now.
-    Endpoints(
-        Box<str>,
-        Box<pb::endpoints_config_dump::StaticEndpointConfig>,
-    ),
+    Endpoints(Arc<Cluster>),
     /// Routes that stand in a connection manager.
     Routes(Box<str>, Box<pb::routes_config_dump::StaticRouteConfig>),
 }
@@ -89,14 +93,15 @@ impl Entry {
     pub fn name(&self) -> &str {
         match self {
             Self::Resource(_, resource) => &resource.name,
-            Self::Endpoints(name, _) | Self::Routes(name, _) => name,
+            Self::Endpoints(cluster) => &cluster.name,
+            Self::Routes(name, _) => name,
         }
     }
 
     /// As an element of the list of this name, without secrets.
     pub fn message(&self, list: &str) -> DynamicMessage {
         let mut message = match self {
-            Self::Endpoints(_, config) => json::reflect(&**config),
+            Self::Endpoints(cluster) => json::reflect(&endpoints::dump(cluster)),
             Self::Routes(_, config) => json::reflect(&**config),
             Self::Resource(kind, resource) => resource_message(*kind, resource, list),
         };
@@ -116,8 +121,12 @@ fn resource_message(kind: Kind, resource: &Resource, list: &str) -> DynamicMessa
         .map(|v| v.version_info.to_string())
         .unwrap_or_default();
     let error_state = resource.error.as_ref().map(|error| failure(kind, error));
-    // A static resource was in force before anything was asked.
-    let client_status = resource.status.into();
+    // Envoy leaves it out; it is told where it says more than the states do.
+    let client_status = match resource.status {
+        ClientResourceStatus::Acked => ClientResourceStatus::Unknown,
+        status => status,
+    }
+    .into();
     let name = resource.name.to_string();
     let is_static = resource.origin == Origin::Static;
     match (kind, is_static) {
