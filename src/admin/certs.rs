@@ -2,7 +2,9 @@
 
 use std::{
     rc::Rc,
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
+    vec::IntoIter,
 };
 
 use prost_types::Timestamp;
@@ -10,41 +12,66 @@ use prost_types::Timestamp;
 use crate::{
     api::envoy::admin::v3 as pb,
     model::listener::Transport,
-    net::tls::{CertificateFacts, SubjectName},
+    net::tls::{Certificate, CertificateFacts, SubjectName, Validation},
 };
 
 use super::{
     State,
-    answer::Answer,
+    answer::{Answer, JSON, Parts},
     json::{self, Defaults},
     request::Request,
 };
 
-/// The authorities and the chain of one TLS context.
-type Facts = (Vec<CertificateFacts>, Vec<CertificateFacts>);
+/// The authorities and one certificate of a TLS context.
+#[derive(Default)]
+struct InForce {
+    authorities: Option<Arc<Validation>>,
+    certificate: Option<Arc<Certificate>>,
+}
+
+impl InForce {
+    fn authorities(&self) -> &[CertificateFacts] {
+        self.authorities.as_ref().map_or(&[], |v| v.facts())
+    }
+
+    fn chain(&self) -> &[CertificateFacts] {
+        self.certificate.as_ref().map_or(&[], |c| &c.facts)
+    }
+}
 
 pub(super) fn answer(state: &Rc<State>, _: &Request) -> Answer {
-    let message = pb::Certificates {
-        certificates: all(state).into_iter().map(certificate).collect(),
+    let listing = Listing {
+        certificates: all(state).into_iter(),
+        begun: false,
+        done: false,
     };
-    Answer::json(json::document(&message, Defaults::Print))
+    Answer::parts(JSON, listing)
 }
 
 /// When the first of all certificates in force ends, for
 /// `server.days_until_first_cert_expiring`.
 pub fn first_expiry(state: &State) -> Option<SystemTime> {
-    let all = all(state).into_iter();
-    let facts = all.flat_map(|(authorities, chain)| authorities.into_iter().chain(chain));
+    let all = all(state);
+    let facts = all
+        .iter()
+        .flat_map(|one| one.authorities().iter().chain(one.chain()));
     facts.map(|facts| facts.expiration).min()
 }
 
-fn all(state: &State) -> Vec<Facts> {
+fn all(state: &State) -> Vec<InForce> {
     let snapshot = state.snapshot.load();
     let mut all = Vec::new();
     let mut clusters: Vec<_> = snapshot.clusters.values().collect();
     clusters.sort_by(|a, b| a.name.cmp(&b.name));
-    for cluster in clusters {
-        all.extend(cluster.transport.tls().map(|tls| tls.facts()));
+    for tls in clusters
+        .into_iter()
+        .filter_map(|cluster| cluster.transport.tls())
+    {
+        let (authorities, certificate) = tls.in_force();
+        all.push(InForce {
+            authorities,
+            certificate,
+        });
     }
     let mut listeners: Vec<_> = snapshot.listeners.values().collect();
     listeners.sort_by(|a, b| a.name.cmp(&b.name));
@@ -53,19 +80,54 @@ fn all(state: &State) -> Vec<Facts> {
         .flat_map(|listener| listener.filter_chains.all())
     {
         if let Transport::Tls(tls) = &chain.transport {
-            let (authorities, chains) = tls.facts();
-            all.extend(chains.into_iter().map(|chain| (authorities.clone(), chain)));
+            let (authorities, certificates) = tls.in_force();
+            all.extend(certificates.into_iter().map(|certificate| InForce {
+                authorities: authorities.clone(),
+                certificate: Some(certificate),
+            }));
         }
     }
-    all.retain(|(authorities, chain)| !authorities.is_empty() || !chain.is_empty());
+    all.retain(|one| !one.authorities().is_empty() || !one.chain().is_empty());
     all
 }
 
-fn certificate((authorities, chain): Facts) -> pb::Certificate {
-    let details = |facts: Vec<CertificateFacts>| facts.into_iter().map(details).collect();
+struct Listing {
+    certificates: IntoIter<InForce>,
+    begun: bool,
+    done: bool,
+}
+
+impl Parts for Listing {
+    fn write_next(&mut self, out: &mut String) -> bool {
+        if self.done {
+            return false;
+        }
+        match self.certificates.next() {
+            Some(one) => {
+                out.push_str(match self.begun {
+                    false => "{\n \"certificates\": [\n  ",
+                    true => ",\n  ",
+                });
+                self.begun = true;
+                json::write(out, &json::reflect(&certificate(&one)), 2, Defaults::Print);
+            }
+            None => {
+                out.push_str(match self.begun {
+                    false => "{\n \"certificates\": []\n}\n",
+                    true => "\n ]\n}\n",
+                });
+                self.done = true;
+            }
+        }
+        true
+    }
+}
+
+fn certificate(one: &InForce) -> pb::Certificate {
+    let details = |facts: &[CertificateFacts]| facts.iter().cloned().map(details).collect();
     pb::Certificate {
-        ca_cert: details(authorities),
-        cert_chain: details(chain),
+        ca_cert: details(one.authorities()),
+        cert_chain: details(one.chain()),
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    Certificate, CertificateFacts, Common, Side, Source, Validation, ValidationSource,
+    Certificate, Common, Side, Source, Validation, ValidationSource,
     client_verifier::ClientVerifier, secret, server_certificates::ServerCertificates,
 };
 use crate::{
@@ -140,18 +140,15 @@ impl DownstreamTls {
         TlsAcceptor::from(config).accept(stream).await
     }
 
-    /// Facts of the authorities and of each certificate chain in force, for `/certs`.
-    pub fn facts(&self) -> (Vec<CertificateFacts>, Vec<Vec<CertificateFacts>>) {
+    /// The authorities and each certificate in force, for `/certs`.
+    pub fn in_force(&self) -> (Option<Arc<Validation>>, Vec<Arc<Certificate>>) {
         let validation = match &self.common.validation {
             ValidationSource::Of(source) => source.get(Secret::validation),
             ValidationSource::Combined(_, slot) => secret(slot, Secret::validation),
         };
-        let chains = self.common.certificates.iter();
-        let chains = chains.filter_map(|c| c.get(Secret::certificate));
-        (
-            validation.map(|v| v.facts().to_vec()).unwrap_or_default(),
-            chains.map(|chain| chain.facts.clone()).collect(),
-        )
+        let certificates = self.common.certificates.iter();
+        let certificates = certificates.filter_map(|c| c.get(Secret::certificate));
+        (validation, certificates.collect())
     }
 
     fn uses_secrets(&self) -> bool {

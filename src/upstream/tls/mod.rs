@@ -20,7 +20,7 @@ use crate::{
     model::secret::Secret,
     net::{
         Address,
-        tls::{Certificate, CertificateFacts, Source, ValidationFailure, ValidationSource, secret},
+        tls::{Certificate, Source, Validation, ValidationFailure, ValidationSource, secret},
     },
     stats::Block,
     xds::slot::Slot,
@@ -149,19 +149,13 @@ impl UpstreamTls {
         self.identity
     }
 
-    /// Facts of the certificate in force and of the authorities, for `/certs`:
-    /// each authority, then the chain.
-    pub fn facts(&self) -> (Vec<CertificateFacts>, Vec<CertificateFacts>) {
+    /// The authorities and the certificate in force, for `/certs`.
+    pub fn in_force(&self) -> (Option<Arc<Validation>>, Option<Arc<Certificate>>) {
         let validation = match &self.validation {
             ValidationSource::Of(source) => source.get(Secret::validation),
             ValidationSource::Combined(_, slot) => secret(slot, Secret::validation),
         };
-        let authorities = validation.map(|v| v.facts().to_vec());
-        let chain = self.certificate.get(Secret::certificate);
-        (
-            authorities.unwrap_or_default(),
-            chain.map(|c| c.facts.clone()).unwrap_or_default(),
-        )
+        (validation, self.certificate.get(Secret::certificate))
     }
 
     fn server_name(&self, target: &TlsTarget<'_>) -> Result<ServerName<'static>, TlsError> {
