@@ -25,7 +25,7 @@ use super::{endpoints, redact};
 /// What stands in a list of the dump.
 pub enum Entry {
     /// A resource of the configuration.
-    Resource(Kind, Resource),
+    Resource(Kind, Box<Resource>),
     /// The endpoints of a cluster, as its hosts are now.
     Endpoints(Arc<Cluster>),
     /// Routes that stand in a connection manager.
@@ -78,9 +78,11 @@ pub fn lists(state: &State, kind: Kind) -> Vec<(&'static str, Vec<Entry>)> {
                 error: None,
                 ..resource.clone()
             };
-            lists[2].1.push(Entry::Resource(kind, warming));
+            lists[2].1.push(Entry::Resource(kind, Box::new(warming)));
         }
-        lists[index].1.push(Entry::Resource(kind, resource));
+        lists[index]
+            .1
+            .push(Entry::Resource(kind, Box::new(resource)));
     }
     for (_, entries) in &mut lists {
         entries.sort_by(|a, b| a.name().cmp(b.name()));

@@ -132,7 +132,7 @@ mod tests {
             common_tls_context: Some(tls::CommonTlsContext {
                 tls_certificates: vec![tls::TlsCertificate {
                     certificate_chain: source(Specifier::Filename("c.pem".to_owned())),
-                    private_key: source(Specifier::InlineBytes(b"key".to_vec().into())),
+                    private_key: source(Specifier::InlineBytes(b"key".to_vec())),
                     password: source(Specifier::Filename("p".to_owned())),
                     ..Default::default()
                 }],
