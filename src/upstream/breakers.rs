@@ -10,7 +10,7 @@
 //! exceeded, and is always reached: 1 means 1 with eight workers.
 //!
 //! Only requests come often enough for that to matter. Connections, pending
-//! requests, retries and pools are counted in the centre alone.
+//! requests and retries are counted in the centre alone.
 
 use std::{
     ops::Deref,
@@ -46,8 +46,6 @@ pub enum Resource {
     Requests,
     /// Retries under way: `max_retries`, or the retry budget.
     Retries,
-    /// Connection pools: `max_connection_pools`.
-    ConnectionPools,
 }
 
 /// The limits of one priority.
@@ -61,8 +59,6 @@ pub struct Thresholds {
     pub max_requests: u32,
     /// `max_retries`; without effect when there is a budget.
     pub max_retries: u32,
-    /// `max_connection_pools`.
-    pub max_connection_pools: u32,
     /// `retry_budget`.
     pub retry_budget: Option<RetryBudget>,
     /// `track_remaining`.
@@ -70,14 +66,13 @@ pub struct Thresholds {
 }
 
 impl Default for Thresholds {
-    /// Envoy's: 1024 of everything, 3 retries, any number of pools.
+    /// Envoy's: 1024 of everything, and 3 retries.
     fn default() -> Self {
         Self {
             max_connections: 1024,
             max_pending_requests: 1024,
             max_requests: 1024,
             max_retries: 3,
-            max_connection_pools: u32::MAX,
             retry_budget: None,
             track_remaining: false,
         }
@@ -128,9 +123,6 @@ impl Breakers {
             .set_limit(thresholds.max_pending_requests.into());
         limits.requests.set_limit(thresholds.max_requests.into());
         limits.retries.set_limit(thresholds.max_retries.into());
-        limits
-            .pools
-            .set_limit(thresholds.max_connection_pools.into());
         limits.set_budget(thresholds.retry_budget);
     }
 
@@ -241,7 +233,6 @@ struct Limits {
     connections: Count,
     pending: Count,
     retries: Count,
-    pools: Count,
     /// Bits of the budget's percentage, or [`NO_BUDGET`].
     budget_percent: AtomicU64,
     budget_min: AtomicU64,
@@ -257,7 +248,6 @@ impl Limits {
             connections: Count::new(thresholds.max_connections),
             pending: Count::new(thresholds.max_pending_requests),
             retries: Count::new(thresholds.max_retries),
-            pools: Count::new(thresholds.max_connection_pools),
             budget_percent: AtomicU64::new(NO_BUDGET),
             budget_min: AtomicU64::new(0),
         };
@@ -290,7 +280,6 @@ impl Limits {
             Resource::Connections => &self.connections,
             Resource::PendingRequests => &self.pending,
             Resource::Retries => &self.retries,
-            Resource::ConnectionPools => &self.pools,
             Resource::Requests => unreachable!("requests are spread over the threads"),
         }
     }

@@ -45,16 +45,11 @@ pub(super) struct Balance {
     pub(super) common_lb_config: Option<CommonLbConfig>,
 }
 
-pub(super) struct Compiled {
-    pub(super) balancing: Balancing,
-    pub(super) close_connections_on_host_set_change: bool,
-}
-
 pub(super) fn compile(
     message: Balance,
     cx: &Context<'_>,
     at: &At<'_>,
-) -> Result<Compiled, Reported> {
+) -> Result<Balancing, Reported> {
     let Balance {
         lb_policy,
         lb_config,
@@ -65,7 +60,7 @@ pub(super) fn compile(
         panic_threshold_key: cx.runtime.key(PANIC_THRESHOLD_KEY),
         ..Balancing::default()
     };
-    let close_connections_on_host_set_change = compile_common(
+    compile_common(
         common_lb_config.unwrap_or_default(),
         &mut balancing,
         &at.field("common_lb_config"),
@@ -80,10 +75,7 @@ pub(super) fn compile(
         )?,
         None => compile_policy(lb_policy, lb_config, &mut balancing, cx, at)?,
     }
-    Ok(Compiled {
-        balancing,
-        close_connections_on_host_set_change,
-    })
+    Ok(balancing)
 }
 
 fn compile_policy(
@@ -167,7 +159,7 @@ fn compile_common(
     message: CommonLbConfig,
     balancing: &mut Balancing,
     at: &At<'_>,
-) -> Result<bool, Reported> {
+) -> Result<(), Reported> {
     let CommonLbConfig {
         healthy_panic_threshold,
         // Updates that come close together are merged by the control thread anyway.
@@ -180,7 +172,8 @@ fn compile_common(
         override_host_status,
         locality_config_specifier,
     } = message;
-    refuse!(at; consistent_hashing_lb_config, override_host_status)?;
+    refuse!(at; close_connections_on_host_set_change, consistent_hashing_lb_config,
+        override_host_status)?;
     if let Some(Percent { value }) = healthy_panic_threshold {
         if !(0.0..=100.0).contains(&value) {
             let place = at.field("healthy_panic_threshold");
@@ -199,7 +192,7 @@ fn compile_common(
         })) => balancing.fail_traffic_on_panic = fail_traffic_on_panic,
         None => {}
     }
-    Ok(close_connections_on_host_set_change)
+    Ok(())
 }
 
 /// The first policy of the list that is known, as Envoy takes it.

@@ -13,20 +13,18 @@ use crate::{
     upstream::breakers::{RetryBudget, Thresholds},
 };
 
-/// Limits of the cluster and of each host, by priority.
-pub(super) type Compiled = ([Thresholds; 2], [Option<u32>; 2]);
-
+/// The limits of each priority.
 pub(super) fn compile(
     message: Option<pb::CircuitBreakers>,
     at: &At<'_>,
-) -> Result<Compiled, Reported> {
+) -> Result<[Thresholds; 2], Reported> {
     let at = at.field("circuit_breakers");
     let pb::CircuitBreakers {
         thresholds,
         per_host_thresholds,
     } = message.unwrap_or_default();
+    let mut outcome = refuse!(at; per_host_thresholds);
     let mut compiled: [Option<Thresholds>; 2] = [None; 2];
-    let mut outcome = Ok(());
     for (index, message) in thresholds.into_iter().enumerate() {
         let at = at.field("thresholds");
         let at = at.index(index);
@@ -38,19 +36,7 @@ pub(super) fn compile(
             Err(reported) => outcome = Err(reported),
         }
     }
-    let mut per_host = [None; 2];
-    for (index, message) in per_host_thresholds.into_iter().enumerate() {
-        let at = at.field("per_host_thresholds");
-        let at = at.index(index);
-        match compile_per_host(message, &at) {
-            Ok((priority, Some(limit))) => {
-                per_host[priority].get_or_insert(limit);
-            }
-            Ok((_, None)) => {}
-            Err(reported) => outcome = Err(reported),
-        }
-    }
-    outcome.map(|()| (compiled.map(Option::unwrap_or_default), per_host))
+    outcome.map(|()| compiled.map(Option::unwrap_or_default))
 }
 
 fn priority(value: i32, at: &At<'_>) -> Result<usize, Reported> {
@@ -75,13 +61,13 @@ fn compile_thresholds(
         max_connection_pools,
         retry_budget,
     } = message;
+    refuse!(at; max_connection_pools)?;
     let default = Thresholds::default();
     let limits = Thresholds {
         max_connections: max_connections.unwrap_or(default.max_connections),
         max_pending_requests: max_pending_requests.unwrap_or(default.max_pending_requests),
         max_requests: max_requests.unwrap_or(default.max_requests),
         max_retries: max_retries.unwrap_or(default.max_retries),
-        max_connection_pools: max_connection_pools.unwrap_or(default.max_connection_pools),
         retry_budget: retry_budget
             .map(|budget| compile_budget(budget, &at.field("retry_budget")))
             .transpose()?,
@@ -102,24 +88,4 @@ fn compile_budget(message: thresholds::RetryBudget, at: &At<'_>) -> Result<Retry
         percent: budget_percent.map_or(default.percent, |Percent { value }| value),
         min_concurrency: min_retry_concurrency.unwrap_or(default.min_concurrency),
     })
-}
-
-/// Of a host only connections are limited, as in Envoy.
-fn compile_per_host(
-    message: pb::circuit_breakers::Thresholds,
-    at: &At<'_>,
-) -> Result<(usize, Option<u32>), Reported> {
-    let pb::circuit_breakers::Thresholds {
-        priority: level,
-        max_connections,
-        max_pending_requests,
-        max_requests,
-        max_retries,
-        track_remaining,
-        max_connection_pools,
-        retry_budget,
-    } = message;
-    refuse!(at; max_pending_requests, max_requests, max_retries, track_remaining,
-        max_connection_pools, retry_budget)?;
-    Ok((priority(level, at)?, max_connections))
 }

@@ -155,7 +155,10 @@ impl Cluster {
             at,
         );
         let socket = socket::compile(upstream_bind_config, upstream_connection_options, at);
-        let transport = transport::compile(transport_socket, &stat_prefix, cx, at);
+        let check_name = protocol
+            .as_ref()
+            .is_ok_and(|(_, http)| http.auto_san_validation);
+        let transport = transport::compile(transport_socket, check_name, &stat_prefix, cx, at);
         let discovery = discovery::compile(
             Source {
                 cluster: &name,
@@ -181,8 +184,8 @@ impl Cluster {
         // Only now give up: what comes above has reported all it found.
         refused?;
         tracked?;
-        let balance = balance?;
-        let (thresholds, max_connections_per_host) = breakers?;
+        let balancing = balance?;
+        let thresholds = breakers?;
         let (protocol, http) = protocol?;
         let socket = socket?;
         let (discovery, endpoints) = discovery?;
@@ -214,7 +217,7 @@ impl Cluster {
         let initialized = matches!(discovery, Discovery::Static);
         let wire_identity = hash_of(&(protocol, http.wire(), &socket, &transport));
         let stats = cx.stats.block(&stat_prefix, &cluster_stats::TABLE);
-        let hosts = HostSet::new(membership, &balance.balancing);
+        let hosts = HostSet::new(membership, &balancing);
         let total = hosts.count().total;
         if initialized && previous.is_none() && total > 0 {
             stats.inc(cluster_stats::membership_change);
@@ -229,15 +232,13 @@ impl Cluster {
             connect_timeout,
             buffer_limit: per_connection_buffer_limit_bytes.unwrap_or(DEFAULT_BUFFER_LIMIT)
                 as usize,
-            balancing: balance.balancing,
+            balancing,
             transport,
             protocol,
             http,
             socket,
             breakers,
-            max_connections_per_host,
             metadata: metadata.map(Arc::new),
-            close_connections_on_host_set_change: balance.close_connections_on_host_set_change,
             discovery,
             thresholds,
             remaining,

@@ -38,8 +38,6 @@ pub struct HttpOptions {
     pub auto_san_validation: bool,
     /// `override_auto_sni_header`: the server name comes from this header.
     pub auto_sni_header: Option<HeaderName>,
-    /// HTTP/1.1.
-    pub http1: Http1Options,
     /// HTTP/2.
     pub http2: Http2Options,
 }
@@ -56,7 +54,6 @@ impl Default for HttpOptions {
             auto_sni: false,
             auto_san_validation: false,
             auto_sni_header: None,
-            http1: Http1Options::default(),
             http2: Http2Options::default(),
         }
     }
@@ -67,7 +64,6 @@ impl HttpOptions {
     /// cannot stand in for each other.
     pub(super) fn wire(&self) -> impl Hash {
         (
-            self.http1.clone(),
             self.http2.clone(),
             self.max_response_headers_kb,
             self.max_headers,
@@ -76,13 +72,6 @@ impl HttpOptions {
             self.auto_sni_header.clone(),
         )
     }
-}
-
-/// HTTP/1.1 towards the origin.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Http1Options {
-    /// `header_key_format.proper_case_words`: `Content-Type`, not `content-type`.
-    pub proper_case: bool,
 }
 
 /// HTTP/2 towards the origin.

@@ -34,7 +34,7 @@ use crate::{
 
 pub use discovery::Discovery;
 pub use endpoints::{Duplicates, EndpointSet, EndpointSpec, LocalitySpec, ResolvedNames, Target};
-pub use http_options::{Http1Options, Http2Options, HttpOptions, KeepAlive};
+pub use http_options::{Http2Options, HttpOptions, KeepAlive};
 pub use protocol::Protocol;
 pub use socket::{SocketOptions, TcpKeepalive};
 pub use transport::Transport;
@@ -64,13 +64,8 @@ pub struct Cluster {
     pub socket: SocketOptions,
     /// Limits that hold for the whole process.
     pub breakers: Arc<Breakers>,
-    /// `per_host_thresholds.max_connections` of each priority.
-    pub max_connections_per_host: [Option<u32>; 2],
     /// `metadata`, for formatters.
     pub metadata: Option<Arc<Metadata>>,
-    /// `close_connections_on_host_set_change`: any change of membership ends
-    /// every idle connection of the cluster.
-    pub close_connections_on_host_set_change: bool,
     /// Equal for two configurations whose connections look the same on the wire,
     /// so that one can use the other's.
     pub wire_identity: u64,
@@ -196,14 +191,10 @@ fn same_hosts(a: &HostSet, b: &HostSet) -> bool {
     ids(a) == ids(b)
 }
 
-type Gauges = [(Resource, crate::stats::Gauge); 5];
+type Gauges = [(Resource, crate::stats::Gauge); 4];
 
 const DEFAULT_GAUGES: Gauges = [
     (Resource::Connections, cluster_stats::default_cx_open),
-    (
-        Resource::ConnectionPools,
-        cluster_stats::default_cx_pool_open,
-    ),
     (Resource::Requests, cluster_stats::default_rq_open),
     (
         Resource::PendingRequests,
@@ -214,7 +205,6 @@ const DEFAULT_GAUGES: Gauges = [
 
 const HIGH_GAUGES: Gauges = [
     (Resource::Connections, cluster_stats::high_cx_open),
-    (Resource::ConnectionPools, cluster_stats::high_cx_pool_open),
     (Resource::Requests, cluster_stats::high_rq_open),
     (
         Resource::PendingRequests,
@@ -225,10 +215,6 @@ const HIGH_GAUGES: Gauges = [
 
 const REMAINING_GAUGES: Gauges = [
     (Resource::Connections, remaining_stats::remaining_cx),
-    (
-        Resource::ConnectionPools,
-        remaining_stats::remaining_cx_pools,
-    ),
     (Resource::Requests, remaining_stats::remaining_rq),
     (
         Resource::PendingRequests,

@@ -9,11 +9,7 @@ use crate::{
     api::envoy::{
         config::{
             cluster::v3::cluster::ClusterProtocolSelection,
-            core::v3::{
-                self as core,
-                http_protocol_options::HeadersWithUnderscoresAction,
-                http1_protocol_options::{HeaderKeyFormat, header_key_format::HeaderFormat},
-            },
+            core::v3::{self as core, http_protocol_options::HeadersWithUnderscoresAction},
         },
         extensions::upstreams::http::v3::{
             self as pb,
@@ -28,7 +24,7 @@ use crate::{
     refuse,
 };
 
-use super::{Http1Options, Http2Options, HttpOptions, KeepAlive};
+use super::{Http2Options, HttpOptions, KeepAlive};
 
 /// The key of `typed_extension_protocol_options`, and the type of its value.
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -117,7 +113,7 @@ fn compile_deprecated(
         compile_upstream(upstream, &mut options, &at)?;
     }
     if let Some(http1) = http_protocol_options {
-        options.http1 = compile_http1(http1, &at.field("http_protocol_options"))?;
+        compile_http1(http1, &at.field("http_protocol_options"))?;
     }
     if let Some(http2) = http2_protocol_options {
         options.http2 = compile_http2(http2, &at.field("http2_protocol_options"))?;
@@ -152,31 +148,20 @@ fn compile_options(
         let at = at.field("upstream_http_protocol_options");
         outcome = outcome.and(compile_upstream(upstream, &mut options, &at));
     }
-    let (protocol, http1, http2) = match upstream_protocol_options {
+    let versions = compile_versions(upstream_protocol_options, at);
+    outcome?;
+    let (protocol, http2) = versions?;
+    options.http2 = http2;
+    Ok((protocol, options))
+}
+
+fn compile_versions(
+    message: Option<Options>,
+    at: &At<'_>,
+) -> Result<(Protocol, Http2Options), Reported> {
+    match message {
         Some(Options::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config })) => {
-            let at = at.field("explicit_http_config");
-            match protocol_config {
-                Some(ProtocolConfig::HttpProtocolOptions(http1)) => (
-                    Protocol::Http1,
-                    Some((http1, at.field("http_protocol_options"))),
-                    None,
-                )
-                    .compiled()?,
-                Some(ProtocolConfig::Http2ProtocolOptions(http2)) => (
-                    Protocol::Http2,
-                    None,
-                    Some((http2, at.field("http2_protocol_options"))),
-                )
-                    .compiled()?,
-                Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
-                    return Err(at.field("http3_protocol_options").unsupported());
-                }
-                None => {
-                    return Err(at.error(
-                        "one of http_protocol_options, http2_protocol_options is required",
-                    ));
-                }
-            }
+            compile_explicit(protocol_config, &at.field("explicit_http_config"))
         }
         Some(Options::UseDownstreamProtocolConfig(config)) => {
             let at = at.field("use_downstream_protocol_config");
@@ -185,48 +170,40 @@ fn compile_options(
                 http2_protocol_options,
                 http3_protocol_options,
             } = config;
-            refuse!(at; http3_protocol_options)?;
-            (
-                Protocol::UseDownstream,
-                http_protocol_options.map(|o| (o, at.field("http_protocol_options"))),
-                http2_protocol_options.map(|o| (o, at.field("http2_protocol_options"))),
-            )
-                .compiled()?
+            let outcome = refuse!(at; http3_protocol_options);
+            let http1 = http_protocol_options.map_or(Ok(()), |message| {
+                compile_http1(message, &at.field("http_protocol_options"))
+            });
+            let http2 = http2_protocol_options.map_or(Ok(Http2Options::default()), |message| {
+                compile_http2(message, &at.field("http2_protocol_options"))
+            });
+            outcome.and(http1)?;
+            Ok((Protocol::UseDownstream, http2?))
         }
-        Some(Options::AutoConfig(_)) => return Err(at.field("auto_config").unsupported()),
+        Some(Options::AutoConfig(_)) => Err(at.field("auto_config").unsupported()),
         None => {
-            return Err(
-                at.error("one of explicit_http_config, use_downstream_protocol_config is required")
-            );
+            Err(at.error("one of explicit_http_config, use_downstream_protocol_config is required"))
         }
-    };
-    outcome?;
-    options.http1 = http1;
-    options.http2 = http2;
-    Ok((protocol, options))
+    }
 }
 
-/// Options of each version with their places, still to be compiled.
-trait Compiled {
-    fn compiled(self) -> Result<(Protocol, Http1Options, Http2Options), Reported>;
-}
-
-impl Compiled
-    for (
-        Protocol,
-        Option<(core::Http1ProtocolOptions, At<'_>)>,
-        Option<(core::Http2ProtocolOptions, At<'_>)>,
-    )
-{
-    fn compiled(self) -> Result<(Protocol, Http1Options, Http2Options), Reported> {
-        let (protocol, http1, http2) = self;
-        let http1 = http1.map(|(message, at)| compile_http1(message, &at));
-        let http2 = http2.map(|(message, at)| compile_http2(message, &at));
-        Ok((
-            protocol,
-            http1.transpose()?.unwrap_or_default(),
-            http2.transpose()?.unwrap_or_default(),
-        ))
+fn compile_explicit(
+    message: Option<ProtocolConfig>,
+    at: &At<'_>,
+) -> Result<(Protocol, Http2Options), Reported> {
+    match message {
+        Some(ProtocolConfig::HttpProtocolOptions(message)) => {
+            compile_http1(message, &at.field("http_protocol_options"))?;
+            Ok((Protocol::Http1, Http2Options::default()))
+        }
+        Some(ProtocolConfig::Http2ProtocolOptions(message)) => {
+            let http2 = compile_http2(message, &at.field("http2_protocol_options"))?;
+            Ok((Protocol::Http2, http2))
+        }
+        Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
+            Err(at.field("http3_protocol_options").unsupported())
+        }
+        None => Err(at.error("one of http_protocol_options, http2_protocol_options is required")),
     }
 }
 
@@ -319,10 +296,8 @@ fn compile_upstream(
     Ok(())
 }
 
-fn compile_http1(
-    message: core::Http1ProtocolOptions,
-    at: &At<'_>,
-) -> Result<Http1Options, Reported> {
+/// What is left of HTTP/1.1's options towards an origin is either always so or refused.
+fn compile_http1(message: core::Http1ProtocolOptions, at: &At<'_>) -> Result<(), Reported> {
     let core::Http1ProtocolOptions {
         // Requests from clients only.
         allow_absolute_url: _,
@@ -341,19 +316,7 @@ fn compile_http1(
         // Any method that is a token is passed on.
         allow_custom_methods: _,
     } = message;
-    refuse!(at; allow_chunked_length, send_fully_qualified_url)?;
-    let at = at.field("header_key_format");
-    let proper_case = match header_key_format {
-        Some(HeaderKeyFormat { header_format }) => match header_format {
-            Some(HeaderFormat::ProperCaseWords(_)) => true,
-            Some(HeaderFormat::StatefulFormatter(_)) => {
-                return Err(at.field("stateful_formatter").unsupported());
-            }
-            None => return Err(at.error("proper_case_words is required")),
-        },
-        None => false,
-    };
-    Ok(Http1Options { proper_case })
+    refuse!(at; header_key_format, allow_chunked_length, send_fully_qualified_url)
 }
 
 fn compile_http2(

@@ -40,8 +40,10 @@ impl Hash for Transport {
     }
 }
 
+/// `check_name`: the certificate has to be for the server name, by `auto_san_validation`.
 pub(super) fn compile(
     message: Option<TransportSocket>,
+    check_name: bool,
     stat_prefix: &str,
     cx: &Context<'_>,
     at: &At<'_>,
@@ -63,7 +65,8 @@ pub(super) fn compile(
             Ok(Transport::Raw)
         }
         TLS => {
-            let tls = UpstreamTls::compile(unpack(&any, &place)?, stat_prefix, cx, &place)?;
+            let tls =
+                UpstreamTls::compile(unpack(&any, &place)?, check_name, stat_prefix, cx, &place)?;
             Ok(Transport::Tls(Arc::new(tls)))
         }
         other => Err(place.error(format_args!(

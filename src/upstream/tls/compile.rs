@@ -24,18 +24,22 @@ use super::{Built, Client, Settings, UpstreamTls};
 const DEFAULT_SESSION_KEYS: u32 = 1;
 
 impl UpstreamTls {
-    /// Compiles the settings. `stat_prefix` is the cluster's, with its final dot.
+    /// Compiles the settings. `check_name` asks for a certificate that is for the
+    /// server name, as `auto_sni_san_validation` does. `stat_prefix` is the
+    /// cluster's, with its final dot.
     ///
     /// # Errors
     /// Everything in the message that is wrong or not supported is reported.
     pub fn compile(
         message: pb::UpstreamTlsContext,
+        check_name: bool,
         stat_prefix: &str,
         cx: &Context<'_>,
         at: &At<'_>,
     ) -> Result<Self, Reported> {
         let mut hasher = foldhash::fast::FixedState::default().build_hasher();
         hasher.write(&message.encode_to_vec());
+        check_name.hash(&mut hasher);
         let pb::UpstreamTlsContext {
             common_tls_context,
             sni,
@@ -73,15 +77,17 @@ impl UpstreamTls {
             return Err(common_place.error("a client has one certificate; found more"));
         }
         let sni = sni?;
-        if auto_sni_san_validation && matches!(validation, ValidationSource::Of(Source::None)) {
-            let place = at.field("auto_sni_san_validation");
-            return Err(place.error("needs a validation context with a trusted_ca"));
+        let check_name = check_name || auto_sni_san_validation;
+        if check_name && matches!(validation, ValidationSource::Of(Source::None)) {
+            return Err(common_place.error(
+                "auto_sni_san_validation and auto_san_validation need a validation context with a trusted_ca",
+            ));
         }
         let settings = Settings {
             parameters,
             alpn,
             sessions: max_session_keys.unwrap_or(DEFAULT_SESSION_KEYS) as usize,
-            check_name: auto_sni_san_validation,
+            check_name,
         };
         // Files count by their content, secrets by their name.
         if let Source::Fixed(certificate) = &certificate {

@@ -44,8 +44,14 @@ fn indented(pem: &str) -> String {
 
 fn compile(world: &World, yaml: &str) -> Result<UpstreamTls, String> {
     let report = Report::new();
-    UpstreamTls::compile(read(yaml), "cluster.web.", &world.cx(), &report.root())
-        .map_err(|_| report.to_string())
+    UpstreamTls::compile(
+        read(yaml),
+        false,
+        "cluster.web.",
+        &world.cx(),
+        &report.root(),
+    )
+    .map_err(|_| report.to_string())
 }
 
 fn trusting(pki: &Pki, more: &str) -> String {
