@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 pub struct RequestBody {
     source: Option<Incoming>,
     trailers: bool,
-    kept: Option<Kept>,
+    kept: Option<Box<Kept>>,
     /// Bytes read from the client.
     pub received: u64,
 }
@@ -58,7 +58,7 @@ impl RequestBody {
 
     /// Keeps what is read, up to `limit` bytes, so that it can be sent again.
     pub fn keep(&mut self, limit: usize) {
-        self.kept = Some(Kept {
+        self.kept = Some(Box::new(Kept {
             frames: Vec::new(),
             trailers: None,
             bytes: 0,
@@ -66,7 +66,7 @@ impl RequestBody {
             sent: 0,
             trailers_sent: false,
             overflow: false,
-        });
+        }));
     }
 
     /// Goes back to the beginning for another try. `false` when that is not

@@ -385,3 +385,29 @@ fn respond(
     *response.headers_mut() = headers;
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<F: std::future::Future>(_: fn(Rc<Session>, Request<Incoming>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_request_is_small_while_it_waits() {
+        fn call(
+            session: Rc<Session>,
+            request: Request<Incoming>,
+        ) -> impl Future<Output = Result<Response<ResponseBody>, StreamError>> {
+            handle(session, request)
+        }
+        // Moved once into the connection's place for it; kept for each stream of HTTP/2.
+        let size = size_of_future(call);
+        assert!(size <= 2048, "the future of a request has {size} bytes");
+        let size = size_of::<ResponseBody>();
+        assert!(size <= 256, "the body of a response has {size} bytes");
+        let size = size_of::<Stream>();
+        assert!(size <= 1664, "a stream has {size} bytes");
+    }
+}

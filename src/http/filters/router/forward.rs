@@ -262,7 +262,7 @@ impl Attempt<'_> {
             };
             self.charge(stream, failure.status());
             stream.upstream = None;
-            self.back_off(stream).await?;
+            Box::pin(self.back_off(stream)).await?;
         }
     }
 
@@ -393,7 +393,11 @@ impl Attempt<'_> {
             Some(lease) => lease,
             None => {
                 let waited = self
-                    .limited(stream, per_try, pool.wait(self.cluster, self.priority))
+                    .limited(
+                        stream,
+                        per_try,
+                        Box::pin(pool.wait(self.cluster, self.priority)),
+                    )
                     .await;
                 match waited {
                     Ok(Ok(lease)) => lease,
@@ -421,7 +425,7 @@ impl Attempt<'_> {
             Lease::Http2(connection) => {
                 stream.info.upstream_connection = Some(connection.facts.info.clone());
                 let exchange = SharedExchange::begin(connection, pool, self.cluster.clone(), body);
-                self.shared_exchange(stream, exchange, per_try).await
+                Box::pin(self.shared_exchange(stream, exchange, per_try)).await
             }
         }
     }
