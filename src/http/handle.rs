@@ -343,11 +343,9 @@ fn pass_on(
 }
 
 fn finish_headers(stream: &mut Stream, headers: &mut http::HeaderMap, upgrade: bool) {
-    let date = stream
-        .session
-        .worker()
-        .clock
-        .date(std::time::Instant::now());
+    let now = stream.info.timing.first_upstream_rx;
+    let now = now.unwrap_or_else(std::time::Instant::now);
+    let date = stream.session.worker().clock.date(now);
     let managed = stream.managed.clone();
     let manager = managed.manager();
     response::finish(

@@ -37,11 +37,14 @@ pub struct ResponseBody {
     stream: Option<Box<Stream>>,
     /// What the head said about the length.
     length: Option<u64>,
+    /// All of it came along with the head.
+    whole: bool,
 }
 
 impl ResponseBody {
     /// A body that comes from `source` for `stream`.
     pub fn new(source: Source, stream: Box<Stream>) -> Self {
+        let whole = matches!(source, Source::Empty | Source::Full(_));
         let length = match &source {
             Source::Empty => Some(0),
             Source::Full(data) => Some(data.len() as u64),
@@ -52,6 +55,7 @@ impl ResponseBody {
             source,
             stream: Some(stream),
             length,
+            whole,
         };
         if body.is_end_stream() {
             body.finish();
@@ -65,6 +69,7 @@ impl ResponseBody {
             source: Source::Empty,
             stream: None,
             length: None,
+            whole: true,
         }
     }
 
@@ -74,6 +79,7 @@ impl ResponseBody {
             source: Source::Empty,
             stream: Some(stream),
             length: None,
+            whole: true,
         };
         body.finish();
         body
@@ -83,6 +89,10 @@ impl ResponseBody {
         if let Some(mut stream) = self.stream.take() {
             if let Source::Http2(_, exchange) = &self.source {
                 stream.info.bytes_received = exchange.body.borrow().received;
+            }
+            if self.whole {
+                // Nothing was waited for, so the clock need not be read again.
+                stream.info.end = stream.info.timing.first_upstream_rx;
             }
             stream.complete = true;
         }
@@ -135,6 +145,9 @@ impl Body for ResponseBody {
                 let Some(stream) = &mut this.stream else {
                     return Poll::Pending;
                 };
+                if let Source::Http1(exchange) = &mut this.source {
+                    stream.received(exchange.body().received);
+                }
                 let limit = ready!(stream.poll_limits(cx, None));
                 let (flag, details, error) = match limit {
                     Limit::Idle => (

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, HeaderValue, StatusCode, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request::Parts};
 
 use super::{
     alarm::Alarm,
@@ -103,11 +103,13 @@ pub struct Stream {
     /// Its upstream, once chosen.
     pub upstream: Option<Upstream>,
     /// Response headers the access log asks for.
-    response: Captured,
+    response: Option<Box<Captured>>,
     /// Trailers the access log asks for.
-    trailers: Captured,
+    trailers: Option<Box<Captured>>,
     /// The whole of it has to be over by then.
     pub deadline: Option<Instant>,
+    /// All of the request has come.
+    pub request_received: bool,
     /// That moment is the route's timeout.
     pub route_deadline: bool,
     /// Without a byte for so long it is given up.
@@ -157,9 +159,10 @@ impl Stream {
             info,
             route: None,
             upstream: None,
-            response: Captured::default(),
-            trailers: Captured::default(),
+            response: None,
+            trailers: None,
             deadline,
+            request_received: false,
             route_deadline: false,
             idle_timeout,
             try_idle_timeout: None,
@@ -173,6 +176,14 @@ impl Stream {
     /// The request as routes and formats see it.
     pub fn view(&self) -> RequestView<'_> {
         RequestView::of(&self.request, self.origin.scheme)
+    }
+
+    /// So many bytes of the request's body have come by now.
+    pub fn received(&mut self, bytes: u64) {
+        if bytes != self.info.bytes_received {
+            self.info.bytes_received = bytes;
+            self.last_moved = Instant::now();
+        }
     }
 
     /// What formats may refer to.
@@ -223,14 +234,14 @@ impl Stream {
         listener.inc(listener_http_stats::downstream_rq_completed);
         let needs = manager.access_logs.needs();
         if !needs.response.is_empty() {
-            self.response = Captured::take(&needs.response, headers);
+            self.response = Some(Box::new(Captured::take(&needs.response, headers)));
         }
     }
 
     pub(super) fn saw_trailers(&mut self, trailers: &HeaderMap) {
         let needs = self.managed.manager().access_logs.needs();
         if !needs.trailers.is_empty() {
-            self.trailers = Captured::take(&needs.trailers, trailers);
+            self.trailers = Some(Box::new(Captured::take(&needs.trailers, trailers)));
         }
     }
 
@@ -245,7 +256,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let now = Instant::now();
+        let now = self.info.end.unwrap_or_else(Instant::now);
         self.info.end = Some(now);
         self.info.timing.last_downstream_tx = Some(now);
         self.session.stream_ended(now);
@@ -274,8 +285,8 @@ impl Drop for Stream {
             return;
         }
         let needs = manager.access_logs.needs();
-        let mut context = self.context(HeaderView::Captured(&needs.response, &self.response));
-        context.trailers = HeaderView::Captured(&needs.trailers, &self.trailers);
+        let mut context = self.context(kept(&needs.response, &self.response));
+        context.trailers = kept(&needs.trailers, &self.trailers);
         let worker = self.session.worker();
         manager
             .access_logs
@@ -296,6 +307,13 @@ pub enum Limit {
     TryIdle,
     /// The request has not come in time.
     Request,
+}
+
+fn kept<'a>(names: &'a [HeaderName], captured: &'a Option<Box<Captured>>) -> HeaderView<'a> {
+    match captured {
+        Some(captured) => HeaderView::Captured(names, captured),
+        None => HeaderView::Absent,
+    }
 }
 
 fn http_class(status: StatusCode) -> crate::stats::Counter {

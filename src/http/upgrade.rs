@@ -1,11 +1,18 @@
 //! `connection: upgrade`: a request that turns its connection into a tunnel.
 
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
 use http::{HeaderMap, Request, header};
 use hyper::{
     body::Incoming,
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     config::ConnectionManager, downstream::DownstreamIo, filters::router::Exchange,
@@ -88,14 +95,58 @@ impl Upgrade {
     }
 }
 
-type Downstream = Prefixed<Box<DownstreamIo<net::Stream>>>;
+/// The client's side of a tunnel. What the upstream says is what the client is
+/// there for: once that has ended the tunnel has, whatever the client would
+/// still say. The other way round an end is only passed on.
+struct Downstream {
+    io: Prefixed<Box<DownstreamIo<net::Stream>>>,
+    ended: bool,
+}
+
+impl AsyncRead for Downstream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.ended {
+            true => Poll::Ready(Ok(())),
+            false => Pin::new(&mut self.io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Downstream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = ready!(Pin::new(&mut self.io).poll_shutdown(cx));
+        self.ended = true;
+        // Whoever waits for the client to say more has to look again.
+        cx.waker().wake_by_ref();
+        Poll::Ready(shut)
+    }
+}
 
 /// The client's own stream, out of hyper's wrapping.
 fn open(upgraded: Upgraded) -> Downstream {
     let parts = upgraded
         .downcast::<TokioIo<DownstreamIo<net::Stream>>>()
         .expect("every connection is served on this type");
-    Prefixed::new(parts.read_buf, Box::new(parts.io.into_inner()))
+    Downstream {
+        io: Prefixed::new(parts.read_buf, Box::new(parts.io.into_inner())),
+        ended: false,
+    }
 }
 
 async fn run(

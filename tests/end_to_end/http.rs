@@ -169,7 +169,6 @@ async fn the_most_specific_rule_can_win() {
 }
 
 #[tokio::test]
-#[ignore = "not yet"]
 async fn header_values_are_formatted() {
     let origin = Origin::http("origin").await;
     let formatted = with(
@@ -399,7 +398,6 @@ async fn idle_connections_are_closed() {
 }
 
 #[tokio::test]
-#[ignore = "not yet"]
 async fn idle_streams_end() {
     let (site, _origin) = echo_site(json!({ "stream_idle_timeout": "0.3s" })).await;
     let slow = header(request("GET", "a", "/"), "x-origin-delay-ms", "5000");
@@ -411,7 +409,6 @@ async fn idle_streams_end() {
 }
 
 #[tokio::test]
-#[ignore = "not yet"]
 async fn requests_must_arrive_in_time() {
     let (site, _origin) = echo_site(json!({ "request_timeout": "0.3s" })).await;
     let half = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf";
@@ -424,7 +421,6 @@ async fn requests_must_arrive_in_time() {
 }
 
 #[tokio::test]
-#[ignore = "not yet"]
 async fn websockets_pass_where_upgrades_are_allowed() {
     let (origin, plain) = (Origin::websocket_echo().await, Origin::http("plain").await);
     let routes = vec![

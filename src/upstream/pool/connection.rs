@@ -208,8 +208,8 @@ impl Connection {
         self.http1.is_reusable() && facts.may_go_on(now, facts.options())
     }
 
-    pub(super) fn rest(&mut self) {
-        self.idle_since = Instant::now();
+    pub(super) fn rest(&mut self, now: Instant) {
+        self.idle_since = now;
     }
 
     pub(super) fn has_rested_enough(&self, now: Instant) -> bool {

@@ -38,7 +38,7 @@ use super::{
     Breakers, Endpoint, Host, HostStat, Permit, Priority, Resource, WorkerCluster,
     stats::cluster_stats,
 };
-use crate::model::cluster::Protocol;
+use crate::{formatter::UpstreamHost, model::cluster::Protocol};
 
 /// How often the idle connections of a pool are looked over.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -79,6 +79,8 @@ pub struct Pool {
     busy: Cell<u32>,
     sweeping: Cell<bool>,
     drained: Cell<bool>,
+    /// The host for the access log, by the address it has now.
+    described: RefCell<Option<Rc<UpstreamHost>>>,
     /// Knows whether the host is still one of the cluster's.
     owner: RefCell<Weak<WorkerCluster>>,
 }
@@ -101,6 +103,7 @@ impl Pool {
             busy: Cell::new(0),
             sweeping: Cell::new(false),
             drained: Cell::new(false),
+            described: RefCell::default(),
             owner: RefCell::default(),
         })
     }
@@ -108,6 +111,18 @@ impl Pool {
     /// Names the cluster the pool is for, as it is configured now.
     pub(super) fn set_owner(&self, owner: Weak<WorkerCluster>) {
         self.owner.replace(owner);
+    }
+
+    /// The host, for the access log.
+    pub fn described(&self) -> Rc<UpstreamHost> {
+        let mut described = self.described.borrow_mut();
+        let host = described.get_or_insert_with(|| {
+            Rc::new(UpstreamHost {
+                address: self.endpoint.host.address().to_string().into(),
+                hostname: self.endpoint.hostname.as_ref().into(),
+            })
+        });
+        host.clone()
     }
 
     /// A connection that is ready now. Costs no system call.
@@ -195,6 +210,8 @@ impl Pool {
             }
         }
         self.connecting.set(self.connecting.get() + 1);
+        // A host that is known by its name may have moved.
+        self.described.take();
         let connecting = connect::establish(
             self.endpoint.clone(),
             self.server_name.clone(),
@@ -224,7 +241,8 @@ impl Pool {
     pub fn put(self: &Rc<Self>, connection: Box<Connection>, cluster: &Rc<WorkerCluster>) {
         self.busy.set(self.busy.get() - 1);
         let mut connection = connection;
-        if !connection.may_go_on(Instant::now()) {
+        let now = Instant::now();
+        if !connection.may_go_on(now) {
             drop(connection);
             return self.replace(cluster);
         }
@@ -243,7 +261,7 @@ impl Pool {
         if self.drained.get() {
             return;
         }
-        connection.rest();
+        connection.rest(now);
         self.idle.borrow_mut().push(connection);
         if !self.sweeping.replace(true) {
             tokio::task::spawn_local(sweep(Rc::downgrade(self)));

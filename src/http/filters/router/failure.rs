@@ -36,11 +36,17 @@ pub enum Failure {
     /// Nothing moved in one try.
     PerTryIdle,
     /// Nothing moved.
-    Idle,
+    Idle {
+        /// All of the request had come.
+        received: bool,
+    },
     /// The request did not come in time.
     Request,
     /// The stream took too long altogether.
-    Duration,
+    Duration {
+        /// All of the request had come.
+        received: bool,
+    },
     /// The client's request ended early.
     RequestBody,
     /// A response that is to be tried again.
@@ -103,9 +109,9 @@ impl Failure {
             Self::Overflow
             | Self::NoHealthyUpstream
             | Self::Timeout
-            | Self::Idle
+            | Self::Idle { .. }
             | Self::Request
-            | Self::Duration
+            | Self::Duration { .. }
             | Self::RequestBody => false,
             // Asked of the policy where the response was seen.
             Self::Response(_) => true,
@@ -132,7 +138,12 @@ impl Failure {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Timeout | Self::PerTryTimeout | Self::PerTryIdle => StatusCode::GATEWAY_TIMEOUT,
-            Self::Idle | Self::Duration | Self::Request => StatusCode::REQUEST_TIMEOUT,
+            Self::Idle { received: true } | Self::Duration { received: true } => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+            Self::Idle { .. } | Self::Duration { .. } | Self::Request => {
+                StatusCode::REQUEST_TIMEOUT
+            }
             Self::RequestBody => StatusCode::BAD_REQUEST,
             Self::Protocol => StatusCode::BAD_GATEWAY,
             Self::Response(status) => *status,
@@ -175,10 +186,10 @@ impl Failure {
             Self::PerTryIdle => text("upstream_per_try_idle_timeout", "upstream request timeout")
                 .flag(ResponseFlag::StreamIdleTimeout),
             Self::Request => text("request_overall_timeout", "request timeout"),
-            Self::Idle => {
+            Self::Idle { .. } => {
                 text("stream_idle_timeout", "stream timeout").flag(ResponseFlag::StreamIdleTimeout)
             }
-            Self::Duration => text("max_duration_timeout", "downstream duration timeout")
+            Self::Duration { .. } => text("max_duration_timeout", "downstream duration timeout")
                 .flag(ResponseFlag::DurationTimeout),
             Self::RequestBody => text("downstream_remote_disconnect", "")
                 .flag(ResponseFlag::DownstreamConnectionTermination)

@@ -20,7 +20,7 @@ use super::{
     timeout::{self, Timeouts},
 };
 use crate::{
-    formatter::{FormatContext, HeaderView, RequestView, ResponseFlag, UpstreamHost},
+    formatter::{FormatContext, HeaderView, RequestView, ResponseFlag},
     http::{
         LocalReply, RequestBody, Stream, names,
         response_body::Source,
@@ -350,7 +350,9 @@ impl Attempt<'_> {
             }
             Limit::Idle => {
                 http_stats(stream).inc(downstream::downstream_rq_idle_timeout);
-                Failure::Idle
+                Failure::Idle {
+                    received: stream.request_received,
+                }
             }
             Limit::Request => {
                 http_stats(stream).inc(downstream::downstream_rq_timeout);
@@ -365,7 +367,9 @@ impl Attempt<'_> {
             }
             Limit::Deadline => {
                 http_stats(stream).inc(downstream::downstream_rq_max_duration_reached);
-                Failure::Duration
+                Failure::Duration {
+                    received: stream.request_received,
+                }
             }
         }
     }
@@ -389,6 +393,10 @@ impl Attempt<'_> {
         let pool = self
             .cluster
             .pool(&endpoint, protocol, self.server_name(stream));
+        if body.is_received() {
+            self.start_clock(stream);
+        }
+        stream.info.upstream_host = Some(pool.described());
         let lease = match pool.take() {
             Some(lease) => lease,
             None => {
@@ -406,9 +414,6 @@ impl Attempt<'_> {
                 }
             }
         };
-        if body.is_received() {
-            self.start_clock(stream);
-        }
         match lease {
             Lease::Http1(connection) => {
                 stream.info.upstream_connection = Some(connection.facts.info.clone());
@@ -456,12 +461,6 @@ impl Attempt<'_> {
         }
         let upstream = Upstream::begin(self.cluster.clone(), endpoint.clone(), self.priority);
         stream.upstream = Some(upstream.ok_or(Failure::Overflow)?);
-        if !stream.managed.manager().access_logs.is_empty() {
-            stream.info.upstream_host = Some(Rc::new(UpstreamHost {
-                address: endpoint.host.address().to_string().into(),
-                hostname: endpoint.hostname.as_ref().into(),
-            }));
-        }
         if matches!(self.forward.host, HostRewrite::Auto) && !endpoint.hostname.is_empty() {
             set_host(
                 &mut stream.request,
@@ -490,13 +489,15 @@ impl Attempt<'_> {
     /// The route's timeout runs from the end of the request.
     fn start_clock(&self, stream: &mut Stream) {
         stream.request_deadline = None;
+        stream.request_received = true;
         let Some(limit) = self.timeouts.global else {
             return;
         };
         if stream.route_deadline {
             return;
         }
-        let deadline = Instant::now() + limit;
+        // When the last of the request came: at its start, for most.
+        let deadline = stream.last_moved + limit;
         if stream.deadline.is_none_or(|other| deadline < other) {
             stream.deadline = Some(deadline);
             stream.route_deadline = true;
@@ -518,6 +519,7 @@ impl Attempt<'_> {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Ok(error))),
                 Poll::Pending => {}
             }
+            stream.received(exchange.body().received);
             if exchange.body().is_received() {
                 self.start_clock(stream);
             }
@@ -574,6 +576,7 @@ impl Attempt<'_> {
             if let Poll::Ready(outcome) = response.as_mut().poll(cx) {
                 return Poll::Ready(outcome.map_err(Failure::from));
             }
+            stream.received(body.borrow().received);
             if body.borrow().is_received() {
                 self.start_clock(stream);
             }
