@@ -11,16 +11,11 @@ use crate::{
     api::envoy::config::{bootstrap::v3::Admin as Message, core::v3::ConfigSource},
     cli::Options,
     config::{At, Reported},
-    model::{
-        Context, Shared, Sources, cluster::EndpointSet, context::ServerInfo, route::RouteTable,
-        secret::Secret,
-    },
-    runtime::Runtime,
-    stats,
+    model::{Context, Shared, Sources, cluster::EndpointSet, route::RouteTable, secret::Secret},
     xds::slot::Slot,
 };
 
-use super::process::StartError;
+use super::{ground::Ground, process::StartError};
 
 /// An admin that is bound and not served yet.
 #[derive(Debug)]
@@ -29,27 +24,31 @@ pub struct Admin {
     access_logs: AccessLogs,
 }
 
-/// Checks the admin's settings and binds it. `None` when it has no address.
+/// Checks the admin's settings.
 ///
 /// # Errors
-/// Reports what is wrong with the settings, and an address that cannot be bound.
-pub fn open(
-    message: Option<Message>,
-    (stats, server, runtime): (&Arc<stats::Registry>, &ServerInfo, &Arc<Runtime>),
-    at: &At<'_>,
-) -> Result<(Option<Admin>, AllowedPaths), Reported> {
+/// Reports what is wrong with them.
+pub fn check(message: Option<Message>, ground: &Ground, at: &At<'_>) -> Result<Config, Reported> {
     let cx = Context {
-        stats,
+        stats: &ground.stats,
         sources: &NoSources,
-        server,
+        server: &ground.info,
         shared: &Shared::default(),
-        runtime,
+        runtime: &ground.runtime,
     };
+    Config::compile(message.unwrap_or_default(), &cx, at)
+}
+
+/// Binds the admin; `None` when it has no address.
+///
+/// # Errors
+/// Reports an address that cannot be bound.
+pub fn open(config: Config, at: &At<'_>) -> Result<(Option<Admin>, AllowedPaths), Reported> {
     let Config {
         address,
         access_logs,
         paths,
-    } = Config::compile(message.unwrap_or_default(), &cx, at)?;
+    } = config;
     let Some(address) = address else {
         tracing::warn!(target: "main", "No admin address given, so no admin HTTP server started.");
         return Ok((None, paths));

@@ -1,18 +1,34 @@
 //! The bootstrap as it is given: `--config-path`, `--config-yaml`, or one over the other.
 
+use bytes::Bytes;
+use prost::Message as _;
+
 use crate::{
-    api::envoy::config::bootstrap::v3::Bootstrap,
+    api::envoy::config::bootstrap::v3::Bootstrap as Message,
     cli::Options,
     config::{Origin, Report, Reported, Strictness},
 };
 
-use super::process::StartError;
+use super::{Bootstrap, bootstrap::name_node, process::StartError};
+
+/// Reads and checks the bootstrap; also as it is dumped by the admin, encoded.
+///
+/// # Errors
+/// What is wrong has been reported.
+pub fn bootstrap(options: &Options, report: &Report) -> Result<(Bootstrap, Bytes), Reported> {
+    let mut message = read(options, report)?;
+    let node = message.node.take().unwrap_or_default();
+    message.node = Some(name_node(node, options));
+    let dump = message.encode_to_vec().into();
+    let bootstrap = Bootstrap::compile(message, options, &report.root())?;
+    Ok((bootstrap, dump))
+}
 
 /// Reads the bootstrap.
 ///
 /// # Errors
 /// What is wrong has been reported.
-pub fn read(options: &Options, report: &Report) -> Result<Bootstrap, Reported> {
+fn read(options: &Options, report: &Report) -> Result<Message, Reported> {
     let strictness = Strictness::for_static(options.allow_unknown_static_fields);
     let message = load(options, report).and_then(|origin| origin.read(&strictness, report));
     for warning in report.take_warnings() {
