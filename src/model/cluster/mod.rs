@@ -177,6 +177,8 @@ impl Cluster {
                 for (resource, gauge) in REMAINING_GAUGES {
                     block.gauge_set(gauge, self.breakers.remaining(priority, resource));
                 }
+                // `max_connection_pools` is refused: there is no limit.
+                block.gauge_set(remaining_stats::remaining_cx_pools, u64::MAX);
             }
         }
     }
