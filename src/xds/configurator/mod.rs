@@ -1,6 +1,8 @@
 //! The road of every resource into the running configuration.
 //!
-//! Static resources, files and (by [`Configurator::answer`]) streams meet here.
+//! Static resources and files meet here; so can streams, for [`Feed::take`] does
+//! not ask what brought an answer.
+//!
 //! The order: secrets and clusters of the bootstrap, CDS, listeners of the
 //! bootstrap; once no cluster warms any more, LDS; once no listener warms any
 //! more, the process is live. After that every event (a file replaced, endpoints
