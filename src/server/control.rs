@@ -58,7 +58,8 @@ impl Control {
     /// The state of the process, as the admin and the stats tell it.
     pub fn state(&self) -> ServerState {
         let phase = self.lifecycle.phase();
-        match phase.health_failed || phase.draining.is_some() {
+        // Draining listeners alone leaves the process ready, as in Envoy.
+        match phase.health_failed || phase.ending {
             true => ServerState::Draining,
             false => self.start.get(),
         }
