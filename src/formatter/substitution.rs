@@ -39,11 +39,8 @@ impl SubstitutionFormat {
             format,
         } = message;
         refuse!(at; formatters)?;
-        if let Some(JsonFormatOptions {
-            // Keys are always sorted, as they are in Envoy since 1.32.
-            sort_properties: _,
-        }) = json_format_options
-        {}
+        // Keys are always sorted, as they are in Envoy since 1.32.
+        let (None | Some(JsonFormatOptions { sort_properties: _ })) = json_format_options;
         let text = |format: &str, at: &At<'_>| {
             let format = Formatter::parse(format, at)?;
             Ok(Self::Text(match omit_empty_values {

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     formatter::Protocol,
-    model::{listener::NetworkFilter, route::RouteTable},
+    model::{listener::NetworkFilter, route::WorkerTable},
     net::{Connection, ConnectionInfo, LocalExecutor, Stream},
     server::{Chain, ChainHandle, Worker},
     stats::Counter,
@@ -69,7 +69,7 @@ pub struct Session {
     pub peer: PeerHeaders,
     http2: bool,
     managed: RefCell<Managed>,
-    table: RefCell<Option<Rc<Arc<RouteTable>>>>,
+    table: RefCell<Option<WorkerTable>>,
     alarm: Alarm,
     active: Cell<u32>,
     requests: Cell<u32>,
@@ -99,7 +99,7 @@ impl Session {
     }
 
     /// The route table in force; `None` while RDS has not given one.
-    pub fn routes(&self, manager: &ConnectionManager) -> Option<Rc<Arc<RouteTable>>> {
+    pub fn routes(&self, manager: &ConnectionManager) -> Option<WorkerTable> {
         let now = manager.routes.get();
         let now = now.as_ref()?;
         let mut table = self.table.borrow_mut();

@@ -267,7 +267,9 @@ fn direct_reply(stream: &Stream, direct: &DirectResponse) -> LocalReply {
         let mut body = Vec::new();
         format.write(&mut body, &context);
         reply.body = body.into();
-        reply.content_type = HeaderValue::from_str(content_type).ok();
+        if let Ok(value) = HeaderValue::from_str(content_type) {
+            return reply.header(header::CONTENT_TYPE, value);
+        }
     }
     reply
 }
@@ -284,11 +286,11 @@ fn answer(
     stream.info.response_code_details = Some(std::mem::take(&mut reply.details));
     // The rules see neither the status nor what describes the body, as in Envoy.
     let mut headers = reply.take_headers();
-    if let Some(route) = stream.route.clone() {
-        if route.rewrites_responses(None) {
-            let context = stream.context(HeaderView::Absent);
-            route.rewrite_response(reply.status, &mut headers, None, &context);
-        }
+    if let Some(route) = stream.route.clone()
+        && route.rewrites_responses(None)
+    {
+        let context = stream.context(HeaderView::Absent);
+        route.rewrite_response(reply.status, &mut headers, None, &context);
     }
     let content_type = stream.request.headers.get(header::CONTENT_TYPE);
     match content_type.is_some_and(|value| is_grpc_content_type(value.as_bytes())) {

@@ -12,10 +12,8 @@ pub struct LocalReply {
     pub status: StatusCode,
     /// Its body; no content type when it is empty.
     pub body: Bytes,
-    /// The body's type where a format gave it, whatever header rules say.
-    /// Otherwise it is `text/plain`, unless a rule says another.
-    pub content_type: Option<HeaderValue>,
-    /// More headers.
+    /// More headers. A content type among them holds whatever header rules say;
+    /// otherwise it is `text/plain`, unless a rule says another.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// `%RESPONSE_CODE_DETAILS%`.
     pub details: std::borrow::Cow<'static, str>,
@@ -36,7 +34,6 @@ impl LocalReply {
         Self {
             status,
             body: Bytes::from_static(body.as_bytes()),
-            content_type: None,
             headers: Vec::new(),
             details: details.into(),
             flag: None,
@@ -77,9 +74,13 @@ impl LocalReply {
     /// Its headers but for those that describe its body, for header rules to change.
     pub fn take_headers(&mut self) -> HeaderMap {
         let mut headers = HeaderMap::with_capacity(8);
-        for (name, value) in self.headers.drain(..) {
-            headers.insert(name, value);
-        }
+        self.headers.retain(|(name, value)| {
+            let describes_body = name == header::CONTENT_TYPE;
+            if !describes_body {
+                headers.insert(name.clone(), value.clone());
+            }
+            describes_body
+        });
         headers
     }
 
@@ -91,14 +92,12 @@ impl LocalReply {
             return;
         }
         headers.insert(header::CONTENT_LENGTH, self.body.len().into());
-        match &self.content_type {
-            Some(content_type) => drop(headers.insert(header::CONTENT_TYPE, content_type.clone())),
-            None => {
-                headers
-                    .entry(header::CONTENT_TYPE)
-                    .or_insert(HeaderValue::from_static("text/plain"));
-            }
+        for (name, value) in &self.headers {
+            headers.insert(name.clone(), value.clone());
         }
+        headers
+            .entry(header::CONTENT_TYPE)
+            .or_insert(HeaderValue::from_static("text/plain"));
     }
 
     /// Makes it one that a gRPC client understands: no body, and the status in

@@ -93,11 +93,11 @@ impl Substitution {
 
 fn source(message: RegexMatcher) -> String {
     let RegexMatcher { regex, engine_type } = message;
-    if let Some(EngineType::GoogleRe2(GoogleRe2 {
-        // A bound on RE2's memory. Here every expression has the same one.
+    // A bound on RE2's memory. Here every expression has the same one.
+    let (None
+    | Some(EngineType::GoogleRe2(GoogleRe2 {
         max_program_size: _,
-    })) = engine_type
-    {}
+    }))) = engine_type;
     regex
 }
 

@@ -91,12 +91,12 @@ impl Route {
             action,
         } = message;
         let refused = refuse!(at; tracing, route_specifiers);
-        if let Some(Decorator {
-            // They name the span of a trace; there are no traces.
+        // They name the span of a trace; there are no traces.
+        let (None
+        | Some(Decorator {
             operation: _,
             propagate: _,
-        }) = decorator
-        {}
+        })) = decorator;
         let filters = per_filter::compile(typed_per_filter_config, at);
         let matched = match r#match {
             Some(message) => Conditions::compile(message, cx, &at.field("match")),

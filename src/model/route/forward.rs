@@ -58,10 +58,13 @@ pub struct Forward {
     pub hash: Box<[HashPolicy]>,
     /// Upgrades by name in lower case, and whether they are allowed: these come
     /// before the connection manager's.
-    pub upgrades: Box<[(Box<str>, bool)]>,
+    pub upgrades: Upgrades,
     /// Whether the circuit breakers of high priority count.
     pub high_priority: bool,
 }
+
+/// Upgrades by name in lower case, and whether they are allowed.
+pub type Upgrades = Box<[(Box<str>, bool)]>;
 
 /// `max_stream_duration.grpc_timeout_header_max` and `…_offset`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -220,10 +223,7 @@ fn host_rewrite(message: HostRewriteSpecifier, at: &At<'_>) -> Result<HostRewrit
     })
 }
 
-fn upgrades(
-    messages: Vec<UpgradeConfig>,
-    at: &At<'_>,
-) -> Result<Box<[(Box<str>, bool)]>, Reported> {
+fn upgrades(messages: Vec<UpgradeConfig>, at: &At<'_>) -> Result<Upgrades, Reported> {
     let mut upgrades: Vec<(Box<str>, bool)> = Vec::with_capacity(messages.len());
     let mut outcome = Ok(());
     for (index, message) in messages.into_iter().enumerate() {

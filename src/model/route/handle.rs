@@ -8,19 +8,24 @@ use super::{
     virtual_host::VirtualHost,
 };
 
+/// A table as one worker holds it: the outer count belongs to that worker, so
+/// that counting touches nothing that another worker touches.
+#[expect(clippy::redundant_allocation, reason = "the outer count is the point")]
+pub type WorkerTable = Rc<Arc<RouteTable>>;
+
 /// A route together with its table.
 ///
 /// A worker keeps one `Rc` to the table of the moment, so that holding a route
 /// touches no counter that another worker touches.
 #[derive(Clone)]
 pub struct RouteHandle {
-    table: Rc<Arc<RouteTable>>,
+    table: WorkerTable,
     index: RouteIndex,
 }
 
 impl RouteHandle {
     /// A route that this table's [`find`](RouteTable::find) gave.
-    pub fn new(table: Rc<Arc<RouteTable>>, index: RouteIndex) -> Self {
+    pub fn new(table: WorkerTable, index: RouteIndex) -> Self {
         Self { table, index }
     }
 

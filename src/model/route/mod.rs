@@ -31,7 +31,7 @@ mod table_tests;
 pub use cluster::{Chosen, ChosenName, ClusterChoice, ClusterName, WeightedEntry};
 pub use entry::{Action, DirectResponse, Route};
 pub use forward::{DEFAULT_TIMEOUT, Forward, GrpcTimeout};
-pub use handle::RouteHandle;
+pub use handle::{RouteHandle, WorkerTable};
 pub use hash::{HashCookie, HashPolicy, HashSource};
 pub use headers::HeaderRules;
 pub use mutate::set_host;

@@ -1,6 +1,6 @@
 //! The whole table.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{borrow::Cow, collections::HashSet, sync::Arc};
 
 use http::header::HeaderName;
 
@@ -179,11 +179,11 @@ impl RouteTable {
             return Outcome::TlsRequired(index);
         }
         let end = request.path.find(['?', '#']).unwrap_or(request.path.len());
-        let mut path = &request.path[..end];
-        if self.ignore_path_parameters {
-            path = path.split(';').next().unwrap_or_default();
+        let mut path = Cow::Borrowed(&request.path[..end]);
+        if self.ignore_path_parameters && path.contains(';') {
+            path = without_parameters(&path).into();
         }
-        match virtual_host.find(request, path, random) {
+        match virtual_host.find(request, &path, random) {
             Some(route) => Outcome::Found(RouteIndex {
                 virtual_host: index,
                 route,
@@ -223,6 +223,15 @@ impl RouteTable {
             .flatten()
             .collect()
     }
+}
+
+/// A path without the `;parameters` of its segments.
+fn without_parameters(path: &str) -> String {
+    let segments = path.split('/').map(|segment| segment.split(';').next());
+    segments
+        .map(Option::unwrap_or_default)
+        .collect::<Vec<_>>()
+        .join("/")
 }
 
 /// Says which clusters the routes lead to. `validate_clusters` is false unless

@@ -107,6 +107,16 @@ fn hosts_are_found_with_and_without_their_port() {
 }
 
 #[test]
+fn parameters_of_segments_can_be_ignored() {
+    let table = table(
+        "ignore_path_parameters_in_path_matching: true
+virtual_hosts: [{name: v, domains: ['*'], routes: [{name: r, match: {safe_regex: {regex: '/a/.*'}}, direct_response: {status: 200}}]}]",
+    );
+    assert_eq!(find(&table, "h", "/a;p=1/b;q/", &[]), "r");
+    assert_eq!(find(&table, "h", "/a;p=1", &[]), "no route");
+}
+
+#[test]
 fn every_error_is_told_with_its_path() {
     let errors = try_table(
         "name: r
