@@ -2,7 +2,7 @@
 //! stands for a fact about a request, for access logs, header rules and local
 //! replies.
 //!
-//! A format is parsed once into a row of literals and [operators](operator);
+//! A format is parsed once into a row of literals and operators;
 //! writing it walks the row and appends to a buffer.
 
 mod flags;

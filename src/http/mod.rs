@@ -1,7 +1,7 @@
 //! HTTP: codecs, connection manager, filters.
 //!
-//! A connection ([`connection`]) is served by hyper's codecs. Each request
-//! becomes a [`stream::Stream`], is prepared and routed ([`handle`]), and is
+//! A connection (`connection`) is served by hyper's codecs. Each request
+//! becomes a [`stream::Stream`], is prepared and routed (`handle`), and is
 //! forwarded by the router ([`filters::router`]) from the same task: nothing is
 //! spawned, boxed or locked for a request on HTTP/1. The stream lives on in the
 //! response's body and is counted and logged when that ends.

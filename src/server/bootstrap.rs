@@ -32,7 +32,7 @@ use super::watchdog;
 /// The parts of a bootstrap, each on its way to the room that compiles it.
 #[derive(Debug)]
 pub struct Bootstrap {
-    /// Who this proxy is, see [`name_node`].
+    /// Who this proxy is, see `name_node`.
     pub node: Node,
     /// The admin's address and access log; no admin when absent.
     pub admin: Option<Admin>,
@@ -59,7 +59,7 @@ pub struct Bootstrap {
 }
 
 impl Bootstrap {
-    /// Checks a bootstrap, whose node has been named by [`name_node`].
+    /// Checks a bootstrap, whose node has been named by `name_node`.
     ///
     /// # Errors
     /// Reports each field that is valid in Envoy and not supported here, and what

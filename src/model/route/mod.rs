@@ -1,9 +1,9 @@
 //! `envoy.config.route.v3.RouteConfiguration`, compiled: which route a request
 //! takes, and what the route does to it.
 //!
-//! A request's host picks a [`VirtualHost`] by hash ([`hosts`]); its path picks
-//! the routes that can match ([`paths`]); the first of them, in the order of the
-//! configuration, whose other [`condition`]s hold is the route.
+//! A request's host picks a [`VirtualHost`] by hash (`hosts`); its path picks
+//! the routes that can match (`paths`); the first of them, in the order of the
+//! configuration, whose other `condition`s hold is the route.
 
 mod cluster;
 mod condition;
