@@ -1,5 +1,10 @@
 //! A request's way through the connection manager.
 
+#![expect(
+    clippy::result_large_err,
+    reason = "a reply is made once and moved straight into its answer"
+)]
+
 use std::rc::Rc;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
@@ -16,6 +21,7 @@ use super::{
     response_body::Source,
     stats::http_stats,
     stream::Stream,
+    target,
     upgrade::{self, Upgrade},
 };
 use crate::{
@@ -69,7 +75,7 @@ fn admit(
         .flag(ResponseFlag::DownstreamProtocolError)
         .closing());
     }
-    if request::to_origin_form(&mut stream.request).is_err() {
+    if target::to_origin_form(&mut stream.request).is_err() {
         manager
             .stats
             .inc(http_stats::downstream_rq_non_relative_path);
@@ -85,7 +91,7 @@ fn admit(
     if !manager.path.is_noop() {
         normalize_path(stream, manager)?;
     }
-    request::plain_host(&mut stream.request.headers, manager, &session.info.local);
+    target::plain_host(&mut stream.request.headers, manager, &session.info.local);
     let worker = session.worker();
     stream.origin = request::prepare(
         &mut stream.request.headers,
@@ -192,7 +198,7 @@ fn normalize_path(stream: &mut Stream, manager: &ConnectionManager) -> Result<()
         }
         Normalized::Path(std::borrow::Cow::Borrowed(_)) => Ok(()),
         Normalized::Path(std::borrow::Cow::Owned(new)) => {
-            request::set_path(&mut stream.request, new).map_err(|()| bad())
+            target::set_path(&mut stream.request, new).map_err(|()| bad())
         }
     }
 }

@@ -24,6 +24,7 @@ mod response_body;
 mod sniff;
 pub mod stats;
 pub mod stream;
+mod target;
 mod upgrade;
 
 pub use body::RequestBody;

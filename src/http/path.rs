@@ -33,19 +33,19 @@ pub fn normalize(path: &str, options: PathOptions) -> Normalized<'_> {
             changed = Cow::Owned(canonical);
         }
     }
-    if options.escaped_slashes != EscapedSlashes::Keep {
-        if let Some(unescaped) = unescape_slashes(&changed) {
-            match options.escaped_slashes {
-                EscapedSlashes::Reject => return Normalized::Reject,
-                EscapedSlashes::Redirect => redirect = true,
-                EscapedSlashes::Forward | EscapedSlashes::Keep => {}
-            }
-            changed = Cow::Owned(unescaped);
-            if options.normalize {
-                // What was hidden behind an escape may be a dot segment.
-                if let Some(canonical) = canonical(&changed) {
-                    changed = Cow::Owned(canonical);
-                }
+    if options.escaped_slashes != EscapedSlashes::Keep
+        && let Some(unescaped) = unescape_slashes(&changed)
+    {
+        match options.escaped_slashes {
+            EscapedSlashes::Reject => return Normalized::Reject,
+            EscapedSlashes::Redirect => redirect = true,
+            EscapedSlashes::Forward | EscapedSlashes::Keep => {}
+        }
+        changed = Cow::Owned(unescaped);
+        if options.normalize {
+            // What was hidden behind an escape may be a dot segment.
+            if let Some(canonical) = canonical(&changed) {
+                changed = Cow::Owned(canonical);
             }
         }
     }

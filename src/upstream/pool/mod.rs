@@ -72,6 +72,10 @@ pub struct Pool {
     /// `auto_sni`: the server name, from the requests this pool is for.
     server_name: Option<Rc<str>>,
     protocol: Protocol,
+    #[expect(
+        clippy::vec_box,
+        reason = "a connection is large and moves for each request"
+    )]
     idle: RefCell<Vec<Box<Connection>>>,
     shared: RefCell<Vec<Rc<Http2Connection>>>,
     waiting: RefCell<VecDeque<Waiter>>,

@@ -1,5 +1,6 @@
 //! `envoy.filters.http.router`: sends the request to the route's cluster.
 
+mod attempt;
 mod exchange;
 mod failure;
 mod forward;

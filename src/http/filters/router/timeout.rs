@@ -30,24 +30,20 @@ pub fn settle(
         global: route.timeout,
         per_try,
     };
-    if let Some(max) = route.grpc_timeout.max {
-        if headers
-            .get(http::header::CONTENT_TYPE)
-            .is_some_and(|t| is_grpc_content_type(t.as_bytes()))
-        {
-            if let Some(asked) = grpc_timeout(headers) {
-                let limited = if max.is_zero() { asked } else { asked.min(max) };
-                let offset = route.grpc_timeout.offset.unwrap_or_default();
-                let left = limited.checked_sub(offset).filter(|left| !left.is_zero());
-                timeouts.global = Some(left.unwrap_or(limited));
-            }
-        }
+    if let Some(max) = route.grpc_timeout.max
+        && is_grpc(headers)
+        && let Some(asked) = grpc_timeout(headers)
+    {
+        let limited = if max.is_zero() { asked } else { asked.min(max) };
+        let offset = route.grpc_timeout.offset.unwrap_or_default();
+        let left = limited.checked_sub(offset).filter(|left| !left.is_zero());
+        timeouts.global = Some(left.unwrap_or(limited));
     }
     if envoy {
-        if router.respect_expected_timeout {
-            if let Some(expected) = millis(headers, &names::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS) {
-                timeouts.global = positive(expected);
-            }
+        if router.respect_expected_timeout
+            && let Some(expected) = millis(headers, &names::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS)
+        {
+            timeouts.global = positive(expected);
         }
         if let Some(asked) = millis(headers, &names::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS) {
             timeouts.global = positive(asked);
@@ -56,10 +52,10 @@ pub fn settle(
         headers.remove(names::X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS);
     }
     // A try that may take as long as all of them has no limit of its own.
-    if let (Some(global), Some(per_try)) = (timeouts.global, timeouts.per_try) {
-        if per_try >= global {
-            timeouts.per_try = None;
-        }
+    if let (Some(global), Some(per_try)) = (timeouts.global, timeouts.per_try)
+        && per_try >= global
+    {
+        timeouts.per_try = None;
     }
     let expected = timeouts.per_try.or(timeouts.global);
     if let Some(expected) = expected.filter(|_| !router.suppress_envoy_headers) {
@@ -88,6 +84,11 @@ fn positive(duration: Duration) -> Option<Duration> {
 fn millis(headers: &HeaderMap, name: &HeaderName) -> Option<Duration> {
     let text = headers.get(name)?.to_str().ok()?;
     text.parse().ok().map(Duration::from_millis)
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(http::header::CONTENT_TYPE);
+    content_type.is_some_and(|value| is_grpc_content_type(value.as_bytes()))
 }
 
 /// `grpc-timeout`: up to eight digits and a unit.

@@ -213,11 +213,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
             }
             Err(frame) => frame,
         };
-        if let Ok(trailers) = frame.into_trailers() {
-            if self.sending == RequestFraming::Chunked {
-                encode::last_chunk(&trailers, &mut self.outbound.head);
-                self.sending = RequestFraming::None;
-            }
+        if let Ok(trailers) = frame.into_trailers()
+            && self.sending == RequestFraming::Chunked
+        {
+            encode::last_chunk(&trailers, &mut self.outbound.head);
+            self.sending = RequestFraming::None;
         }
         Ok(())
     }

@@ -1,0 +1,394 @@
+//! One try of a request: a host, a connection, an exchange.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http::{Method, header, response};
+
+use super::{Exchange, SharedExchange, failure::Failure, forward::Attempt};
+use crate::{
+    http::{
+        RequestBody, Stream,
+        response_body::Source,
+        stats::http_stats as downstream,
+        stream::{Limit, Upstream},
+    },
+    model::{
+        cluster::Protocol,
+        route::{HostRewrite, set_host},
+    },
+    stats::Block,
+    upstream::{
+        Endpoint, HostStat, LbContext,
+        pool::{Lease, http1::Http1Error, http2::SharedBody},
+        stats::cluster_stats,
+    },
+};
+
+/// A response as it came back from one try.
+pub(super) struct Answered {
+    pub head: response::Parts,
+    pub source: Source,
+    /// The request's body, where the exchange is over already.
+    body: Option<RequestBody>,
+}
+
+impl Answered {
+    /// Gives the response up, for the request's body.
+    pub fn give_up(self) -> RequestBody {
+        match (self.source, self.body) {
+            (Source::Http1(exchange), _) => exchange.fail(false),
+            (Source::Http2(_, exchange), _) => exchange.body.replace(RequestBody::empty()),
+            (_, body) => body.unwrap_or_else(RequestBody::empty),
+        }
+    }
+
+    pub fn request_body_may_rewind(&mut self) -> bool {
+        match (&mut self.source, &mut self.body) {
+            (Source::Http1(exchange), _) => exchange.body().rewind(),
+            (Source::Http2(_, exchange), _) => exchange.body.borrow_mut().rewind(),
+            (_, Some(body)) => body.rewind(),
+            (_, None) => false,
+        }
+    }
+}
+
+impl Attempt<'_> {
+    /// Waits for a future within the stream's time limits.
+    pub(super) async fn limited<F: Future>(
+        &self,
+        stream: &mut Stream,
+        per_try: Option<Instant>,
+        future: F,
+    ) -> Result<F::Output, Failure> {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            stream
+                .poll_limits(cx, per_try)
+                .map(|limit| Err(self.exceeded(stream, limit)))
+        })
+        .await
+    }
+
+    fn exceeded(&self, stream: &Stream, limit: Limit) -> Failure {
+        let stats = &self.cluster.cluster.stats;
+        match limit {
+            Limit::Try => {
+                stats.inc(cluster_stats::upstream_rq_per_try_timeout);
+                Failure::PerTryTimeout
+            }
+            Limit::TryIdle => {
+                stats.inc(cluster_stats::upstream_rq_per_try_idle_timeout);
+                Failure::PerTryIdle
+            }
+            Limit::Idle => {
+                http_stats(stream).inc(downstream::downstream_rq_idle_timeout);
+                Failure::Idle {
+                    received: stream.request_received,
+                }
+            }
+            Limit::Request => {
+                http_stats(stream).inc(downstream::downstream_rq_timeout);
+                Failure::Request
+            }
+            Limit::Deadline if stream.route_deadline => {
+                stats.inc(cluster_stats::upstream_rq_timeout);
+                if let Some(upstream) = &stream.upstream {
+                    upstream.endpoint.host.inc(HostStat::rq_timeout);
+                }
+                Failure::Timeout
+            }
+            Limit::Deadline => {
+                http_stats(stream).inc(downstream::downstream_rq_max_duration_reached);
+                Failure::Duration {
+                    received: stream.request_received,
+                }
+            }
+        }
+    }
+
+    /// One try.
+    pub(super) async fn once(
+        &self,
+        stream: &mut Stream,
+        body: RequestBody,
+        per_try: Option<Instant>,
+    ) -> Result<Answered, (Failure, RequestBody)> {
+        let endpoint = match self.choose(stream) {
+            Ok(endpoint) => endpoint,
+            Err(failure) => return Err((failure, body)),
+        };
+        let protocol = match self.cluster.cluster.protocol {
+            Protocol::UseDownstream if stream.session.is_http2() => Protocol::Http2,
+            Protocol::UseDownstream => Protocol::Http1,
+            fixed => fixed,
+        };
+        let pool = self
+            .cluster
+            .pool(&endpoint, protocol, self.server_name(stream));
+        if body.is_received() {
+            self.start_clock(stream);
+        }
+        stream.info.upstream_host = Some(pool.described());
+        let lease = match pool.take() {
+            Some(lease) => lease,
+            None => {
+                let waited = self
+                    .limited(
+                        stream,
+                        per_try,
+                        Box::pin(pool.wait(self.cluster, self.priority)),
+                    )
+                    .await;
+                match waited {
+                    Ok(Ok(lease)) => lease,
+                    Ok(Err(error)) => return Err((error.into(), body)),
+                    Err(failure) => return Err((failure, body)),
+                }
+            }
+        };
+        match lease {
+            Lease::Http1(connection) => {
+                stream.info.upstream_connection = Some(connection.facts.info.clone());
+                let exchange = Exchange::start(
+                    connection,
+                    pool,
+                    self.cluster.clone(),
+                    &stream.request,
+                    body,
+                    self.upgrade,
+                );
+                self.exchange(stream, exchange, per_try).await
+            }
+            Lease::Http2(connection) => {
+                stream.info.upstream_connection = Some(connection.facts.info.clone());
+                let exchange = SharedExchange::begin(connection, pool, self.cluster.clone(), body);
+                Box::pin(self.shared_exchange(stream, exchange, per_try)).await
+            }
+        }
+    }
+
+    fn choose(&self, stream: &mut Stream) -> Result<Arc<Endpoint>, Failure> {
+        let mut context = LbContext {
+            random: stream.session.worker().random(),
+            hash: self.hash,
+            ..LbContext::default()
+        };
+        let was_tried = |endpoint: &Endpoint| self.tried.borrow().contains(&endpoint.host.id());
+        let policy = self
+            .forward
+            .retry
+            .as_ref()
+            .filter(|p| p.avoid_previous_hosts);
+        if let Some(policy) = policy {
+            context.avoid = Some(&was_tried);
+            context.attempts = policy.host_selection_attempts;
+        }
+        let stats = &self.cluster.cluster.stats;
+        let Some(endpoint) = self.cluster.choose(&context) else {
+            stats.inc(cluster_stats::upstream_cx_none_healthy);
+            return Err(Failure::NoHealthyUpstream);
+        };
+        if policy.is_some() {
+            self.tried.borrow_mut().push(endpoint.host.id());
+        }
+        let upstream = Upstream::begin(self.cluster.clone(), endpoint.clone(), self.priority);
+        stream.upstream = Some(upstream.ok_or(Failure::Overflow)?);
+        if matches!(self.forward.host, HostRewrite::Auto) && !endpoint.hostname.is_empty() {
+            set_host(
+                &mut stream.request,
+                &endpoint.hostname,
+                self.forward.append_x_forwarded_host,
+                !stream.managed.manager().router.suppress_envoy_headers,
+            );
+        }
+        Ok(endpoint)
+    }
+
+    /// `auto_sni`: the server name that the request gives.
+    fn server_name(&self, stream: &Stream) -> Option<Rc<str>> {
+        let options = &self.cluster.cluster.http;
+        if !options.auto_sni || self.cluster.cluster.transport.tls().is_none() {
+            return None;
+        }
+        let header = options.auto_sni_header.as_ref().unwrap_or(&header::HOST);
+        let value = stream.request.headers.get(header)?.to_str().ok()?;
+        let authority = value.parse::<http::uri::Authority>().ok()?;
+        // An address is not a server name.
+        let host = authority.host();
+        (host.parse::<std::net::IpAddr>().is_err() && !host.starts_with('[')).then(|| host.into())
+    }
+
+    /// The route's timeout runs from the end of the request.
+    fn start_clock(&self, stream: &mut Stream) {
+        stream.request_deadline = None;
+        stream.request_received = true;
+        let Some(limit) = self.timeouts.global else {
+            return;
+        };
+        if stream.route_deadline {
+            return;
+        }
+        // When the last of the request came: at its start, for most.
+        let deadline = stream.last_moved + limit;
+        if stream.deadline.is_none_or(|other| deadline < other) {
+            stream.deadline = Some(deadline);
+            stream.route_deadline = true;
+        }
+    }
+
+    async fn exchange(
+        &self,
+        stream: &mut Stream,
+        mut exchange: Exchange,
+        per_try: Option<Instant>,
+    ) -> Result<Answered, (Failure, RequestBody)> {
+        let outcome = poll_fn(|cx| {
+            match exchange.poll_head(cx) {
+                Poll::Ready(Ok(head)) => {
+                    let body = small_body(cx, &mut exchange);
+                    return Poll::Ready(Ok((head, body)));
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Ok(error))),
+                Poll::Pending => {}
+            }
+            stream.received(exchange.body().received);
+            if exchange.body().is_received() {
+                self.start_clock(stream);
+            }
+            stream
+                .poll_limits(cx, per_try)
+                .map(|limit| Err(Err(self.exceeded(stream, limit))))
+        })
+        .await;
+        match outcome {
+            Ok((head, Some(whole))) => {
+                exchange.release(Some(stream));
+                let body = exchange.fail(false);
+                let source = if whole.is_empty() {
+                    Source::Empty
+                } else {
+                    Source::Full(whole)
+                };
+                Ok(Answered {
+                    head,
+                    source,
+                    body: Some(body),
+                })
+            }
+            Ok((head, None)) => Ok(Answered {
+                head,
+                source: Source::Http1(exchange),
+                body: None,
+            }),
+            Err(Err(failure)) => Err((failure, exchange.fail(false))),
+            Err(Ok(error)) => {
+                let unseen = matches!(error, Http1Error::Closed | Http1Error::Io(_));
+                let reused = exchange.requests_on_connection() > 1;
+                let mut body = exchange.fail(true);
+                let safe = is_idempotent(&stream.request.method) && body.rewind();
+                match unseen && reused && safe {
+                    true => Err((Failure::Stale, body)),
+                    false => Err((error.into(), body)),
+                }
+            }
+        }
+    }
+
+    async fn shared_exchange(
+        &self,
+        stream: &mut Stream,
+        exchange: SharedExchange,
+        per_try: Option<Instant>,
+    ) -> Result<Answered, (Failure, RequestBody)> {
+        let body = exchange.body.clone();
+        let request = http2_request(stream, SharedBody(body.clone()));
+        let mut sender = exchange.connection().sender();
+        let mut response = pin!(sender.send_request(request));
+        let outcome = poll_fn(|cx| {
+            if let Poll::Ready(outcome) = response.as_mut().poll(cx) {
+                return Poll::Ready(outcome.map_err(Failure::from));
+            }
+            stream.received(body.borrow().received);
+            if body.borrow().is_received() {
+                self.start_clock(stream);
+            }
+            stream
+                .poll_limits(cx, per_try)
+                .map(|limit| Err(self.exceeded(stream, limit)))
+        })
+        .await;
+        match outcome {
+            Ok(response) => {
+                let (head, incoming) = response.into_parts();
+                Ok(Answered {
+                    head,
+                    source: Source::Http2(incoming, exchange),
+                    body: None,
+                })
+            }
+            Err(failure) => Err((failure, body.replace(RequestBody::empty()))),
+        }
+    }
+}
+
+fn http_stats(stream: &Stream) -> &Block {
+    &stream.managed.manager().stats
+}
+
+/// Whether sending it twice is as good as sending it once (RFC 9110, 9.2.2).
+fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
+}
+
+/// The request in the form that goes over HTTP/2.
+fn http2_request(stream: &Stream, body: SharedBody) -> http::Request<SharedBody> {
+    let parts = &stream.request;
+    let mut request = http::Request::new(body);
+    *request.method_mut() = parts.method.clone();
+    *request.version_mut() = http::Version::HTTP_2;
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(match stream.origin.scheme {
+        "https" => http::uri::Scheme::HTTPS,
+        _ => http::uri::Scheme::HTTP,
+    });
+    uri.authority = parts
+        .headers
+        .get(header::HOST)
+        .and_then(|host| http::uri::Authority::try_from(host.as_bytes()).ok());
+    uri.path_and_query = parts.uri.path_and_query().cloned();
+    if let Ok(uri) = http::Uri::from_parts(uri) {
+        *request.uri_mut() = uri;
+    }
+    let mut headers = parts.headers.clone();
+    headers.remove(header::HOST);
+    *request.headers_mut() = headers;
+    request
+}
+
+/// The whole body, when it came along with the head.
+fn small_body(cx: &mut Context<'_>, exchange: &mut Exchange) -> Option<Bytes> {
+    if exchange.is_complete() {
+        return Some(Bytes::new());
+    }
+    if !exchange.has_whole_body() {
+        return None;
+    }
+    match exchange.poll_frame(cx) {
+        Poll::Ready(Some(Ok(frame))) => frame.into_data().ok(),
+        _ => None,
+    }
+}
