@@ -167,7 +167,7 @@ impl Server {
             stats: registry,
             log: Rc::new(log.clone()),
             lifecycle: control.clone(),
-            runtime,
+            runtime: runtime.clone(),
             settings: Rc::new(bootstrap.stats),
             paths,
         });
@@ -180,6 +180,7 @@ impl Server {
             signals,
             control,
             configurator,
+            runtime,
         };
         Ok(Self {
             lifecycle,

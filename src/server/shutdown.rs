@@ -1,10 +1,10 @@
 //! The requests to end, and the way to the end.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use tokio::{task, time};
 
-use crate::{admin::state::ServerState, xds::Configurator};
+use crate::{admin::state::ServerState, runtime::Runtime, xds::Configurator};
 
 use super::{
     Lifecycle, Workers,
@@ -20,6 +20,8 @@ pub struct Stop {
     pub control: Rc<Control>,
     /// Whom SIGHUP asks to read all files again.
     pub configurator: Rc<Configurator>,
+    /// Whose disk layers SIGHUP reads again as well.
+    pub runtime: Arc<Runtime>,
 }
 
 /// How the process is asked to end.
@@ -44,7 +46,10 @@ impl Stop {
                     tracing::warn!(target: "main", "caught {signal}");
                     return Asked::Drain;
                 }
-                Request::Reread => self.configurator.reload_all(),
+                Request::Reread => {
+                    self.runtime.reload();
+                    self.configurator.reload_all();
+                }
                 Request::ReopenLogs => self.control.reopen_log_files(),
             }
         }
