@@ -45,14 +45,15 @@ pub(super) async fn handle(
         managed.manager().http1.trailers || session.is_http2(),
     );
     let mut stream = Stream::begin(session, managed, parts);
+    stream.request_received = body.is_received();
     let (seen, upgrade) = match admit(&mut stream, upgrade) {
         Ok(admitted) => admitted,
-        Err(reply) => return Ok(answer(stream, reply, &body)),
+        Err(reply) => return Ok(answer(stream, reply)),
     };
     let upgrading = upgrade.is_some();
     match router::forward(&mut stream, body, upgrading, seen.has_envoy()).await {
         Ok((head, source)) => Ok(pass_on(stream, head, source, upgrade)),
-        Err(reply) => Ok(answer(stream, reply, &RequestBody::empty())),
+        Err(reply) => Ok(answer(stream, reply)),
     }
 }
 
@@ -281,11 +282,7 @@ fn direct_reply(stream: &Stream, direct: &DirectResponse) -> LocalReply {
 }
 
 /// Sends an answer of this proxy's own.
-fn answer(
-    mut stream: Box<Stream>,
-    mut reply: LocalReply,
-    body: &RequestBody,
-) -> Response<ResponseBody> {
+fn answer(mut stream: Box<Stream>, mut reply: LocalReply) -> Response<ResponseBody> {
     if let Some(flag) = reply.flag {
         stream.flag(flag);
     }
@@ -306,10 +303,11 @@ fn answer(
     let status = reply.status;
     stream.info.response_code = Some(status);
     let connect = stream.request.method == Method::CONNECT;
-    if (reply.close || connect) && !stream.session.is_http2() {
+    // As Envoy, rather than read on for a body that nobody wants.
+    if (reply.close || connect || !stream.request_received) && !stream.session.is_http2() {
         stream.session.close();
     }
-    if !body.is_received() {
+    if !stream.request_received {
         stream
             .manager()
             .stats
@@ -345,7 +343,6 @@ fn pass_on(
         _ => answer(
             stream,
             LocalReply::empty(StatusCode::BAD_GATEWAY, "protocol_error"),
-            &RequestBody::empty(),
         ),
     }
 }

@@ -98,7 +98,6 @@ async fn server_info_says_how_it_was_started() {
 }
 
 #[tokio::test]
-#[ignore = "not yet"]
 async fn the_config_dump_in_parts() {
     let (site, _origin) = site().await;
     let admin = site.admin();

@@ -434,7 +434,6 @@ async fn a_field_that_is_not_supported_yet() {
 }
 
 #[tokio::test]
-#[ignore = "not yet"]
 async fn the_good_ones_beside_a_bad_one() {
     let watched = Watched::start().await;
     let good = CLUSTERS.split_once("resources:\n").expect("in the text").1;

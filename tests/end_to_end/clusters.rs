@@ -278,7 +278,6 @@ async fn max_requests_holds_over_all_workers() {
 }
 
 #[tokio::test]
-#[ignore = "not yet"]
 async fn upstream_tls_with_sni_and_verification() {
     let authority = Authority::new();
     let origin = Origin::https("secure", &authority.issue(&["inner.example.org"])).await;

@@ -344,7 +344,6 @@ async fn routes_from_a_file() {
 }
 
 #[tokio::test]
-#[ignore = "not yet"]
 async fn endpoints_from_a_file() {
     let (home, port) = (Home::new(), Port::free());
     let (a, b) = (Origin::http("a").await, Origin::http("b").await);

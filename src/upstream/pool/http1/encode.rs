@@ -35,12 +35,7 @@ impl RequestFraming {
 fn tells_empty_body(method: &Method) -> bool {
     !matches!(
         *method,
-        Method::GET
-            | Method::HEAD
-            | Method::DELETE
-            | Method::CONNECT
-            | Method::TRACE
-            | Method::OPTIONS
+        Method::GET | Method::HEAD | Method::DELETE | Method::CONNECT | Method::TRACE
     )
 }
 
