@@ -1,10 +1,5 @@
 //! A request's way through the connection manager.
 
-#![expect(
-    clippy::result_large_err,
-    reason = "a reply is made once and moved straight into its answer"
-)]
-
 use std::rc::Rc;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};

@@ -10,7 +10,6 @@ use super::{
 
 /// A table as one worker holds it: the outer count belongs to that worker, so
 /// that counting touches nothing that another worker touches.
-#[expect(clippy::redundant_allocation, reason = "the outer count is the point")]
 pub type WorkerTable = Rc<Arc<RouteTable>>;
 
 /// A route together with its table.
