@@ -122,7 +122,10 @@ fn resource_message(kind: Kind, resource: &Resource, list: &str) -> DynamicMessa
     let version_info = shown
         .map(|v| v.version_info.to_string())
         .unwrap_or_default();
-    let error_state = resource.error.as_ref().map(|error| failure(kind, error));
+    let error_state = resource
+        .error
+        .as_ref()
+        .map(|error| failure(kind, &resource.name, error));
     // Envoy leaves it out; it is told where it says more than the states do.
     let client_status = match resource.status {
         ClientResourceStatus::Acked => ClientResourceStatus::Unknown,
@@ -203,21 +206,26 @@ fn listener_state(version: &Version) -> pb::listeners_config_dump::DynamicListen
     }
 }
 
-fn failure(kind: Kind, error: &Refusal) -> pb::UpdateFailureState {
+fn failure(kind: Kind, name: &str, error: &Refusal) -> pb::UpdateFailureState {
     let Refusal {
         message,
         version_info,
         at,
         details,
     } = error;
+    // Nothing is left of what could not be decoded but its name.
+    let failed_configuration = message
+        .as_ref()
+        .map(|message| any(kind, message))
+        .filter(|any| !any.value.is_empty());
+    let details = match failed_configuration {
+        Some(_) => details.to_string(),
+        None => format!("'{name}': {details}"),
+    };
     pb::UpdateFailureState {
-        failed_configuration: message
-            .as_ref()
-            .map(|message| any(kind, message))
-            // Nothing is left of what could not be decoded.
-            .filter(|any| !any.value.is_empty()),
+        failed_configuration,
         last_update_attempt: Some(timestamp(*at)),
-        details: details.to_string(),
+        details,
         version_info: version_info.to_string(),
     }
 }
