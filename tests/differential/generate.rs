@@ -394,7 +394,7 @@ pub fn request(random: &mut Random) -> Outgoing {
             &["x-origin-extra=yes", "server=theirs", "via=1.1 origin"],
             25,
         ),
-        ("x-origin-status", &["201", "204", "404", "500", "503"], 20),
+        ("x-origin-status", &["201", "404", "500", "503"], 20),
     ];
     for (name, values, percent) in others {
         if random.chance(*percent) {
