@@ -62,6 +62,12 @@ fn admit(
     let session = stream.session.clone();
     let seen = Seen::of(&stream.request.headers, manager.minds_underscores());
     check_version(stream, manager)?;
+    // HTTP/2 says its scheme itself; HTTP/1's is only known from who speaks it.
+    let said = match stream.request.uri.scheme_str() {
+        Some("https") if session.is_http2() => Some("https"),
+        Some("http") if session.is_http2() => Some("http"),
+        _ => None,
+    };
     if seen.connection && request::drop_nominated(&mut stream.request.headers).is_err() {
         return Err(LocalReply::text(
             StatusCode::BAD_REQUEST,
@@ -97,6 +103,9 @@ fn admit(
         &session.peer,
         || worker.random(),
     );
+    if let Some(scheme) = said.filter(|_| manager.scheme.is_none()) {
+        stream.origin.scheme = scheme;
+    }
     if let Some(ip) = stream.origin.remote {
         stream.info.downstream_remote = Some(std::net::SocketAddr::new(ip, 0).into());
     }

@@ -138,10 +138,19 @@ pub(super) fn framing(
     head: &response::Parts,
     head_request: bool,
 ) -> Result<ResponseFraming, Http1Error> {
-    if head_request
-        || head.status == StatusCode::NO_CONTENT
-        || head.status == StatusCode::NOT_MODIFIED
-    {
+    if head.status == StatusCode::NO_CONTENT {
+        // RFC 9110, 8.6, 15.3.5: what announces a body all the same cannot be trusted
+        // about where the next response begins.
+        let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
+        if lengths.any(|length| length.as_bytes() != b"0") {
+            return Err(Http1Error::Protocol("content-length in a 204"));
+        }
+        if head.headers.contains_key(header::TRANSFER_ENCODING) {
+            return Err(Http1Error::Protocol("transfer-encoding in a 204"));
+        }
+        return Ok(ResponseFraming::Done);
+    }
+    if head_request || head.status == StatusCode::NOT_MODIFIED {
         return Ok(ResponseFraming::Done);
     }
     let mut length = None;

@@ -89,12 +89,23 @@ async fn a_body_without_a_length_ends_with_the_connection() {
 
 #[tokio::test]
 async fn some_responses_have_no_body_whatever_they_say() {
-    for (method, status) in [("HEAD", "200"), ("GET", "204"), ("GET", "304")] {
+    for (method, status) in [("HEAD", "200"), ("GET", "304")] {
         let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: 3\r\n\r\n");
         let (outcome, connection) = exchange(method, answer.as_bytes(), false).await;
         assert_eq!(outcome.unwrap().1, b"");
         assert!(connection.is_reusable());
     }
+}
+
+#[tokio::test]
+async fn a_204_that_announces_a_body_is_an_error() {
+    for head in ["Content-Length: 3", "Transfer-Encoding: chunked"] {
+        let answer = format!("HTTP/1.1 204 X\r\n{head}\r\n\r\n");
+        let (outcome, _) = exchange("GET", answer.as_bytes(), false).await;
+        assert!(matches!(outcome, Err(Http1Error::Protocol(_))), "{head}");
+    }
+    let (outcome, _) = exchange("GET", b"HTTP/1.1 204 X\r\nContent-Length: 0\r\n\r\n", false).await;
+    assert_eq!(outcome.unwrap().1, b"");
 }
 
 #[tokio::test]
