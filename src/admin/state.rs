@@ -144,7 +144,7 @@ pub trait LogControl {
     fn set_level(&self, logger: Option<&str>, level: &str) -> Result<(), LogLevelError>;
 }
 
-/// The kinds of resources that `/config_dump` shows.
+/// The kinds of resources there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// `envoy.config.cluster.v3.Cluster`
@@ -155,6 +155,8 @@ pub enum Kind {
     Listener,
     /// `envoy.config.route.v3.RouteConfiguration`
     Route,
+    /// `envoy.service.runtime.v3.Runtime`, which no dump shows: it is in `/runtime`.
+    Runtime,
     /// `envoy.extensions.transport_sockets.tls.v3.Secret`
     Secret,
 }
@@ -167,6 +169,7 @@ impl Kind {
             Self::Endpoint => "envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::Listener => "envoy.config.listener.v3.Listener",
             Self::Route => "envoy.config.route.v3.RouteConfiguration",
+            Self::Runtime => "envoy.service.runtime.v3.Runtime",
             Self::Secret => "envoy.extensions.transport_sockets.tls.v3.Secret",
         }
     }

@@ -38,17 +38,18 @@ pub enum DiskError {
     },
 }
 
-/// Reads every file below a directory. A layer whose directory does not exist
-/// is empty; lines that begin with `#` are comments.
+/// Reads every file below a directory; `None` when there is none. Lines that
+/// begin with `#` are comments.
 ///
 /// # Errors
 /// When something cannot be read, or is too large or too deep.
-pub fn read(directory: &Path) -> Result<BTreeMap<String, Value>, DiskError> {
-    let mut values = BTreeMap::new();
-    if directory.is_dir() {
-        walk(directory, "", 0, &mut values)?;
+pub fn read(directory: &Path) -> Result<Option<BTreeMap<String, Value>>, DiskError> {
+    if !directory.is_dir() {
+        return Ok(None);
     }
-    Ok(values)
+    let mut values = BTreeMap::new();
+    walk(directory, "", 0, &mut values)?;
+    Ok(Some(values))
 }
 
 fn walk(
@@ -100,7 +101,7 @@ mod tests {
         fs::create_dir(root.path().join("sub")).unwrap();
         fs::write(root.path().join("sub/x"), "42\n").unwrap();
         fs::write(root.path().join("y"), "# why\nyes it is\n").unwrap();
-        let values = read(root.path()).unwrap();
+        let values = read(root.path()).unwrap().unwrap();
         let raw: Vec<_> = values
             .iter()
             .map(|(k, v)| (k.as_str(), v.raw.as_str()))
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_directory_is_an_empty_layer() {
-        assert!(read(Path::new("/nowhere/at/all")).unwrap().is_empty());
+    fn a_missing_directory_is_no_layer() {
+        assert_eq!(read(Path::new("/nowhere/at/all")).unwrap(), None);
     }
 }

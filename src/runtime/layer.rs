@@ -1,21 +1,21 @@
 //! The layers of `bootstrap.layered_runtime`.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use crate::{
-    api::envoy::config::bootstrap::v3::{
-        LayeredRuntime, RuntimeLayer,
-        runtime_layer::{AdminLayer, DiskLayer, LayerSpecifier},
+    api::envoy::config::{
+        bootstrap::v3::{
+            LayeredRuntime, RuntimeLayer,
+            runtime_layer::{AdminLayer, DiskLayer, LayerSpecifier, RtdsLayer},
+        },
+        core::v3::ConfigSource,
     },
     config::{At, Reported},
 };
 
 use super::{
     disk::{self, DiskError},
-    value::{Value, flatten},
+    value::{Values, flatten},
 };
 
 /// One layer and the values it has now.
@@ -23,14 +23,36 @@ use super::{
 pub struct Layer {
     name: String,
     kind: Kind,
-    values: BTreeMap<String, Value>,
+    values: Values,
 }
 
 #[derive(Clone, Debug)]
 enum Kind {
     Static,
     Admin,
-    Disk { root: PathBuf, directory: PathBuf },
+    Disk(Disk),
+    Discovered(Box<Discovered>),
+}
+
+#[derive(Clone, Debug)]
+struct Disk {
+    root: PathBuf,
+    directory: PathBuf,
+    /// Whether there was such a directory when it was last read.
+    exists: bool,
+}
+
+/// A layer whose values come by RTDS.
+#[derive(Clone, Debug)]
+pub struct Discovered {
+    /// The layer's name.
+    pub layer: Box<str>,
+    /// Which of `layered_runtime.layers` it is.
+    pub index: usize,
+    /// The name of its `envoy.service.runtime.v3.Runtime`.
+    pub resource: Box<str>,
+    /// Where that comes from.
+    pub source: ConfigSource,
 }
 
 impl Layer {
@@ -43,7 +65,7 @@ impl Layer {
         Self {
             name,
             kind,
-            values: BTreeMap::new(),
+            values: Values::new(),
         }
     }
 
@@ -59,7 +81,7 @@ impl Layer {
         &self.name
     }
 
-    pub(super) fn values(&self) -> &BTreeMap<String, Value> {
+    pub(super) fn values(&self) -> &Values {
         &self.values
     }
 
@@ -67,23 +89,46 @@ impl Layer {
         matches!(self.kind, Kind::Admin)
     }
 
-    pub(super) fn admin_values(&mut self) -> Option<&mut BTreeMap<String, Value>> {
+    pub(super) fn admin_values(&mut self) -> Option<&mut Values> {
         match self.kind {
             Kind::Admin => Some(&mut self.values),
-            Kind::Static | Kind::Disk { .. } => None,
+            Kind::Static | Kind::Disk(_) | Kind::Discovered(_) => None,
         }
     }
 
     pub(super) fn root(&self) -> Option<&Path> {
         match &self.kind {
-            Kind::Disk { root, .. } => Some(root),
-            Kind::Static | Kind::Admin => None,
+            Kind::Disk(disk) => Some(&disk.root),
+            Kind::Static | Kind::Admin | Kind::Discovered(_) => None,
         }
     }
 
+    pub(super) fn discovered(&self) -> Option<&Discovered> {
+        match &self.kind {
+            Kind::Discovered(discovered) => Some(discovered),
+            Kind::Static | Kind::Admin | Kind::Disk(_) => None,
+        }
+    }
+
+    pub(super) fn set_values(&mut self, values: Values) {
+        self.values = values;
+    }
+
+    /// Whether it is a directory, and one that exists.
+    pub(super) fn is_on_disk(&self) -> bool {
+        matches!(&self.kind, Kind::Disk(disk) if disk.exists)
+    }
+
+    /// Whether it counts as a layer: a directory that does not exist is none.
+    pub(super) fn exists(&self) -> bool {
+        !matches!(&self.kind, Kind::Disk(disk) if !disk.exists)
+    }
+
     pub(super) fn reload(&mut self) -> Result<(), DiskError> {
-        if let Kind::Disk { directory, .. } = &self.kind {
-            self.values = disk::read(directory)?;
+        if let Kind::Disk(disk) = &mut self.kind {
+            let found = disk::read(&disk.directory)?;
+            disk.exists = found.is_some();
+            self.values = found.unwrap_or_default();
         }
         Ok(())
     }
@@ -106,7 +151,7 @@ pub fn compile(
     let list = at.field("layers");
     for (index, message) in layers.into_iter().enumerate() {
         let at = list.index(index);
-        match compile_layer(message, service_cluster, &at) {
+        match compile_layer(index, message, service_cluster, &at) {
             Err(reported) => outcome = Err(reported),
             Ok(layer) if compiled.iter().any(|other| other.name == layer.name) => {
                 let message = format!("duplicate layer name: {:?}", layer.name);
@@ -124,6 +169,7 @@ pub fn compile(
 }
 
 fn compile_layer(
+    index: usize,
     message: RuntimeLayer,
     service_cluster: &str,
     at: &At<'_>,
@@ -141,7 +187,7 @@ fn compile_layer(
         }
         Some(LayerSpecifier::StaticLayer(object)) => match flatten(&object) {
             Ok(values) => Ok(Layer {
-                values: values.into_iter().collect(),
+                values,
                 ..Layer::new(name, Kind::Static)
             }),
             Err(error) => Err(at.field("static_layer").error(error)),
@@ -158,9 +204,29 @@ fn compile_layer(
             if append_service_cluster {
                 directory.push(service_cluster);
             }
-            Ok(Layer::new(name, Kind::Disk { root, directory }))
+            let exists = false;
+            let disk = Disk {
+                root,
+                directory,
+                exists,
+            };
+            Ok(Layer::new(name, Kind::Disk(disk)))
         }
-        Some(LayerSpecifier::RtdsLayer(_)) => Err(at.field("rtds_layer").unsupported()),
+        Some(LayerSpecifier::RtdsLayer(message)) => {
+            let RtdsLayer {
+                name: resource,
+                rtds_config,
+            } = message;
+            let at = at.field("rtds_layer");
+            let source = rtds_config.ok_or_else(|| at.field("rtds_config").error("is required"))?;
+            let discovered = Discovered {
+                layer: name.as_str().into(),
+                index,
+                resource: resource.into(),
+                source,
+            };
+            Ok(Layer::new(name, Kind::Discovered(Box::new(discovered))))
+        }
     }
 }
 
@@ -195,7 +261,7 @@ mod tests {
             report.to_string(),
             "layered_runtime.layers[1].name: duplicate layer name: \"a\"\n\
              layered_runtime.layers[2].admin_layer: there may be one admin layer only\n\
-             layered_runtime.layers[3].rtds_layer: is not supported yet\n\
+             layered_runtime.layers[3].rtds_layer.rtds_config: is required\n\
              layered_runtime.layers[4]: one of static_layer, disk_layer, admin_layer and \
              rtds_layer is required"
         );

@@ -1,5 +1,5 @@
 //! The runtime: values by key that can change while the proxy runs, from
-//! layers in the bootstrap, on disk and in the admin.
+//! layers in the bootstrap, on disk, by RTDS and in the admin.
 //!
 //! A key is compiled to a [`Key`] once; reading it on the request path is one
 //! load of what the control thread put there.
@@ -10,8 +10,8 @@ mod layer;
 mod value;
 
 pub use fraction::{Denominator, Fraction, RuntimeFlag, RuntimeFraction, RuntimeNumber};
-pub use layer::{Layer, compile};
-pub use value::{Value, ValueError};
+pub use layer::{Discovered, Layer, compile};
+pub use value::{Value, ValueError, Values, flatten};
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -128,11 +128,24 @@ impl Runtime {
                 tracing::warn!(target: "runtime", "layer {:?}: {error}", layer.name());
             }
         }
-        self.stats.inc(match failed {
-            true => runtime_stats::load_error,
-            false => runtime_stats::load_success,
-        });
-        self.publish(&state);
+        self.loaded(&state, failed);
+    }
+
+    /// The layers whose values come by RTDS.
+    pub fn discovered(&self) -> Vec<Discovered> {
+        let state = self.lock();
+        let discovered = state.layers.iter().filter_map(Layer::discovered);
+        discovered.cloned().collect()
+    }
+
+    /// Puts the values in force that RTDS gave for the layer of this name.
+    pub fn set_discovered(&self, layer: &str, values: Values) {
+        let mut state = self.lock();
+        let mut layers = state.layers.iter_mut();
+        if let Some(layer) = layers.find(|l| l.name() == layer && l.discovered().is_some()) {
+            layer.set_values(values);
+            self.loaded(&state, false);
+        }
     }
 
     /// What has to be watched for the disk layers: each `symlink_root`.
@@ -163,17 +176,16 @@ impl Runtime {
                 false => values.insert(key.clone(), Value::from_text(value)),
             };
         }
-        self.stats.inc(runtime_stats::load_success);
-        self.publish(&state);
+        self.loaded(&state, false);
         Ok(())
     }
 
     /// The layers' names, and every key with its values, for `/runtime`.
     pub fn entries(&self) -> (Vec<String>, BTreeMap<String, Entry>) {
         let state = self.lock();
-        let count = state.layers.len();
+        let count = state.existing().count();
         let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
-        for (index, layer) in state.layers.iter().enumerate() {
+        for (index, layer) in state.existing().enumerate() {
             for (key, value) in layer.values() {
                 let entry = entries.entry(key.clone()).or_insert_with(|| Entry {
                     layer_values: vec![String::new(); count],
@@ -183,16 +195,22 @@ impl Runtime {
                 entry.final_value.clone_from(&value.raw);
             }
         }
-        let names = state
-            .layers
-            .iter()
-            .map(|layer| layer.name().to_owned())
-            .collect();
-        (names, entries)
+        let names = state.existing().map(|layer| layer.name().to_owned());
+        (names.collect(), entries)
     }
 
-    /// Puts the values in force for all who hold keys.
-    fn publish(&self, state: &State) {
+    /// Puts the values in force for all who hold keys, and counts it.
+    fn loaded(&self, state: &State, failed: bool) {
+        self.stats.inc(match failed {
+            true => runtime_stats::load_error,
+            false => runtime_stats::load_success,
+        });
+        // Envoy takes the first disk layer for the base and the second for the override.
+        let on_disk = state.layers.iter().filter(|layer| layer.is_on_disk());
+        self.stats.inc(match on_disk.count() > 1 {
+            true => runtime_stats::override_dir_exists,
+            false => runtime_stats::override_dir_not_exists,
+        });
         for (name, cell) in &state.keys {
             if let Some(cell) = cell.upgrade() {
                 cell.store(state.value(name).cloned().map(Arc::new));
@@ -209,12 +227,16 @@ impl Runtime {
             .any(|layer| layer.is_admin() && !layer.values().is_empty());
         let gauge = |gauge, value: usize| self.stats.gauge_set(gauge, value as u64);
         gauge(runtime_stats::num_keys, keys.len());
-        gauge(runtime_stats::num_layers, state.layers.len());
+        gauge(runtime_stats::num_layers, state.existing().count());
         gauge(runtime_stats::admin_overrides_active, overrides.into());
     }
 }
 
 impl State {
+    fn existing(&self) -> impl Iterator<Item = &Layer> {
+        self.layers.iter().filter(|layer| layer.exists())
+    }
+
     fn value(&self, key: &str) -> Option<&Value> {
         self.layers
             .iter()

@@ -19,7 +19,10 @@ pub struct Value {
     pub fraction: Option<Fraction>,
 }
 
-/// Why a `static_layer` cannot be read.
+/// The values of a layer, by key.
+pub type Values = std::collections::BTreeMap<String, Value>;
+
+/// Why a layer cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "invalid runtime entry value for {key:?}: {found}; it must be a number, a string, a bool or an object"
@@ -146,20 +149,20 @@ fn text_of_value(value: &PbValue) -> String {
     }
 }
 
-/// Flattens a `static_layer`: the keys of nested objects are joined by dots,
+/// Flattens a `static_layer`, or what RTDS gave: the keys of nested objects are joined by dots,
 /// but an object with a `numerator` or `denominator` is a value.
 ///
 /// # Errors
 /// When a value is null or a list.
-pub fn flatten(layer: &Struct) -> Result<Vec<(String, Value)>, ValueError> {
-    let mut values = Vec::new();
+pub fn flatten(layer: &Struct) -> Result<Values, ValueError> {
+    let mut values = Values::new();
     for (key, value) in &layer.fields {
         walk(key, value, &mut values)?;
     }
     Ok(values)
 }
 
-fn walk(key: &str, value: &PbValue, values: &mut Vec<(String, Value)>) -> Result<(), ValueError> {
+fn walk(key: &str, value: &PbValue, values: &mut Values) -> Result<(), ValueError> {
     let error = |found| ValueError {
         key: key.to_owned(),
         found,
@@ -183,7 +186,7 @@ fn walk(key: &str, value: &PbValue, values: &mut Vec<(String, Value)>) -> Result
             Value::from_struct(object)
         }
     };
-    values.push((key.to_owned(), value));
+    values.insert(key.to_owned(), value);
     Ok(())
 }
 
@@ -225,8 +228,7 @@ mod tests {
             ("health", nested(object(vec![("min", number(5.0))]))),
             ("share", nested(object(vec![("numerator", number(30.0))]))),
         ]);
-        let mut values = flatten(&layer).unwrap();
-        values.sort_by(|a, b| a.0.cmp(&b.0));
+        let values: Vec<_> = flatten(&layer).unwrap().into_iter().collect();
         assert_eq!(values[0].0, "health.min");
         assert_eq!(values[0].1.raw, "5");
         assert_eq!(values[1].0, "share");

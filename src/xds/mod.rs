@@ -5,6 +5,7 @@
 //! - [`config_source`], [`feed`], [`named`]: where resources come from: whole
 //!   sets by CDS and LDS, single ones by RDS, EDS and SDS.
 //! - [`manager`]: what serves, what warms, what was refused.
+//! - [`runtime_layers`]: the runtime's layers by RTDS and on disk.
 //! - [`subscriptions`]: what resources refer to, shared by all who do.
 //! - [`configurator`]: brings it all together and publishes snapshots.
 //! - [`validate`](mod@validate): reads it all without running it.
@@ -18,6 +19,7 @@ pub mod ledger;
 pub mod manager;
 pub mod named;
 pub mod resource;
+pub mod runtime_layers;
 pub mod slot;
 pub mod stats;
 pub mod subscriptions;

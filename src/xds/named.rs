@@ -1,5 +1,5 @@
 //! One resource that is subscribed to by its name: a route table by RDS, a
-//! secret by SDS, endpoints by EDS.
+//! secret by SDS, endpoints by EDS, a layer of the runtime by RTDS.
 
 use std::{
     cell::RefCell,
@@ -332,7 +332,7 @@ pub(super) fn the_only<K: NamedKind>(
 ) -> Result<Option<RawResource>, String> {
     let short = K::SHORT.to_uppercase();
     match resources.len() {
-        0 if K::KIND == state::Kind::Secret => Err(format!(
+        0 if matches!(K::KIND, state::Kind::Secret | state::Kind::Runtime) => Err(format!(
             "{place}: Missing {short} resources for {name} in onConfigUpdate()"
         )),
         0 | 1 => Ok(resources.pop()),

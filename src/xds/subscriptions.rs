@@ -20,14 +20,14 @@ use crate::{
         Context, Shared, Sources, cluster::EndpointSet, context::ServerInfo, route::RouteTable,
         secret::Secret,
     },
-    runtime::Runtime,
+    runtime::{Runtime, Values},
     stats,
 };
 
 use super::{
     config_source::ConfigSource,
     dependencies::{Dependencies, TrackedFile},
-    kinds::{EndpointKind, RouteKind, SecretKind},
+    kinds::{EndpointKind, RouteKind, RuntimeKind, SecretKind},
     named::{AnyNamed, Named, NamedKind},
     slot::Slot,
     watcher::{Change, WatchId, Watcher},
@@ -53,6 +53,7 @@ pub struct Subscriptions {
     routes: Registry<RouteKind>,
     secrets: Registry<SecretKind>,
     endpoints: Registry<EndpointKind>,
+    runtimes: Registry<RuntimeKind>,
     static_secrets: RefCell<BTreeMap<Arc<str>, Rc<Named<SecretKind>>>>,
     files: RefCell<HashMap<PathBuf, Weak<TrackedFile>>>,
     readers: RefCell<HashMap<WatchId, Reader>>,
@@ -78,6 +79,7 @@ impl Subscriptions {
             routes: Registry::default(),
             secrets: Registry::default(),
             endpoints: Registry::default(),
+            runtimes: Registry::default(),
             static_secrets: RefCell::default(),
             files: RefCell::default(),
             readers: RefCell::default(),
@@ -189,6 +191,7 @@ impl Subscriptions {
         add(&mut all, &self.secrets);
         add(&mut all, &self.endpoints);
         add(&mut all, &self.routes);
+        add(&mut all, &self.runtimes);
         all
     }
 
@@ -208,6 +211,9 @@ impl Subscriptions {
             .borrow_mut()
             .retain(|_, named| named.strong_count() > 0);
         self.endpoints
+            .borrow_mut()
+            .retain(|_, named| named.strong_count() > 0);
+        self.runtimes
             .borrow_mut()
             .retain(|_, named| named.strong_count() > 0);
         self.files
@@ -270,6 +276,19 @@ impl Collector<'_> {
     /// Remembers that something was missing that may come.
     pub fn lacks(&self) {
         self.found.borrow_mut().lacks_other = true;
+    }
+
+    /// A layer of the runtime by RTDS.
+    ///
+    /// # Errors
+    /// When the source is of a kind that is not supported, or its file is missing.
+    pub fn runtime(
+        &self,
+        source: &ConfigSourceMessage,
+        name: &str,
+        at: &At<'_>,
+    ) -> Result<Arc<Slot<Values>>, Reported> {
+        self.subscribe(&self.subscriptions.runtimes, source, name, "runtime.", at)
     }
 
     /// Joins a subscription, or begins it. Secrets keep their name's prefix, so

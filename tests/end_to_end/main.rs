@@ -10,5 +10,6 @@ mod files;
 mod http;
 mod process;
 mod routing;
+mod runtime;
 mod shipped;
 mod tunnels;

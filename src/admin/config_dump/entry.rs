@@ -51,6 +51,7 @@ pub fn lists(state: &State, kind: Kind) -> Vec<(&'static str, Vec<Entry>)> {
             "dynamic_endpoint_configs",
             "dynamic_endpoint_configs",
         ],
+        Kind::Runtime => return Vec::new(),
         Kind::Secret => [
             "static_secrets",
             "dynamic_active_secrets",
@@ -182,6 +183,8 @@ fn resource_message(kind: Kind, resource: &Resource, list: &str) -> DynamicMessa
                 client_status,
             })
         }
+        // Not in the dump, see `lists`.
+        (Kind::Runtime, _) => json::reflect(&any.unwrap_or_default()),
         (Kind::Secret, true) => json::reflect(&pb::secrets_config_dump::StaticSecret {
             name,
             last_updated,

@@ -3,8 +3,8 @@
 //! Static resources and files meet here; so can streams, for [`Feed::take`] does
 //! not ask what brought an answer.
 //!
-//! The order: secrets and clusters of the bootstrap, CDS, listeners of the
-//! bootstrap; once no cluster warms any more, LDS; once no listener warms any
+//! The order: secrets and clusters of the bootstrap, layers of the runtime, CDS,
+//! listeners of the bootstrap; once no cluster warms and no layer is awaited, LDS; once no listener warms any
 //! more, the process is live. After that every event (a file replaced, endpoints
 //! that came, a time that ran out) is handled in the same way: it is applied,
 //! then everything that waited for it gets its chance, and at the end one
@@ -41,6 +41,7 @@ use super::{
     feed::Feed,
     kinds::{ClusterKind, ListenerKind},
     manager::Manager,
+    runtime_layers::RuntimeLayers,
     subscriptions::Subscriptions,
     watcher::{Change, Watcher},
 };
@@ -72,6 +73,7 @@ pub struct Setup {
 /// The running configuration, on the control thread.
 pub struct Configurator {
     subscriptions: Subscriptions,
+    runtime: Arc<Runtime>,
     watcher: Rc<Watcher>,
     state: RefCell<State>,
     snapshot: SnapshotSlot,
@@ -87,6 +89,7 @@ struct State {
     listeners: Manager<ListenerKind>,
     cds: Option<Feed>,
     lds: Option<Feed>,
+    runtime: RuntimeLayers,
     lds_begun: bool,
 }
 
@@ -120,16 +123,18 @@ impl Configurator {
             subscriptions: Subscriptions::new(
                 stats,
                 server,
-                runtime,
+                Arc::clone(&runtime),
                 strictness,
                 Rc::clone(&watcher),
             ),
+            runtime,
             watcher,
             state: RefCell::new(State {
                 clusters: Manager::new(clusters),
                 listeners: Manager::new(listeners),
                 cds: None,
                 lds: None,
+                runtime: RuntimeLayers::default(),
                 lds_begun: false,
             }),
             snapshot,
@@ -205,6 +210,13 @@ impl Configurator {
             let at = at_clusters.index(i);
             note(cluster_manager.add_static(cluster, &at, &self.subscriptions));
         }
+        let layers = RuntimeLayers::open(
+            &self.runtime,
+            &self.watcher,
+            &self.subscriptions,
+            &at.field("layered_runtime"),
+        );
+        note(layers.map(|layers| state.runtime = layers));
         drop(state);
         self.read_cds();
         self.subscriptions
@@ -258,6 +270,13 @@ impl Configurator {
 
     fn files_changed(&self) {
         for (id, change) in self.watcher.changes() {
+            if self.state.borrow().runtime.watches(id) {
+                // What is written below a directory in place is not applied either.
+                if change == Change::Replaced {
+                    self.runtime.reload();
+                }
+                continue;
+            }
             let feed = {
                 let state = self.state.borrow();
                 let is = |feed: &Option<Feed>| feed.as_ref().is_some_and(|f| f.watches(id));
@@ -320,6 +339,7 @@ impl Configurator {
             let mut state = self.state.borrow_mut();
             self.subscriptions.set_clusters(state.clusters.names());
             let mut moved = self.subscriptions.refresh();
+            state.runtime.follow(&self.runtime);
             moved |= state.clusters.refresh(&self.subscriptions);
             moved |= state.clusters.poll(now);
             moved |= state.listeners.refresh(&self.subscriptions);
@@ -339,7 +359,10 @@ impl Configurator {
         let phase = *self.phase.borrow();
         let mut state = self.state.borrow_mut();
         match phase {
-            ServerState::PreInitializing if state.clusters.warming().next().is_none() => {
+            ServerState::PreInitializing
+                if state.clusters.warming().next().is_none()
+                    && state.runtime.is_settled(Instant::now()) =>
+            {
                 tracing::info!(target: "main", "all clusters initialized. initializing init manager");
                 state.lds_begun = true;
                 drop(state);
@@ -407,7 +430,12 @@ impl Configurator {
             .listeners
             .may_be_cured()
             .then(|| Instant::now() + BIND_RETRY);
-        let deadlines = [state.clusters.deadline(), state.listeners.deadline(), bind];
+        let deadlines = [
+            state.runtime.deadline(),
+            state.clusters.deadline(),
+            state.listeners.deadline(),
+            bind,
+        ];
         deadlines.into_iter().flatten().min()
     }
 }

@@ -21,7 +21,9 @@ impl ConfigView for Configurator {
         match kind {
             Kind::Cluster => self.state.borrow().clusters.view(strictness),
             Kind::Listener => self.state.borrow().listeners.view(strictness),
-            Kind::Endpoint | Kind::Route | Kind::Secret => self.subscriptions.view(kind),
+            Kind::Endpoint | Kind::Route | Kind::Runtime | Kind::Secret => {
+                self.subscriptions.view(kind)
+            }
         }
     }
 
@@ -48,6 +50,7 @@ impl ConfigView for Configurator {
         if state.lds.is_some() && !state.lds_begun {
             server.push("LDS".to_owned());
         }
+        server.extend(state.runtime.awaited());
         let mut unready = Vec::new();
         if !server.is_empty() {
             unready.push(Unready {

@@ -5,9 +5,11 @@ use crate::{
     api::envoy::{
         config::{endpoint::v3::ClusterLoadAssignment, route::v3::RouteConfiguration},
         extensions::transport_sockets::tls::v3::Secret as SecretMessage,
+        service::runtime::v3::Runtime as RuntimeMessage,
     },
     config::{At, Reported},
     model::{Context, cluster::EndpointSet, route::RouteTable, secret::Secret},
+    runtime::{self, Values},
     xds::named::NamedKind,
 };
 
@@ -17,6 +19,8 @@ pub enum RouteKind {}
 pub enum SecretKind {}
 /// Endpoints, by EDS.
 pub enum EndpointKind {}
+/// Layers of the runtime, by RTDS.
+pub enum RuntimeKind {}
 
 impl NamedKind for RouteKind {
     type Message = RouteConfiguration;
@@ -75,5 +79,26 @@ impl NamedKind for EndpointKind {
         at: &At<'_>,
     ) -> Result<Self::Value, Reported> {
         EndpointSet::compile(message, cx, at)
+    }
+}
+
+impl NamedKind for RuntimeKind {
+    type Message = RuntimeMessage;
+    type Value = Values;
+    const SHORT: &'static str = "rtds";
+    const KIND: state::Kind = state::Kind::Runtime;
+    const TARGET: &'static str = "RTDS";
+
+    fn name(message: &Self::Message) -> &str {
+        &message.name
+    }
+
+    fn compile(
+        message: Self::Message,
+        _cx: &Context<'_>,
+        at: &At<'_>,
+    ) -> Result<Self::Value, Reported> {
+        let RuntimeMessage { name: _, layer } = message;
+        runtime::flatten(&layer.unwrap_or_default()).map_err(|error| at.field("layer").error(error))
     }
 }

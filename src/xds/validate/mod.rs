@@ -1,7 +1,7 @@
 //! Everything that is wrong with a configuration, found without running it.
 //!
 //! Every file that the bootstrap leads to is read and compiled: LDS, CDS, and
-//! by them RDS, EDS, SDS, certificates and keys. References to clusters are
+//! by them RDS, EDS, SDS, RTDS, certificates and keys. References to clusters are
 //! checked, which a running proxy leaves open. Nothing is bound or resolved.
 
 use std::{
@@ -34,13 +34,13 @@ use crate::{
     },
     net::Address,
     refuse,
-    runtime::Runtime,
+    runtime::{Runtime, Values},
     stats,
 };
 
 use super::{
     config_source::ConfigSource,
-    kinds::{EndpointKind, RouteKind, SecretKind},
+    kinds::{EndpointKind, RouteKind, RuntimeKind, SecretKind},
     named::{NamedKind, check_name, the_only},
     slot::Slot,
 };
@@ -74,6 +74,7 @@ pub fn validate(
         routes: RefCell::default(),
         secrets: RefCell::default(),
         endpoints: RefCell::default(),
+        runtimes: RefCell::default(),
         report: at.report(),
     };
     validator.run(resources, dynamic, at);
@@ -91,6 +92,7 @@ struct Validator<'a> {
     routes: Known<RouteTable>,
     secrets: Known<Secret>,
     endpoints: Known<EndpointSet>,
+    runtimes: Known<Values>,
     report: &'a Report,
 }
 
@@ -113,6 +115,17 @@ impl Validator<'_> {
         refuse!(at_dynamic; ads_config, lds_resources_locator, cds_resources_locator).ok();
         let cds = self.read::<ClusterMessage>(cds_config, &at_dynamic.field("cds_config"));
         let lds = self.read::<ListenerMessage>(lds_config, &at_dynamic.field("lds_config"));
+
+        let at_layers = at.field("layered_runtime");
+        let at_layers = at_layers.field("layers");
+        for layer in self.checks.runtime.discovered() {
+            let at = at_layers.index(layer.index);
+            let at = at.field("rtds_layer");
+            let at = at.field("rtds_config");
+            // Failures are on the report.
+            self.named::<RuntimeKind>(&self.runtimes, &layer.source, &layer.resource, &at)
+                .ok();
+        }
 
         let at_static = at.field("static_resources");
         let at_secrets = at_static.field("secrets");
