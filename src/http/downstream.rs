@@ -10,8 +10,8 @@ use std::{
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{sniff::Prefixed, stats::http_stats};
-use crate::stats::Block;
+use super::stats::http_stats;
+use crate::{net::Prefixed, stats::Block};
 
 /// A stream whose bytes count in `http.STAT_PREFIX.downstream_cx_…_bytes_total`.
 #[derive(Debug)]

@@ -16,11 +16,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     config::ConnectionManager, downstream::DownstreamIo, filters::router::Exchange,
-    sniff::Prefixed, stats::http_stats, stream::Stream,
+    stats::http_stats, stream::Stream,
 };
 use crate::{
     model::route::{Action, RouteHandle},
-    net::{self, tunnel},
+    net::{self, Prefixed, tunnel},
 };
 
 /// An upgrade that the client asks for.
@@ -161,7 +161,9 @@ async fn run(
     let _active = Active(&managed);
     let session = stream.session.clone();
     let _guard = session.worker().connection_guard();
-    let carried = tunnel::carry(downstream, upstream, stream.idle_timeout, |_| {});
+    let carried = tunnel::carry(downstream, upstream, stream.idle_timeout, |_| {
+        std::ops::ControlFlow::Continue(())
+    });
     let (_, traffic) = carried.await;
     stream.info.bytes_received = traffic.received;
     stream.info.bytes_sent = traffic.sent;

@@ -22,6 +22,20 @@ pub enum Stream {
     Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
 }
 
+impl Stream {
+    /// Its end will be a reset, without what has not been sent yet.
+    pub fn reset_on_close(&self) {
+        let tcp = match self {
+            Self::Tcp(tcp) => tcp,
+            Self::Tls(tls) => tls.get_ref().0,
+            // Unix sockets know no reset.
+            Self::Unix(_) => return,
+        };
+        // At worst it ends as any other.
+        let _ = tcp.set_zero_linger();
+    }
+}
+
 macro_rules! each {
     ($self:expr, $io:ident => $body:expr) => {
         match $self.get_mut() {

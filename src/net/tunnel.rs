@@ -9,6 +9,7 @@ use std::{
     cell::RefCell,
     future::{Future, poll_fn},
     io,
+    ops::ControlFlow,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -37,28 +38,40 @@ pub struct Traffic {
     pub sent: u64,
 }
 
+/// One of the two ends of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The client's.
+    Downstream,
+    /// The host's.
+    Upstream,
+}
+
 /// How a tunnel ended.
 #[derive(Debug)]
 pub enum End {
-    /// Both sides finished.
-    Finished,
+    /// Both sides have said all; `last` was the last to do so.
+    Finished {
+        /// Who.
+        last: Side,
+    },
     /// Nothing moved for the idle timeout.
     Idle,
-    /// Reading from or writing to the downstream failed.
-    Downstream(io::Error),
-    /// Reading from or writing to the upstream failed.
-    Upstream(io::Error),
+    /// Whoever was told of a step asked for it.
+    Asked,
+    /// Reading from or writing to a side failed.
+    Failed(Side, io::Error),
 }
 
 /// Carries bytes both ways. A side that finishes is half-closed on the other
-/// while that still speaks. `moved` is told of every step.
+/// while that still speaks. `moved` is told of every step, and may end it.
 ///
 /// Cancelling it (dropping the future) closes both sides.
 pub async fn carry<D, U>(
     mut downstream: D,
     mut upstream: U,
     idle_timeout: Option<Duration>,
-    mut moved: impl FnMut(&Traffic),
+    mut moved: impl FnMut(&Traffic) -> ControlFlow<()>,
 ) -> (End, Traffic)
 where
     D: AsyncRead + AsyncWrite + Unpin,
@@ -70,23 +83,38 @@ where
     let mut idle = idle_timeout.map(|t| Box::pin(tokio::time::sleep(t)));
     let end = poll_fn(|cx| {
         let before = (traffic.received, traffic.sent);
+        let was_up = up.closed;
         let upward = up.poll(cx, &mut downstream, &mut upstream, &mut traffic.received);
         let downward = down.poll(cx, &mut upstream, &mut downstream, &mut traffic.sent);
         if before != (traffic.received, traffic.sent) {
-            moved(&traffic);
+            if moved(&traffic).is_break() {
+                return Poll::Ready(End::Asked);
+            }
             if idle.is_some() {
                 last_moved = Instant::now();
             }
         }
-        match (upward, downward) {
-            (Poll::Ready(Err(Side::Reader(e))), _) | (_, Poll::Ready(Err(Side::Writer(e)))) => {
-                return Poll::Ready(End::Downstream(e));
+        let failed = match (upward, downward) {
+            (Poll::Ready(Err(failed)), _) => Some((failed, Side::Downstream, Side::Upstream)),
+            (_, Poll::Ready(Err(failed))) => Some((failed, Side::Upstream, Side::Downstream)),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
+                let last = if was_up {
+                    Side::Upstream
+                } else {
+                    Side::Downstream
+                };
+                return Poll::Ready(End::Finished { last });
             }
-            (Poll::Ready(Err(Side::Writer(e))), _) | (_, Poll::Ready(Err(Side::Reader(e)))) => {
-                return Poll::Ready(End::Upstream(e));
+            _ => None,
+        };
+        match failed {
+            Some((Failed::Read(error), reader, _)) => {
+                return Poll::Ready(End::Failed(reader, error));
             }
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Finished),
-            _ => {}
+            Some((Failed::Write(error), _, writer)) => {
+                return Poll::Ready(End::Failed(writer, error));
+            }
+            None => {}
         }
         if let (Some(idle), Some(timeout)) = (&mut idle, idle_timeout) {
             // Armed once and moved on when it fires, not at every byte.
@@ -104,9 +132,9 @@ where
     (end, traffic)
 }
 
-enum Side {
-    Reader(io::Error),
-    Writer(io::Error),
+enum Failed {
+    Read(io::Error),
+    Write(io::Error),
 }
 
 #[derive(Debug, Default)]
@@ -125,7 +153,7 @@ impl Direction {
         reader: &mut R,
         writer: &mut W,
         count: &mut u64,
-    ) -> Poll<Result<(), Side>>
+    ) -> Poll<Result<(), Failed>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -136,26 +164,26 @@ impl Direction {
         for _ in 0..BURST {
             while self.start < self.pending.len() {
                 let written = Pin::new(&mut *writer).poll_write(cx, &self.pending[self.start..]);
-                self.start += some(ready!(written)).map_err(Side::Writer)?;
+                self.start += some(ready!(written)).map_err(Failed::Write)?;
             }
             if self.start > 0 {
                 self.pending = Vec::new();
                 self.start = 0;
             }
             if self.finished {
-                ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Side::Writer)?;
+                ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Failed::Write)?;
                 self.closed = true;
                 return Poll::Ready(Ok(()));
             }
             let read = SHARED.with_borrow_mut(|shared| {
                 shared.resize(BUFFER, 0);
                 let mut buffer = ReadBuf::new(shared);
-                ready!(Pin::new(&mut *reader).poll_read(cx, &mut buffer)).map_err(Side::Reader)?;
+                ready!(Pin::new(&mut *reader).poll_read(cx, &mut buffer)).map_err(Failed::Read)?;
                 let read = buffer.filled();
                 let mut taken = 0;
                 while taken < read.len() {
                     match Pin::new(&mut *writer).poll_write(cx, &read[taken..]) {
-                        Poll::Ready(written) => taken += some(written).map_err(Side::Writer)?,
+                        Poll::Ready(written) => taken += some(written).map_err(Failed::Write)?,
                         Poll::Pending => break,
                     }
                 }
@@ -166,7 +194,7 @@ impl Direction {
                 Poll::Ready(read) => read?,
                 Poll::Pending => {
                     // Nothing more to read for now: what a TLS writer holds has to go.
-                    ready!(Pin::new(&mut *writer).poll_flush(cx)).map_err(Side::Writer)?;
+                    ready!(Pin::new(&mut *writer).poll_flush(cx)).map_err(Failed::Write)?;
                     return Poll::Pending;
                 }
             };
@@ -191,11 +219,15 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
+    fn go_on(_: &Traffic) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
     #[tokio::test]
     async fn each_side_hears_the_other_to_the_end() {
         let (mut client, downstream) = duplex(1000);
         let (upstream, mut server) = duplex(1000);
-        let tunnel = tokio::spawn(carry(downstream, upstream, None, |_| {}));
+        let tunnel = tokio::spawn(carry(downstream, upstream, None, go_on));
         let big = vec![7; 3 * BUFFER];
         let sent = big.clone();
         let writer = tokio::spawn(async move {
@@ -213,7 +245,12 @@ mod tests {
         drop(server);
         assert_eq!(writer.await.unwrap(), "all of it");
         let (end, traffic) = tunnel.await.unwrap();
-        assert!(matches!(end, End::Finished));
+        assert!(matches!(
+            end,
+            End::Finished {
+                last: Side::Upstream
+            }
+        ));
         assert_eq!((traffic.received, traffic.sent), (big.len() as u64, 9));
     }
 
@@ -226,7 +263,7 @@ mod tests {
             downstream,
             upstream,
             Some(Duration::from_secs(10)),
-            |_| {},
+            go_on,
         ));
         tokio::time::sleep(Duration::from_secs(6)).await;
         client.write_all(b"x").await.unwrap();

@@ -1,6 +1,8 @@
 //! `envoy.filters.network.tcp_proxy`: bytes from a connection to a cluster and back.
 
+mod clusters;
 mod config;
+mod connect;
 mod proxy;
 
 pub use config::TcpProxy;

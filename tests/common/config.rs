@@ -117,6 +117,20 @@ pub fn tcp(stat_prefix: &str, cluster: &str) -> Value {
     })
 }
 
+/// An access log in a file, in a text format to which a line end is added.
+pub fn access_log(path: &str, format: &str) -> Value {
+    json!({
+        "name": "envoy.access_loggers.file",
+        "typed_config": typed(
+            "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+            json!({
+                "path": path,
+                "log_format": { "text_format_source": { "inline_string": format!("{format}\n") } },
+            }),
+        ),
+    })
+}
+
 /// A virtual host for every domain.
 pub fn any_host(routes: Vec<Value>) -> Value {
     json!({ "name": "all", "domains": ["*"], "routes": routes })

@@ -12,4 +12,4 @@ mod process;
 mod routing;
 mod runtime;
 mod shipped;
-mod tunnels;
+mod tcp;

@@ -37,6 +37,12 @@ pub fn hash(policies: &[HashPolicy], request: &RequestView<'_>, client: &Address
     hash
 }
 
+/// The hash of a client by its IP address.
+pub fn hash_of_address(client: &Address) -> Option<u64> {
+    let ip = client.ip()?.ip().to_string();
+    Some(xxh64(ip.as_bytes(), 0))
+}
+
 /// One source of a hash.
 #[derive(Clone, Debug)]
 pub struct HashPolicy {
@@ -101,7 +107,7 @@ impl HashSource {
                 (!values.is_empty()).then_some(hashed)
             }
             Self::Cookie(wanted) => cookie(request, &wanted.name).map(text),
-            Self::SourceIp => client.ip().map(|ip| text(&ip.ip().to_string())),
+            Self::SourceIp => hash_of_address(client),
             Self::QueryParameter(name) => parameter(request.path, name).map(text),
         }
     }

@@ -32,7 +32,7 @@ pub use cluster::{Chosen, ChosenName, ClusterChoice, ClusterName, WeightedEntry}
 pub use entry::{Action, DirectResponse, Route};
 pub use forward::{DEFAULT_TIMEOUT, Forward, GrpcTimeout};
 pub use handle::{RouteHandle, WorkerTable};
-pub use hash::{HashCookie, HashPolicy, HashSource};
+pub use hash::{HashCookie, HashPolicy, HashSource, hash_of_address};
 pub use headers::HeaderRules;
 pub use mutate::set_host;
 pub use redirect::{Redirect, https_location};

@@ -24,8 +24,9 @@ use crate::{
     formatter::{Protocol as Spoken, UpstreamConnection},
     model::cluster::{Cluster, Protocol},
     net::{Address, TlsInfo},
+    stats::Block,
     upstream::{
-        Alpn, Endpoint, HostStat, TlsError, TlsTarget, WorkerCluster, stats::cluster_stats,
+        Alpn, Endpoint, Host, HostStat, TlsError, TlsTarget, WorkerCluster, stats::cluster_stats,
     },
 };
 
@@ -87,6 +88,11 @@ pub async fn connect(
         target: "pool", "creating a new connection to {} of cluster '{}'",
         endpoint.host.address(), cluster.name
     );
+    let mut failed = Opening {
+        stats,
+        host: &endpoint.host,
+        by_host: false,
+    };
     let opening = open(cluster, endpoint, server_name, alpn);
     let outcome = tokio::time::timeout(cluster.connect_timeout, opening).await;
     let outcome = outcome.unwrap_or_else(|_| {
@@ -95,6 +101,8 @@ pub async fn connect(
     });
     match &outcome {
         Ok((_, info)) => {
+            // It counts itself from here on.
+            std::mem::forget(failed);
             let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             stats.record(cluster_stats::upstream_cx_connect_ms, took);
             tracing::debug!(
@@ -109,9 +117,31 @@ pub async fn connect(
             );
             stats.inc(cluster_stats::upstream_cx_connect_fail);
             endpoint.host.inc(HostStat::cx_connect_fail);
+            failed.by_host = !matches!(error, ConnectError::Timeout);
         }
     }
     outcome
+}
+
+/// A connection that is not established yet. If it never is, it has been one
+/// all the same in the stats.
+struct Opening<'a> {
+    stats: &'a Block,
+    host: &'a Host,
+    by_host: bool,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        let stats = self.stats;
+        stats.inc(cluster_stats::upstream_cx_total);
+        stats.inc(cluster_stats::upstream_cx_destroy);
+        stats.inc(match self.by_host {
+            true => cluster_stats::upstream_cx_destroy_remote,
+            false => cluster_stats::upstream_cx_destroy_local,
+        });
+        self.host.inc(HostStat::cx_total);
+    }
 }
 
 async fn open(

@@ -165,18 +165,10 @@ impl Pool {
         cluster: &Rc<WorkerCluster>,
         priority: Priority,
     ) -> Result<Lease, PoolError> {
-        let stats = &cluster.cluster.stats;
-        let pending = Breakers::acquire(
-            cluster.cluster.breakers.clone(),
-            priority,
-            Resource::PendingRequests,
-        );
-        let Some(permit) = pending else {
-            stats.inc(cluster_stats::upstream_rq_pending_overflow);
+        let pending = Pending::begin(cluster, &self.endpoint.host, priority);
+        let Some(_pending) = pending else {
             return Err(PoolError::Overflow);
         };
-        stats.inc(cluster_stats::upstream_rq_pending_total);
-        let _pending = Pending::new(cluster.clone(), self.endpoint.host.clone(), permit);
         let (sender, receiver) = oneshot::channel();
         self.waiting.borrow_mut().push_back(sender);
         self.grow(cluster, priority);
@@ -365,24 +357,38 @@ async fn sweep(pool: Weak<Pool>) {
 }
 
 /// A request that waits for a connection, as the stats see it.
-struct Pending {
+#[derive(Debug)]
+pub struct Pending {
     cluster: Rc<WorkerCluster>,
     host: Arc<Host>,
     _permit: Permit<Arc<Breakers>>,
 }
 
 impl Pending {
-    fn new(cluster: Rc<WorkerCluster>, host: Arc<Host>, permit: Permit<Arc<Breakers>>) -> Self {
-        cluster
-            .cluster
-            .stats
-            .gauge_add(cluster_stats::upstream_rq_pending_active, 1);
+    /// Counts one more, unless the circuit breaker is open.
+    pub fn begin(
+        cluster: &Rc<WorkerCluster>,
+        host: &Arc<Host>,
+        priority: Priority,
+    ) -> Option<Self> {
+        let stats = &cluster.cluster.stats;
+        let permit = Breakers::acquire(
+            cluster.cluster.breakers.clone(),
+            priority,
+            Resource::PendingRequests,
+        );
+        let Some(permit) = permit else {
+            stats.inc(cluster_stats::upstream_rq_pending_overflow);
+            return None;
+        };
+        stats.inc(cluster_stats::upstream_rq_pending_total);
+        stats.gauge_add(cluster_stats::upstream_rq_pending_active, 1);
         host.inc(HostStat::rq_pending_active);
-        Self {
-            cluster,
-            host,
+        Some(Self {
+            cluster: cluster.clone(),
+            host: host.clone(),
             _permit: permit,
-        }
+        })
     }
 }
 

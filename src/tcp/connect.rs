@@ -1,0 +1,184 @@
+//! The way to a host for one connection, with as many tries as it may have.
+
+use std::{rc::Rc, sync::Arc};
+
+use crate::{
+    formatter::{ResponseFlag, StreamInfo, UpstreamHost},
+    server::Worker,
+    stats::Block,
+    upstream::{
+        Alpn, Breakers, Endpoint, Host, HostStat, LbContext, Priority, Resource, WorkerCluster,
+        pool::{ConnectionFacts, Io, Pending, connect},
+        stats::cluster_stats,
+    },
+};
+
+use super::{TcpProxy, config::tcp_stats};
+
+/// A connection to a host, counted as the one request it carries.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub io: Io,
+    pub facts: ConnectionFacts,
+    _request: Request,
+}
+
+/// Chooses the cluster and a host, and connects, as often as the settings allow.
+/// `None` when there is no connection; `log` then says why.
+pub(super) async fn reach(
+    worker: &Rc<Worker>,
+    proxy: &TcpProxy,
+    log: &mut StreamInfo,
+) -> Option<Upstream> {
+    let name = proxy.cluster(worker.random());
+    let cluster = worker.with_snapshot(|snapshot| worker.upstream.get(snapshot, name));
+    let Some(cluster) = cluster else {
+        proxy.stats.inc(tcp_stats::downstream_cx_no_route);
+        log.flags.set(ResponseFlag::NoClusterFound);
+        return None;
+    };
+    log.upstream_cluster = Some(cluster.observability_name.clone());
+    log.upstream_cluster_raw = Some(cluster.name.clone());
+    for failed in 0..proxy.max_connect_attempts {
+        if failed > 0
+            && let Some(wait) = proxy.backoff(failed, worker.random())
+        {
+            tokio::time::sleep(wait).await;
+        }
+        match reach_host(worker, proxy, &cluster, log).await {
+            Attempt::Connected(upstream) => return Some(upstream),
+            Attempt::Failed => {}
+            Attempt::Hopeless => return None,
+        }
+    }
+    cluster
+        .cluster
+        .stats
+        .inc(cluster_stats::upstream_cx_connect_attempts_exceeded);
+    log.flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
+    None
+}
+
+enum Attempt {
+    Connected(Upstream),
+    /// Another host may do better.
+    Failed,
+    /// No other try would.
+    Hopeless,
+}
+
+async fn reach_host(
+    worker: &Worker,
+    proxy: &TcpProxy,
+    cluster: &Rc<WorkerCluster>,
+    log: &mut StreamInfo,
+) -> Attempt {
+    let stats = &cluster.cluster.stats;
+    let breakers = cluster.cluster.breakers.clone();
+    let permit = Breakers::acquire(breakers, Priority::Default, Resource::Connections);
+    let Some(permit) = permit else {
+        stats.inc(cluster_stats::upstream_cx_overflow);
+        log.flags.set(ResponseFlag::UpstreamOverflow);
+        return Attempt::Hopeless;
+    };
+    let Some(endpoint) = choose(worker, proxy, cluster, log) else {
+        stats.inc(cluster_stats::upstream_cx_none_healthy);
+        log.flags.set(ResponseFlag::NoHealthyUpstream);
+        return Attempt::Hopeless;
+    };
+    let Some(_pending) = Pending::begin(cluster, &endpoint.host, Priority::Default) else {
+        log.flags.set(ResponseFlag::UpstreamOverflow);
+        return Attempt::Hopeless;
+    };
+    let host = &endpoint.host;
+    log.attempt_count += 1;
+    log.upstream_host = Some(Rc::new(UpstreamHost {
+        address: host.address().to_string().into(),
+        hostname: endpoint.hostname.as_ref().into(),
+    }));
+    let unless_cancelled = Cancelled(Some(stats));
+    let outcome = connect(&cluster.cluster, &endpoint, None, Alpn::None).await;
+    unless_cancelled.disarm();
+    match outcome {
+        Ok((io, info)) => {
+            let facts =
+                ConnectionFacts::new(cluster.cluster.clone(), host.clone(), info, Some(permit));
+            facts.begin();
+            log.upstream_connection = Some(facts.info.clone());
+            Attempt::Connected(Upstream {
+                io,
+                facts,
+                _request: Request::new(cluster.clone(), host.clone()),
+            })
+        }
+        Err(error) => {
+            stats.inc(cluster_stats::upstream_rq_pending_failure_eject);
+            tracing::debug!(target: "upstream", "{}: {}: {error}", cluster.name, host.address());
+            log.flags.set(ResponseFlag::UpstreamConnectionFailure);
+            log.upstream_transport_failure_reason = error.transport_failure().map(Into::into);
+            Attempt::Failed
+        }
+    }
+}
+
+fn choose(
+    worker: &Worker,
+    proxy: &TcpProxy,
+    cluster: &WorkerCluster,
+    log: &StreamInfo,
+) -> Option<Arc<Endpoint>> {
+    let hash = match proxy.hash_source_ip {
+        true => crate::model::route::hash_of_address(log.remote()),
+        false => None,
+    };
+    cluster.choose(&LbContext {
+        random: worker.random(),
+        hash,
+        ..LbContext::default()
+    })
+}
+
+/// What a connection carries, as the stats see it.
+#[derive(Debug)]
+struct Request {
+    cluster: Rc<WorkerCluster>,
+    host: Arc<Host>,
+}
+
+impl Request {
+    fn new(cluster: Rc<WorkerCluster>, host: Arc<Host>) -> Self {
+        let stats = &cluster.cluster.stats;
+        stats.inc(cluster_stats::upstream_rq_total);
+        stats.gauge_add(cluster_stats::upstream_rq_active, 1);
+        host.inc(HostStat::rq_total);
+        host.inc(HostStat::rq_active);
+        Self { cluster, host }
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        self.cluster
+            .cluster
+            .stats
+            .gauge_sub(cluster_stats::upstream_rq_active, 1);
+        self.host.dec(HostStat::rq_active);
+    }
+}
+
+/// Counts a wait for a connection that is given up.
+struct Cancelled<'a>(Option<&'a Block>);
+
+impl Cancelled<'_> {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Cancelled<'_> {
+    fn drop(&mut self) {
+        if let Some(stats) = self.0 {
+            stats.inc(cluster_stats::upstream_rq_cancelled);
+        }
+    }
+}
