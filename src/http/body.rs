@@ -9,13 +9,54 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+/// The client's request ended before its body did.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the request's body ended early")]
+pub struct BodyAborted;
+
+/// A request's body as the codec of its connection reads it.
+#[derive(Debug)]
+pub enum ClientBody {
+    /// Over HTTP/1.
+    Http1(Incoming),
+    /// Over HTTP/2.
+    Http2(Incoming),
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BodyAborted;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyAborted>>> {
+        let frame = match self.get_mut() {
+            Self::Http1(body) | Self::Http2(body) => ready!(Pin::new(body).poll_frame(cx)),
+        };
+        Poll::Ready(frame.map(|frame| frame.map_err(|_| BodyAborted)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) | Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) | Self::Http2(body) => body.size_hint(),
+        }
+    }
+}
+
 /// A request's body, from the client to the upstream.
 ///
 /// When the request may be tried again, what has been read is kept up to a
 /// limit; beyond it there is no other try.
 #[derive(Debug)]
 pub struct RequestBody {
-    source: Option<Incoming>,
+    source: Option<ClientBody>,
     trailers: bool,
     kept: Option<Box<Kept>>,
     /// Bytes read from the client.
@@ -36,7 +77,7 @@ struct Kept {
 
 impl RequestBody {
     /// A body that comes from the client. Trailers pass where `trailers` says so.
-    pub fn new(source: Incoming, trailers: bool) -> Self {
+    pub fn new(source: ClientBody, trailers: bool) -> Self {
         let source = (!source.is_end_stream()).then_some(source);
         Self {
             source,
@@ -91,12 +132,12 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyAborted;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyAborted>>> {
         let this = &mut *self;
         if let Some(kept) = &mut this.kept {
             if let Some(frame) = kept.frames.get(kept.sent) {

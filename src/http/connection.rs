@@ -1,4 +1,5 @@
-//! Serving one downstream connection with hyper's codecs.
+//! One downstream connection: which codec serves it, what its requests share,
+//! and what ends it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -10,19 +11,11 @@ use std::{
     time::Instant,
 };
 
-use bytes::Bytes;
-use http::Version;
-use hyper::{
-    server::conn::{http1, http2},
-    service::service_fn,
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
-
 use super::{
     alarm::Alarm,
     config::{Codec, ConnectionManager},
     downstream::DownstreamIo,
-    handle::handle,
+    http1, http2,
     request::PeerHeaders,
     sniff,
     stats::http_stats,
@@ -30,10 +23,12 @@ use super::{
 use crate::{
     formatter::Protocol,
     model::{listener::NetworkFilter, route::WorkerTable},
-    net::{Connection, ConnectionInfo, LocalExecutor, Stream},
+    net::{Connection, ConnectionInfo},
     server::{Chain, ChainHandle, Worker},
     stats::Counter,
 };
+use bytes::Bytes;
+use http::Version;
 
 /// A filter chain that is known to end in a connection manager.
 #[derive(Clone, Debug)]
@@ -190,8 +185,22 @@ impl Session {
         }
     }
 
-    fn is_idle(&self) -> bool {
+    /// Whether no request is under way.
+    pub(super) fn is_idle(&self) -> bool {
         self.active.get() == 0
+    }
+
+    /// Whether it takes no more requests than those under way.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    /// Names the task to wake when that changes, or when a stream ends after it has.
+    pub(super) fn served_by(&self, task: &Waker) {
+        match &mut *self.task.borrow_mut() {
+            Some(known) if known.will_wake(task) => {}
+            slot => *slot = Some(task.clone()),
+        }
     }
 }
 
@@ -240,10 +249,10 @@ pub async fn serve(connection: Connection) {
         chain,
     });
     let counted = Counted::new(session.clone(), manager.clone());
-    let io = TokioIo::new(DownstreamIo::new(read, stream, manager.stats.clone()));
+    let io = DownstreamIo::new(read, stream, manager.stats.clone());
     match http2 {
-        false => serve_http1(&session, &manager, io).await,
-        true => serve_http2(&session, &manager, io).await,
+        false => http1::serve(&session, &manager, io).await,
+        true => http2::serve(&session, &manager, io).await,
     }
     drop(counted);
 }
@@ -255,107 +264,14 @@ async fn within<F: Future>(limit: Option<std::time::Duration>, future: F) -> Opt
     }
 }
 
-async fn serve_http1(
-    session: &Rc<Session>,
-    manager: &ConnectionManager,
-    io: TokioIo<DownstreamIo<Stream>>,
-) {
-    let mut builder = http1::Builder::new();
-    builder
-        .auto_date_header(false)
-        .title_case_headers(manager.http1.proper_case)
-        .max_headers(manager.common.max_headers)
-        .max_header_size(manager.max_request_head)
-        .max_buf_size(manager.max_request_head.max(MIN_BUFFER));
-    if let Some(limit) = manager.timeouts.request_headers {
-        builder.timer(TokioTimer::new()).header_read_timeout(limit);
-    }
-    let streams = session.clone();
-    let service = service_fn(move |request| handle(streams.clone(), request));
-    let mut connection = pin!(builder.serve_connection(io, service).with_upgrades());
-    let mut watch = pin!(Watch::new(session).run());
-    let mut asked = false;
-    poll_fn(|cx| {
-        if let Poll::Ready(outcome) = connection.as_mut().poll(cx) {
-            if outcome.is_err_and(|error| error.is_parse()) {
-                manager.stats.inc(http_stats::downstream_cx_protocol_error);
-            }
-            return Poll::Ready(());
-        }
-        if watch.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        if session.closing.get() && session.is_idle() && !asked {
-            asked = true;
-            connection.as_mut().graceful_shutdown();
-            return connection.as_mut().poll(cx).map(drop);
-        }
-        Poll::Pending
-    })
-    .await;
-}
-
-/// hyper's smallest read buffer limit.
-const MIN_BUFFER: usize = 8 * 1024;
-
-async fn serve_http2(
-    session: &Rc<Session>,
-    manager: &ConnectionManager,
-    io: TokioIo<DownstreamIo<Stream>>,
-) {
-    let options = &manager.http2;
-    let mut builder = http2::Builder::new(LocalExecutor);
-    builder
-        .timer(TokioTimer::new())
-        .auto_date_header(false)
-        .initial_stream_window_size(options.stream_window)
-        .initial_connection_window_size(options.connection_window)
-        .max_concurrent_streams(options.concurrent_streams)
-        .header_table_size(options.header_table)
-        .max_header_list_size(u32::try_from(manager.max_request_head).unwrap_or(u32::MAX));
-    if let Some(keepalive) = options.keepalive {
-        builder
-            .keep_alive_interval(keepalive.interval)
-            .keep_alive_timeout(keepalive.timeout);
-    }
-    let streams = session.clone();
-    let service = service_fn(move |request| handle(streams.clone(), request));
-    let mut connection = pin!(builder.serve_connection(io, service));
-    let mut watch = pin!(Watch::new(session).run());
-    let mut asked = false;
-    poll_fn(|cx| {
-        match &mut *session.task.borrow_mut() {
-            Some(task) if task.will_wake(cx.waker()) => {}
-            task => *task = Some(cx.waker().clone()),
-        }
-        if session.closing.get() && !asked {
-            asked = true;
-            connection.as_mut().graceful_shutdown();
-        }
-        if connection.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        if watch.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        if session.closing.get() && !asked {
-            asked = true;
-            connection.as_mut().graceful_shutdown();
-            return connection.as_mut().poll(cx).map(drop);
-        }
-        Poll::Pending
-    })
-    .await;
-}
-
 /// What ends a connection that does nothing wrong: idleness, age, a drain.
-struct Watch<'a> {
+pub(super) struct Watch<'a> {
     session: &'a Session,
     alarm: Alarm,
 }
 
 impl<'a> Watch<'a> {
-    fn new(session: &'a Session) -> Self {
+    pub(super) fn new(session: &'a Session) -> Self {
         Self {
             session,
             alarm: Alarm::default(),
@@ -363,7 +279,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Asks the connection to close where that is time; ends when it has to be cut.
-    async fn run(self) {
+    pub(super) async fn run(self) {
         let session = self.session;
         let mut drain = pin!(session.chain.idle_drain());
         poll_fn(|cx| {

@@ -2,8 +2,7 @@
 
 use std::rc::Rc;
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use hyper::body::Incoming;
+use http::{HeaderValue, Method, Response, StatusCode, Version, header, request::Parts};
 
 use super::{
     LocalReply, RequestBody, ResponseBody, StreamError,
@@ -17,28 +16,25 @@ use super::{
     stats::http_stats,
     stream::Stream,
     target,
-    upgrade::{self, Upgrade},
+    upgrade::{self, Tunnel, Upgrade},
 };
 use crate::{
     formatter::{HeaderView, ResponseFlag, is_grpc_content_type},
     model::route::{Action, DirectResponse, Outcome, RouteHandle, https_location},
 };
 
-/// Serves one request.
+/// Serves one request. The body of the response may turn out to be a tunnel, which
+/// the codec takes out and runs ([`ResponseBody::take_tunnel`]).
 ///
 /// # Errors
 /// When there is nothing left but to cut the stream.
 pub(super) async fn handle(
     session: Rc<Session>,
-    mut request: Request<Incoming>,
+    parts: Parts,
+    body: RequestBody,
 ) -> Result<Response<ResponseBody>, StreamError> {
     let managed = session.current();
-    let upgrade = upgrade::requested(&mut request);
-    let (parts, incoming) = request.into_parts();
-    let body = RequestBody::new(
-        incoming,
-        managed.manager().http1.trailers || session.is_http2(),
-    );
+    let upgrade = upgrade::requested(&parts.headers);
     let mut stream = Stream::begin(session, managed, parts);
     stream.request_received = body.is_received();
     let (seen, upgrade) = match admit(&mut stream, upgrade) {
@@ -335,13 +331,14 @@ fn pass_on(
         return respond(stream, head.status, head.headers, source, false);
     }
     match (upgrade, source) {
-        (Some(upgrade), Source::Http1(exchange)) => {
-            let mut response = Response::new(ResponseBody::detached());
+        (Some(_), Source::Http1(exchange)) => {
+            let mut headers = head.headers;
+            finish_headers(&mut stream, &mut headers, true);
+            stream.responds(head.status, &headers);
+            let tunnel = Tunnel::new(stream, exchange);
+            let mut response = Response::new(ResponseBody::tunnel(tunnel));
             *response.status_mut() = head.status;
-            *response.headers_mut() = head.headers;
-            finish_headers(&mut stream, response.headers_mut(), true);
-            stream.responds(head.status, response.headers());
-            upgrade.tunnel(stream, exchange);
+            *response.headers_mut() = headers;
             response
         }
         _ => answer(
@@ -397,7 +394,9 @@ fn respond(
 mod tests {
     use super::*;
 
-    fn size_of_future<F: std::future::Future>(_: fn(Rc<Session>, Request<Incoming>) -> F) -> usize {
+    fn size_of_future<F: std::future::Future>(
+        _: fn(Rc<Session>, Parts, RequestBody) -> F,
+    ) -> usize {
         size_of::<F>()
     }
 
@@ -405,9 +404,10 @@ mod tests {
     fn a_request_is_small_while_it_waits() {
         fn call(
             session: Rc<Session>,
-            request: Request<Incoming>,
+            parts: Parts,
+            body: RequestBody,
         ) -> impl Future<Output = Result<Response<ResponseBody>, StreamError>> {
-            handle(session, request)
+            handle(session, parts, body)
         }
         // Moved once into the connection's place for it; kept for each stream of HTTP/2.
         let size = size_of_future(call);

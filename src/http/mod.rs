@@ -1,6 +1,7 @@
 //! HTTP: codecs, connection manager, filters.
 //!
-//! A connection (`connection`) is served by hyper's codecs. Each request
+//! A connection (`connection`) is served by one of two codecs (`http1`, `http2`).
+//! Each request
 //! becomes a [`stream::Stream`], is prepared and routed (`handle`), and is
 //! forwarded by the router ([`filters::router`]) from the same task: nothing is
 //! spawned, boxed or locked for a request on HTTP/1. The stream lives on in the
@@ -14,6 +15,8 @@ mod connection;
 mod downstream;
 pub mod filters;
 mod handle;
+mod http1;
+mod http2;
 mod names;
 mod path;
 mod reply;
@@ -27,7 +30,7 @@ pub mod stream;
 mod target;
 mod upgrade;
 
-pub use body::RequestBody;
+pub use body::{BodyAborted, RequestBody};
 pub use clock::Clock;
 pub use config::ConnectionManager;
 pub use connection::serve;

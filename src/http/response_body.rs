@@ -14,6 +14,7 @@ use super::{
     StreamError,
     filters::router::{Exchange, SharedExchange},
     stream::{Limit, Stream},
+    upgrade::Tunnel,
 };
 use crate::formatter::ResponseFlag;
 
@@ -28,6 +29,8 @@ pub enum Source {
     Http1(Exchange),
     /// From an HTTP/2 upstream.
     Http2(Incoming, SharedExchange),
+    /// None: the stream has become a tunnel.
+    Tunnel(Box<Tunnel>),
 }
 
 /// A response's body. When it is dropped its stream is over.
@@ -46,7 +49,7 @@ impl ResponseBody {
     pub fn new(source: Source, stream: Box<Stream>) -> Self {
         let whole = matches!(source, Source::Empty | Source::Full(_));
         let length = match &source {
-            Source::Empty => Some(0),
+            Source::Empty | Source::Tunnel(_) => Some(0),
             Source::Full(data) => Some(data.len() as u64),
             Source::Http1(exchange) => exchange.body_left(),
             Source::Http2(incoming, _) => incoming.size_hint().exact(),
@@ -63,13 +66,24 @@ impl ResponseBody {
         body
     }
 
-    /// A body without bytes whose stream goes on elsewhere: a tunnel.
-    pub fn detached() -> Self {
+    /// A body without bytes whose stream goes on as a tunnel.
+    pub fn tunnel(tunnel: Tunnel) -> Self {
         Self {
-            source: Source::Empty,
+            source: Source::Tunnel(Box::new(tunnel)),
             stream: None,
             length: None,
             whole: true,
+        }
+    }
+
+    /// The tunnel that the stream has become, if it has.
+    pub fn take_tunnel(&mut self) -> Option<Tunnel> {
+        match std::mem::replace(&mut self.source, Source::Empty) {
+            Source::Tunnel(tunnel) => Some(*tunnel),
+            source => {
+                self.source = source;
+                None
+            }
         }
     }
 
@@ -103,7 +117,7 @@ impl ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         match &mut self.source {
-            Source::Empty => Poll::Ready(None),
+            Source::Empty | Source::Tunnel(_) => Poll::Ready(None),
             Source::Full(data) => {
                 let data = std::mem::take(data);
                 self.source = Source::Empty;
@@ -201,7 +215,7 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Empty => true,
+            Source::Empty | Source::Tunnel(_) => true,
             Source::Full(data) => data.is_empty(),
             Source::Http1(exchange) => exchange.is_complete(),
             Source::Http2(incoming, _) => incoming.is_end_stream(),

@@ -6,21 +6,15 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderMap, Request, header};
-use hyper::{
-    body::Incoming,
-    upgrade::{OnUpgrade, Upgraded},
-};
-use hyper_util::rt::TokioIo;
+use http::{HeaderMap, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    config::ConnectionManager, downstream::DownstreamIo, filters::router::Exchange,
-    stats::http_stats, stream::Stream,
+    config::ConnectionManager, filters::router::Exchange, stats::http_stats, stream::Stream,
 };
 use crate::{
     model::route::{Action, RouteHandle},
-    net::{self, Prefixed, tunnel},
+    net::{Prefixed, tunnel},
 };
 
 /// An upgrade that the client asks for.
@@ -28,16 +22,13 @@ use crate::{
 pub struct Upgrade {
     /// Its name, lower case.
     kind: Box<str>,
-    ready: OnUpgrade,
 }
 
 /// What a request wants to be upgraded to, if anything. `h2c` is not an upgrade
 /// of this kind: the request goes on as if it had not been asked for.
-pub fn requested(request: &mut Request<Incoming>) -> Option<Upgrade> {
-    let kind = kind(request.headers())?;
+pub fn requested(headers: &HeaderMap) -> Option<Upgrade> {
     Some(Upgrade {
-        kind,
-        ready: hyper::upgrade::on(request),
+        kind: kind(headers)?,
     })
 }
 
@@ -71,39 +62,51 @@ impl Upgrade {
                 .any(|upgrade| upgrade.kind == self.kind && upgrade.enabled)
         })
     }
+}
 
-    /// Carries bytes between the client and the upstream once hyper lets go of
-    /// the client's connection. The stream ends with it.
-    pub(super) fn tunnel(self, stream: Box<Stream>, exchange: Exchange) {
-        tokio::task::spawn_local(async move {
-            let Some(connection) = exchange.into_tunnel() else {
-                return;
-            };
-            let connection = *connection;
-            let (io, early) = connection.http1.into_tunnel();
-            let facts = connection.facts;
-            // The client left before it saw the response.
-            let Ok(upgraded) = self.ready.await else {
-                return;
-            };
-            let downstream = open(upgraded);
-            let upstream = Prefixed::new(early, io);
-            run(stream, downstream, upstream).await;
-            facts.end();
-            drop(facts);
-        });
+/// An exchange that has become a tunnel, until the codec hands over the client's side.
+#[derive(Debug)]
+pub struct Tunnel {
+    stream: Box<Stream>,
+    exchange: Exchange,
+}
+
+impl Tunnel {
+    pub(super) fn new(stream: Box<Stream>, exchange: Exchange) -> Self {
+        Self { stream, exchange }
+    }
+
+    /// Carries bytes between the client and the upstream until either has had
+    /// enough. The stream ends with it.
+    pub async fn run<T>(self, client: T)
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Some(connection) = self.exchange.into_tunnel() else {
+            return;
+        };
+        let connection = *connection;
+        let (io, early) = connection.http1.into_tunnel();
+        let facts = connection.facts;
+        let downstream = Downstream {
+            io: client,
+            ended: false,
+        };
+        run(self.stream, downstream, Prefixed::new(early, io)).await;
+        facts.end();
+        drop(facts);
     }
 }
 
 /// The client's side of a tunnel. What the upstream says is what the client is
 /// there for: once that has ended the tunnel has, whatever the client would
 /// still say. The other way round an end is only passed on.
-struct Downstream {
-    io: Prefixed<Box<DownstreamIo<net::Stream>>>,
+struct Downstream<T> {
+    io: T,
     ended: bool,
 }
 
-impl AsyncRead for Downstream {
+impl<T: AsyncRead + Unpin> AsyncRead for Downstream<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -116,7 +119,7 @@ impl AsyncRead for Downstream {
     }
 }
 
-impl AsyncWrite for Downstream {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Downstream<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -138,22 +141,13 @@ impl AsyncWrite for Downstream {
     }
 }
 
-/// The client's own stream, out of hyper's wrapping.
-fn open(upgraded: Upgraded) -> Downstream {
-    let parts = upgraded
-        .downcast::<TokioIo<DownstreamIo<net::Stream>>>()
-        .expect("every connection is served on this type");
-    Downstream {
-        io: Prefixed::new(parts.read_buf, Box::new(parts.io.into_inner())),
-        ended: false,
-    }
-}
-
-async fn run(
+async fn run<T>(
     mut stream: Box<Stream>,
-    downstream: Downstream,
+    downstream: Downstream<T>,
     upstream: Prefixed<crate::upstream::pool::Io>,
-) {
+) where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
     let managed = stream.managed.clone();
     let stats = &managed.manager().stats;
     stats.inc(http_stats::downstream_cx_upgrades_total);

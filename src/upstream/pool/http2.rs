@@ -15,7 +15,11 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::{ConnectError, connection::ConnectionFacts, io::Io};
-use crate::{http::RequestBody, net::LocalExecutor, upstream::stats::cluster_stats};
+use crate::{
+    http::{BodyAborted, RequestBody},
+    net::LocalExecutor,
+    upstream::stats::cluster_stats,
+};
 
 /// A request's body, shared between the stream that may have to send it again
 /// and the connection that sends it.
@@ -24,12 +28,12 @@ pub struct SharedBody(pub Rc<RefCell<RequestBody>>);
 
 impl Body for SharedBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyAborted;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyAborted>>> {
         Pin::new(&mut *self.0.borrow_mut()).poll_frame(cx)
     }
 
