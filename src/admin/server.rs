@@ -164,17 +164,7 @@ impl Server {
     {
         let id = self.next_id.get();
         self.next_id.set(id + 1);
-        let info = Rc::new(ConnectionInfo {
-            id,
-            local: self.local.clone(),
-            direct_remote: remote.clone(),
-            remote,
-            server_name: None,
-            application_protocols: Box::default(),
-            offers_tls: false,
-            tls: None,
-            accepted: Instant::now(),
-        });
+        let info = Rc::new(ConnectionInfo::new(id, self.local.clone(), remote));
         let open = Open::new(Rc::clone(self));
         task::spawn_local(async move {
             let server = &open.0;

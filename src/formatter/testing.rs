@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     rc::Rc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use super::{FormatContext, StreamInfo};
@@ -13,18 +13,8 @@ use crate::{api::envoy::data::accesslog::v3::AccessLogType, net::ConnectionInfo}
 pub(crate) fn stream_info() -> StreamInfo {
     let client = SocketAddr::from(([10, 1, 2, 3], 4000));
     let local = SocketAddr::from(([10, 9, 9, 9], 80));
-    let accepted = Instant::now();
-    let connection = ConnectionInfo {
-        id: 7,
-        local: local.into(),
-        remote: client.into(),
-        direct_remote: client.into(),
-        server_name: None,
-        application_protocols: Box::default(),
-        offers_tls: false,
-        tls: None,
-        accepted,
-    };
+    let connection = ConnectionInfo::new(7, local.into(), client.into());
+    let accepted = connection.accepted;
     let start = SystemTime::UNIX_EPOCH + Duration::from_millis(1002);
     StreamInfo::new(Rc::new(connection), start, accepted)
 }

@@ -90,6 +90,8 @@ pub struct Shared {
     pub http_options: Interned<super::cluster::HttpOptions>,
     /// TLS towards origins.
     pub tls_clients: Interned<crate::upstream::tls::Client>,
+    /// Counts of open connections.
+    pub connections: crate::net::limits::ConnectionLimits,
     /// Who resolves names.
     pub resolvers: Interned<crate::upstream::dns::Resolver>,
 }

@@ -4,17 +4,20 @@
 use std::{
     cell::RefCell,
     io,
+    net::SocketAddr,
+    path::Path,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, UnixListener};
 
 use super::{
-    Address, Connection, ConnectionInfo, Stream,
-    inspect::{self, ClientHello},
+    Address, Connection, ConnectionInfo, Plain, Stream,
+    limits::Place,
+    listener_filters::Stop,
     signal::Signal,
     socket::{ListenSocket, Sockets},
     tls,
@@ -22,9 +25,9 @@ use super::{
 use crate::{
     model::{
         Snapshot,
-        listener::{Listener, NetworkFilter, Transport, listener_stats, worker_stats},
+        listener::{Facts, Listener, NetworkFilter, Transport, listener_stats, worker_stats},
     },
-    server::{Chain, ChainHandle, Worker},
+    server::{Chain, ChainHandle, Door, Worker},
     stats::Block,
 };
 
@@ -49,12 +52,8 @@ enum Socket {
     Unix(UnixListener),
 }
 
-enum Accepted {
-    Tcp(TcpStream, Address),
-    Unix(UnixStreamPair),
-}
-
-type UnixStreamPair = (tokio::net::UnixStream, tokio::net::unix::SocketAddr);
+/// A connection and the address of its peer.
+type Accepted = (Plain, Address);
 
 impl Socket {
     fn adopt(socket: ListenSocket) -> io::Result<Self> {
@@ -68,9 +67,13 @@ impl Socket {
         Ok(match self {
             Self::Tcp(socket) => {
                 let (stream, remote) = socket.accept().await?;
-                Accepted::Tcp(stream, remote.into())
+                (Plain::Tcp(stream), canonical(remote).into())
             }
-            Self::Unix(socket) => Accepted::Unix(socket.accept().await?),
+            Self::Unix(socket) => {
+                let (stream, remote) = socket.accept().await?;
+                let path = remote.as_pathname().unwrap_or(Path::new(""));
+                (Plain::Unix(stream), Address::Pipe(path.into()))
+            }
         })
     }
 }
@@ -211,138 +214,234 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Chooses the filter chain of a new connection, ends its TLS, and serves it.
+/// An IPv4 client of a socket of both families by its own address.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Takes a new connection in, unless there are too many.
 fn admit(worker: &Rc<Worker>, listener: &Arc<Listener>, sockets: &Arc<Sockets>, new: Accepted) {
-    let count = ConnectionCount::new(listener, worker);
-    let (stream, remote) = match new {
-        Accepted::Tcp(stream, remote) => (Stream::Tcp(stream), remote),
-        Accepted::Unix((stream, remote)) => {
-            let path = remote
-                .as_pathname()
-                .unwrap_or_else(|| std::path::Path::new(""));
-            (Stream::Unix(stream), Address::Pipe(path.into()))
-        }
-    };
-    let mut info = ConnectionInfo {
-        id: count.id,
-        local: local_address(&stream, sockets),
-        direct_remote: remote.clone(),
-        remote,
-        server_name: None,
-        application_protocols: Box::default(),
-        offers_tls: false,
-        tls: None,
-        accepted: count.accepted,
+    let Some(place) = enter(listener) else { return };
+    let (stream, remote) = new;
+    let local = local_address(&stream, sockets);
+    let new = NewConnection {
+        info: ConnectionInfo::new(worker.next_connection_id(), local, remote),
+        stream,
+        door: Door::Sockets(sockets.clone()),
+        place,
+        guard: worker.connection_guard(),
     };
     tracing::debug!(
-        target: "conn_handler", connection_id = info.id,
-        "new connection from {}", info.direct_remote
+        target: "conn_handler", connection_id = new.info.id,
+        "new connection from {}", new.info.direct_remote
     );
-    if !listener.inspect_tls
-        && let Some(chain) = worker.find_chain(&listener.name, sockets, &info)
+    if listener.filters.is_empty()
+        && let Some(chain) = worker.find_chain(&listener.name, &new.door, &Facts::found(&new.info))
         && matches!(chain.filter_chain.transport, Transport::Raw)
     {
-        return serve(worker, chain, sockets, stream, info, count);
+        return new.serve(worker, chain);
     }
-    let (worker, listener, sockets) = (worker.clone(), listener.clone(), sockets.clone());
-    tokio::task::spawn_local(async move {
-        if listener.inspect_tls
-            && let Stream::Tcp(tcp) = &stream
-        {
-            let hello = inspect_within_timeout(&listener, tcp).await;
-            let Some(hello) = hello else { return };
-            if let Some(ClientHello {
-                server_name,
-                application_protocols,
-            }) = hello
-            {
-                info.offers_tls = true;
-                info.server_name = server_name;
-                info.application_protocols = application_protocols;
+    tokio::task::spawn_local(new.settle(worker.clone(), listener.clone()));
+}
+
+/// A place among the open connections of the listener and of all listeners.
+fn enter(listener: &Listener) -> Option<(Place, Place)> {
+    let limits = &listener.limits;
+    let all = match limits.ignore_all {
+        true => Some(limits.all.enter_anyway()),
+        false => limits.all.enter(),
+    };
+    let Some(all) = all else {
+        listener
+            .stats
+            .inc(listener_stats::downstream_global_cx_overflow);
+        return None;
+    };
+    let Some(own) = limits.own.enter() else {
+        listener.stats.inc(listener_stats::downstream_cx_overflow);
+        return None;
+    };
+    Some((own, all))
+}
+
+/// A connection that has no filter chain yet.
+struct NewConnection {
+    stream: Plain,
+    info: ConnectionInfo,
+    door: Door,
+    place: (Place, Place),
+    guard: crate::server::ConnectionGuard,
+}
+
+impl NewConnection {
+    /// Runs the listener filters, chooses the filter chain and ends its TLS.
+    async fn settle(mut self, worker: Rc<Worker>, mut listener: Arc<Listener>) {
+        loop {
+            if !self.filter(&listener).await {
+                return;
+            }
+            let handed_over = matches!(self.door, Door::HandedOver);
+            if !listener.hand_over_restored || handed_over || !self.info.local_restored() {
+                break;
+            }
+            // Once, to the listener the connection was meant for, if there is one.
+            match worker.listener_at(&self.info.local) {
+                Some(other) if other.name != listener.name => {
+                    let Some(own) = other.limits.own.enter() else {
+                        other.stats.inc(listener_stats::downstream_cx_overflow);
+                        return;
+                    };
+                    self.place.0 = own;
+                    self.door = Door::HandedOver;
+                    listener = other;
+                }
+                _ => break,
             }
         }
-        let Some(chain) = worker.find_chain(&listener.name, &sockets, &info) else {
+        let facts = Facts::found(&self.info);
+        let Some(chain) = worker.find_chain(&listener.name, &self.door, &facts) else {
             listener.stats.inc(listener_stats::no_filter_chain_match);
             tracing::debug!(
-                target: "conn_handler", connection_id = info.id,
+                target: "conn_handler", connection_id = self.info.id,
                 "closing connection: no filter chain of {} matches (server name {:?}, from {})",
-                listener.name, info.server_name, info.remote
+                listener.name, self.info.server_name, self.info.remote
             );
             return;
         };
-        let stream = match (&chain.filter_chain.transport, stream) {
-            (Transport::Raw, stream) => stream,
-            (Transport::Tls(transport), Stream::Tcp(tcp)) => match transport.accept(tcp).await {
-                Ok(stream) => {
-                    let (server_name, facts) = tls::facts(&stream);
-                    info.offers_tls = true;
-                    info.server_name = info.server_name.or(server_name);
-                    info.tls = Some(facts);
-                    Stream::Tls(Box::new(stream))
-                }
-                Err(error) => {
-                    tracing::debug!(
-                        target: "connection", connection_id = info.id,
-                        "TLS handshake failed: {error}"
-                    );
-                    return;
-                }
-            },
-            (Transport::Tls(_), _) => {
-                tracing::debug!(target: "connection", "TLS is ended over TCP alone");
-                return;
+        self.serve(&worker, chain);
+    }
+
+    /// Runs the listener filters; whether the connection goes on.
+    async fn filter(&mut self, listener: &Listener) -> bool {
+        if listener.filters.is_empty() {
+            return true;
+        }
+        let (stats, limit) = (&listener.stats, listener.listener_filters_timeout);
+        stats.gauge_add(listener_stats::downstream_pre_cx_active, 1);
+        let running = listener.filters.run(&self.stream, &mut self.info);
+        let ran = match limit.is_zero() {
+            true => Ok(running.await),
+            false => tokio::time::timeout(limit, running).await,
+        };
+        stats.gauge_sub(listener_stats::downstream_pre_cx_active, 1);
+        let stop = match ran {
+            Ok(Ok(())) => return true,
+            Ok(Err(stop)) => stop,
+            Err(_elapsed) => {
+                stats.inc(listener_stats::downstream_pre_cx_timeout);
+                tracing::debug!(
+                    target: "conn_handler", connection_id = self.info.id,
+                    "listener filter times out after {} ms", limit.as_millis()
+                );
+                return listener.continue_on_listener_filters_timeout && self.watch_anew();
             }
         };
-        serve(&worker, chain, &sockets, stream, info, count);
-    });
+        match &stop {
+            Stop::Refused(_) => {}
+            stop if stop.is_remote_close() => {
+                stats.inc(listener_stats::downstream_listener_filter_remote_close);
+            }
+            _ => stats.inc(listener_stats::downstream_listener_filter_error),
+        }
+        tracing::debug!(
+            target: "conn_handler", connection_id = self.info.id,
+            "closing connection: {stop}"
+        );
+        false
+    }
+
+    /// Lets whoever reads next find what the filters have looked at.
+    fn watch_anew(&mut self) -> bool {
+        match self.stream.watch_anew() {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(target: "conn_handler", "{}: {error}", self.info.direct_remote);
+                false
+            }
+        }
+    }
+
+    /// Serves the connection by a chain, in a task of its own.
+    fn serve(self, worker: &Rc<Worker>, chain: Rc<Chain>) {
+        let Self {
+            stream,
+            mut info,
+            door,
+            place,
+            guard,
+        } = self;
+        let count = ConnectionCount::new(&info, &chain.listener, worker, place, guard);
+        let filter_chain = chain.filter_chain.clone();
+        let worker = worker.clone();
+        match &filter_chain.transport {
+            Transport::Raw => serve(worker, chain, door, stream.into(), info, count),
+            Transport::Tls(_) => {
+                tokio::task::spawn_local(async move {
+                    if let Some(stream) = end_tls(stream, &mut info, &chain).await {
+                        serve(worker, chain, door, stream, info, count);
+                    }
+                });
+            }
+        }
+    }
 }
 
-/// What the start of the connection tells; outer `None` when it has to be closed.
-async fn inspect_within_timeout(
-    listener: &Listener,
-    stream: &TcpStream,
-) -> Option<Option<ClientHello>> {
-    let limit = listener.listener_filters_timeout;
-    listener
-        .stats
-        .gauge_add(listener_stats::downstream_pre_cx_active, 1);
-    let inspected = match limit.is_zero() {
-        true => Ok(inspect::client_hello(stream).await),
-        false => tokio::time::timeout(limit, inspect::client_hello(stream)).await,
+/// Does the handshake; `None` when it fails.
+async fn end_tls(stream: Plain, info: &mut ConnectionInfo, chain: &Chain) -> Option<Stream> {
+    let filter_chain = &chain.filter_chain;
+    let Transport::Tls(transport) = &filter_chain.transport else {
+        return Some(stream.into());
     };
-    listener
-        .stats
-        .gauge_sub(listener_stats::downstream_pre_cx_active, 1);
-    match inspected {
-        Ok(Ok(hello)) => Some(hello),
-        Ok(Err(_)) => {
-            listener
-                .stats
-                .inc(listener_stats::downstream_listener_filter_remote_close);
-            None
+    let Plain::Tcp(tcp) = stream else {
+        tracing::debug!(target: "connection", "TLS is ended over TCP alone");
+        return None;
+    };
+    let handshake = transport.accept(tcp);
+    let ended = match filter_chain.transport_connect_timeout {
+        None => handshake.await,
+        Some(limit) => match tokio::time::timeout(limit, handshake).await {
+            Ok(ended) => ended,
+            Err(_elapsed) => {
+                let counter = listener_stats::downstream_cx_transport_socket_connect_timeout;
+                chain.listener.stats.inc(counter);
+                return None;
+            }
+        },
+    };
+    match ended {
+        Ok(stream) => {
+            let (server_name, facts) = tls::facts(&stream);
+            if !info.offers_tls {
+                // What a listener that looks would have found.
+                info.offers_tls = true;
+                info.server_name = server_name;
+                let protocol = facts.application_protocol.clone();
+                info.application_protocols = protocol.into_iter().collect();
+            }
+            info.tls = Some(facts);
+            Some(Stream::Tls(Box::new(stream)))
         }
-        Err(_elapsed) => {
-            listener
-                .stats
-                .inc(listener_stats::downstream_pre_cx_timeout);
-            listener
-                .continue_on_listener_filters_timeout
-                .then_some(None)
+        Err(error) => {
+            tracing::debug!(
+                target: "connection", connection_id = info.id,
+                "TLS handshake failed: {error}"
+            );
+            None
         }
     }
 }
 
 fn serve(
-    worker: &Rc<Worker>,
+    worker: Rc<Worker>,
     chain: Rc<Chain>,
-    sockets: &Arc<Sockets>,
+    door: Door,
     stream: Stream,
     info: ConnectionInfo,
     count: ConnectionCount,
 ) {
     let info = Rc::new(info);
     let filter_chain = chain.filter_chain.clone();
-    let chain = ChainHandle::new(worker.clone(), info.clone(), sockets.clone(), chain);
+    let chain = ChainHandle::new(worker, info.clone(), door, chain);
     let connection = Connection {
         stream,
         info,
@@ -366,11 +465,14 @@ fn serve(
 }
 
 /// The bound address, asked of the kernel only where a wildcard hides it.
-fn local_address(stream: &Stream, sockets: &Sockets) -> Address {
+fn local_address(stream: &Plain, sockets: &Sockets) -> Address {
     match (sockets.local().ip(), stream) {
-        (Some(bound), Stream::Tcp(tcp)) if bound.ip().is_unspecified() => tcp
-            .local_addr()
-            .map_or_else(|_| sockets.local().clone(), Into::into),
+        (Some(bound), Plain::Tcp(tcp))
+            if sockets.options().transparent || bound.ip().is_unspecified() =>
+        {
+            tcp.local_addr()
+                .map_or_else(|_| sockets.local().clone(), |local| canonical(local).into())
+        }
         _ => sockets.local().clone(),
     }
 }
@@ -381,12 +483,19 @@ struct ConnectionCount {
     id: u64,
     stats: Arc<Block>,
     worker_stats: Option<Arc<Block>>,
-    accepted: Instant,
+    since: Instant,
+    _place: (Place, Place),
     _worker: crate::server::ConnectionGuard,
 }
 
 impl ConnectionCount {
-    fn new(listener: &Listener, worker: &Rc<Worker>) -> Self {
+    fn new(
+        info: &ConnectionInfo,
+        listener: &Listener,
+        worker: &Rc<Worker>,
+        place: (Place, Place),
+        guard: crate::server::ConnectionGuard,
+    ) -> Self {
         let stats = listener.stats.clone();
         let worker_stats = listener.worker_stats.get(worker.index).cloned();
         stats.inc(listener_stats::downstream_cx_total);
@@ -396,11 +505,12 @@ impl ConnectionCount {
             stats.gauge_add(worker_stats::downstream_cx_active, 1);
         }
         Self {
-            id: worker.next_connection_id(),
+            id: info.id,
             stats,
             worker_stats,
-            accepted: Instant::now(),
-            _worker: worker.connection_guard(),
+            since: Instant::now(),
+            _place: place,
+            _worker: guard,
         }
     }
 }
@@ -413,7 +523,7 @@ impl Drop for ConnectionCount {
         if let Some(stats) = &self.worker_stats {
             stats.gauge_sub(worker_stats::downstream_cx_active, 1);
         }
-        let length = self.accepted.elapsed().as_millis();
+        let length = self.since.elapsed().as_millis();
         let length = u64::try_from(length).unwrap_or(u64::MAX);
         self.stats
             .record(listener_stats::downstream_cx_length_ms, length);

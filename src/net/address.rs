@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -93,6 +93,22 @@ impl Address {
             }
             None => Err(at.error("port_value is required")),
         }
+    }
+
+    /// Whether a listener of this address is one for connections to `other`: it is
+    /// the same, or stands for all addresses of its family.
+    pub fn covers(&self, other: &Self) -> bool {
+        self == other || other.with_any_ip().is_some_and(|any| *self == any)
+    }
+
+    /// The address that stands for all of the family, with the same port.
+    pub fn with_any_ip(&self) -> Option<Self> {
+        let address = self.ip()?;
+        let any: IpAddr = match address.is_ipv4() {
+            true => Ipv4Addr::UNSPECIFIED.into(),
+            false => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        Some(SocketAddr::new(any, address.port()).into())
     }
 
     /// The IP address and port, if it is one.

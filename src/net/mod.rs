@@ -3,9 +3,11 @@
 
 pub mod accept;
 mod address;
-mod connection;
+pub mod connection;
 mod executor;
-mod inspect;
+pub mod limits;
+pub mod listener_filters;
+mod plain;
 mod prefixed;
 pub mod signal;
 pub mod socket;
@@ -14,7 +16,8 @@ pub mod tls;
 pub mod tunnel;
 
 pub use address::Address;
-pub use connection::{Connection, ConnectionInfo, TlsInfo};
+pub use connection::{Connection, ConnectionInfo, ConnectionMetadata, TlsInfo};
 pub use executor::LocalExecutor;
+pub use plain::Plain;
 pub use prefixed::Prefixed;
 pub use stream::Stream;

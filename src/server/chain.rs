@@ -14,8 +14,8 @@ use std::{
 };
 
 use crate::{
-    model::listener::{FilterChain, Listener},
-    net::{ConnectionInfo, signal::Signal, socket::Sockets},
+    model::listener::{Facts, FilterChain, Listener},
+    net::{Address, ConnectionInfo, signal::Signal, socket::Sockets},
 };
 
 use super::{Draining, Worker};
@@ -30,6 +30,25 @@ pub struct Chain {
     /// Raised when this chain is no longer the one in force: its connections
     /// find out by [`ChainHandle::current`] whether there is another for them.
     pub(super) superseded: Signal,
+}
+
+/// How a connection came to its listener.
+#[derive(Clone, Debug)]
+pub enum Door {
+    /// Through one of its sockets.
+    Sockets(Arc<Sockets>),
+    /// From another listener, for the address it was meant for.
+    HandedOver,
+}
+
+impl Door {
+    /// Whether it leads to a listener for a connection of this local address.
+    pub(super) fn leads_to(&self, listener: &Listener, local: &Address) -> bool {
+        match self {
+            Self::Sockets(sockets) => listener.sockets.iter().any(|s| Arc::ptr_eq(s, sockets)),
+            Self::HandedOver => listener.addresses.iter().any(|a| a.address.covers(local)),
+        }
+    }
 }
 
 /// What [`ChainHandle::current`] found.
@@ -56,7 +75,7 @@ impl ChainState {
 pub struct ChainHandle {
     worker: Rc<Worker>,
     info: Rc<ConnectionInfo>,
-    sockets: Arc<Sockets>,
+    door: Door,
     chain: RefCell<Rc<Chain>>,
     generation: Cell<u64>,
     gone: Cell<Option<Instant>>,
@@ -67,14 +86,14 @@ impl ChainHandle {
     pub(crate) fn new(
         worker: Rc<Worker>,
         info: Rc<ConnectionInfo>,
-        sockets: Arc<Sockets>,
+        door: Door,
         chain: Rc<Chain>,
     ) -> Self {
         let generation = worker.generation();
         Self {
             worker,
             info,
-            sockets,
+            door,
             chain: RefCell::new(chain),
             generation: Cell::new(generation),
             gone: Cell::new(None),
@@ -106,11 +125,11 @@ impl ChainHandle {
     }
 
     fn adopt(&self) {
-        let next = self.worker.find_chain(
-            &self.chain.borrow().listener.name,
-            &self.sockets,
-            &self.info,
-        );
+        let name = self.chain.borrow().listener.name.clone();
+        let next = self.worker.listener(&name).and_then(|listener| {
+            let facts = Facts::would_find(&listener.filters, &self.info);
+            self.worker.find_chain(&name, &self.door, &facts)
+        });
         let identity = self.chain.borrow().filter_chain.transport_identity;
         match next {
             Some(next) if next.filter_chain.transport_identity == identity => {

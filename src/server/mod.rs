@@ -21,7 +21,7 @@ mod worker;
 mod workers;
 
 pub use bootstrap::Bootstrap;
-pub use chain::{Chain, ChainHandle, ChainState};
+pub use chain::{Chain, ChainHandle, ChainState, Door};
 pub use drain::{DrainStrategy, Draining};
 pub use lifecycle::{Lifecycle, Phase};
 pub use local_address::local_address;

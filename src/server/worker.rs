@@ -17,13 +17,13 @@ use arc_swap::{ArcSwap, Cache};
 use crate::{
     model::{
         Snapshot, SnapshotSlot,
-        listener::{Listener, TrafficDirection},
+        listener::{Facts, Listener, TrafficDirection},
     },
-    net::{ConnectionInfo, accept::AcceptLoops, signal::Signal, socket::Sockets},
+    net::{Address, accept::AcceptLoops, signal::Signal},
     stats::Block,
 };
 
-use super::{Chain, DrainStrategy, Draining, Lifecycle, Phase, stats::server_stats};
+use super::{Chain, Door, DrainStrategy, Draining, Lifecycle, Phase, stats::server_stats};
 
 /// A listener as this worker sees it: one [`Chain`] for each filter chain.
 #[derive(Debug)]
@@ -162,24 +162,29 @@ impl Worker {
     }
 
     /// The chain that serves a connection, by the configuration in force.
-    pub fn find_chain(
-        &self,
-        listener: &str,
-        sockets: &Arc<Sockets>,
-        info: &ConnectionInfo,
-    ) -> Option<Rc<Chain>> {
+    pub fn find_chain(&self, listener: &str, door: &Door, facts: &Facts<'_>) -> Option<Rc<Chain>> {
         let listeners = self.listeners.borrow();
         let found = listeners.get(listener)?;
-        if !found
-            .listener
-            .sockets
-            .iter()
-            .any(|s| Arc::ptr_eq(s, sockets))
-        {
+        if !door.leads_to(&found.listener, &facts.info.local) {
             return None;
         }
-        let index = found.listener.filter_chains.find(info)?;
+        let index = found.listener.filter_chains.find(facts)?;
         found.chains.get(index).cloned()
+    }
+
+    /// The listener in force for an address: its own, or else one for all
+    /// addresses with its port.
+    pub fn listener_at(&self, address: &Address) -> Option<Arc<Listener>> {
+        let listeners = self.listeners.borrow();
+        let any = address.with_any_ip()?;
+        let at = |wanted: &Address| {
+            listeners.values().find(|l| {
+                let mut addresses = l.listener.addresses.iter();
+                addresses.any(|a| a.address == *wanted)
+            })
+        };
+        let found = at(address).or_else(|| at(&any))?;
+        Some(found.listener.clone())
     }
 
     /// A listener in force, by name.

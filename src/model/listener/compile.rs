@@ -8,13 +8,14 @@ use crate::{
     model::Context,
     net::{
         Address,
+        listener_filters::{ListenerFilter, ListenerFilters, ProxyProtocol, TlsInspector},
         socket::{DEFAULT_BACKLOG, SocketOptions},
     },
     refuse,
 };
 
 use super::{
-    FilterChain, FilterChains, ListenAddress, Listener, TrafficDirection, listener_stats,
+    FilterChain, FilterChains, Limits, ListenAddress, Listener, TrafficDirection, listener_stats,
     worker_stats,
 };
 
@@ -66,22 +67,22 @@ impl Listener {
             filter_chain_matcher,
             additional_addresses,
             max_connections_to_accept_per_socket_event,
-            bypass_overload_manager,
+            // There is no overload manager yet; a bootstrap that asks for one is refused.
+            bypass_overload_manager: _,
             fcds_config,
             tcp_keepalive,
             per_connection_buffer_high_watermark_timeout,
             stats_matcher,
         } = message;
 
-        let use_original_dst = use_original_dst.filter(|on| *on);
         let connection_balance_config =
             connection_balance_config.filter(|c| c.balance_type.is_some());
         let bind_to_port = bind_to_port.filter(|on| !*on);
         let mut refused = refuse!(at;
-            use_original_dst, deprecated_v1, tcp_fast_open_queue_length, socket_options,
+            deprecated_v1, tcp_fast_open_queue_length, socket_options,
             udp_listener_config, api_listener, connection_balance_config, access_log,
-            bind_to_port, enable_mptcp, ignore_global_conn_limit, filter_chain_matcher,
-            bypass_overload_manager, fcds_config, tcp_keepalive,
+            bind_to_port, enable_mptcp, filter_chain_matcher,
+            fcds_config, tcp_keepalive,
             per_connection_buffer_high_watermark_timeout, stats_matcher,
         );
         if listener_specifier.is_some() {
@@ -95,22 +96,35 @@ impl Listener {
             transparent: transparent.unwrap_or(false),
         };
         let addresses = compile_addresses(address, additional_addresses, &options, at);
-        let inspect = compile_listener_filters(listener_filters, &at.field("listener_filters"));
+        let filters = ListenerFilters::compile(listener_filters, cx, &at.field("listener_filters"));
+        let use_proxy_proto = filter_chains
+            .first()
+            .or(default_filter_chain.as_ref())
+            .and_then(|chain| chain.use_proxy_proto)
+            .unwrap_or(false);
         let timeout = listener_filters_timeout
             .map(|d| crate::config::duration(&d, &at.field("listener_filters_timeout")))
             .transpose();
         let chains = compile_chains(filter_chains, default_filter_chain, cx, at);
         refused?;
-        let (addresses, mut inspect_tls, timeout, filter_chains) =
-            (addresses?, inspect?, timeout?, chains?);
-        if filter_chains.need_inspection() && !inspect_tls {
+        let (addresses, mut filters, timeout, filter_chains) =
+            (addresses?, filters?, timeout?, chains?);
+        // In Envoy's order, after those that are configured.
+        if use_original_dst.unwrap_or(false) {
+            filters.push(ListenerFilter::OriginalDst);
+        }
+        if use_proxy_proto {
+            filters.push(ListenerFilter::ProxyProtocol(ProxyProtocol::new(cx, at)?));
+        }
+        if filter_chains.need_tls_inspection() && !filters.inspect_tls() {
             tracing::warn!(
                 target: "config",
                 "{name}: filter chain match rules need envoy.filters.listener.tls_inspector, \
                  which is not configured; it is used all the same"
             );
-            inspect_tls = true;
+            filters.push(ListenerFilter::TlsInspector(TlsInspector::new(cx)));
         }
+        let (own, all) = cx.shared.connections.of(&name, cx.runtime);
 
         let scope = match stat_prefix.is_empty() {
             true => addresses[0].address.to_string().replace(':', "_"),
@@ -132,7 +146,13 @@ impl Listener {
             addresses,
             sockets: Vec::new(),
             filter_chains,
-            inspect_tls,
+            filters,
+            hand_over_restored: use_original_dst.unwrap_or(false),
+            limits: Limits {
+                own,
+                all,
+                ignore_all: ignore_global_conn_limit,
+            },
             listener_filters_timeout: timeout.unwrap_or(DEFAULT_LISTENER_FILTERS_TIMEOUT),
             continue_on_listener_filters_timeout,
             per_connection_buffer_limit: per_connection_buffer_limit_bytes
@@ -187,66 +207,6 @@ fn compile_addresses(
         }
     }
     outcome.map(|()| addresses)
-}
-
-/// Whether the start of TLS has to be read.
-fn compile_listener_filters(
-    filters: Vec<pb::ListenerFilter>,
-    at: &At<'_>,
-) -> Result<bool, Reported> {
-    use crate::api::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
-    let mut inspect_tls = false;
-    let mut outcome = Ok(());
-    for (index, filter) in filters.into_iter().enumerate() {
-        let at = at.index(index);
-        let pb::ListenerFilter {
-            name,
-            filter_disabled,
-            config_type,
-        } = filter;
-        let compile = || {
-            refuse!(at; filter_disabled)?;
-            let any = match config_type {
-                Some(pb::listener_filter::ConfigType::TypedConfig(any)) => any,
-                Some(pb::listener_filter::ConfigType::ConfigDiscovery(_)) => {
-                    return Err(at.field("config_discovery").unsupported());
-                }
-                None if name == "envoy.filters.listener.tls_inspector" => {
-                    inspect_tls = true;
-                    return Ok(());
-                }
-                None => return Err(at.field("typed_config").error("is required")),
-            };
-            let at = at.field("typed_config");
-            match crate::config::type_name(&any) {
-                "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => {
-                    let TlsInspector {
-                        enable_ja3_fingerprinting,
-                        // The first read's size is a hint; the limit is what TLS itself allows.
-                        initial_read_buffer_size: _,
-                        enable_ja4_fingerprinting,
-                        max_client_hello_size,
-                        // A filter that only closes connections sooner than their timeout.
-                        close_connection_on_client_hello_parsing_errors,
-                    } = crate::config::unpack(&any, &at)?;
-                    let enable_ja3_fingerprinting = enable_ja3_fingerprinting.filter(|on| *on);
-                    let enable_ja4_fingerprinting = enable_ja4_fingerprinting.filter(|on| *on);
-                    refuse!(at; enable_ja3_fingerprinting, enable_ja4_fingerprinting,
-                        max_client_hello_size, close_connection_on_client_hello_parsing_errors)?;
-                    inspect_tls = true;
-                    Ok(())
-                }
-                other => Err(at.error(format_args!(
-                    "the listener filter {other:?} is not supported; \
-                     there is envoy.filters.listener.tls_inspector"
-                ))),
-            }
-        };
-        if let Err(reported) = compile() {
-            outcome = Err(reported);
-        }
-    }
-    outcome.map(|()| inspect_tls)
 }
 
 fn compile_chains(

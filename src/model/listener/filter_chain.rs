@@ -3,17 +3,18 @@
 use std::{
     hash::{BuildHasher, Hash},
     sync::Arc,
+    time::Duration,
 };
 
 use prost::Message;
 
 use crate::{
     api::envoy::config::listener::v3 as pb,
-    config::{At, Reported},
+    config::{At, Reported, optional_duration},
     http,
     model::Context,
     net::tls::DownstreamTls,
-    refuse, tcp,
+    tcp,
 };
 
 /// What carries a connection's bytes.
@@ -43,6 +44,8 @@ pub struct FilterChain {
     pub transport: Transport,
     /// The filter that serves.
     pub network: NetworkFilter,
+    /// How long the transport socket may take until it is ready.
+    pub transport_connect_timeout: Option<Duration>,
     /// Equal when an open connection can go on under the other chain: the same
     /// TLS settings (but for certificates) and the same codec options.
     pub transport_identity: u64,
@@ -67,21 +70,25 @@ impl FilterChain {
         let pb::FilterChain {
             filter_chain_match: _,
             filters,
-            use_proxy_proto,
+            // The listener reads it, of the first chain.
+            use_proxy_proto: _,
             // Only read by matchers and access logs that are refused by name.
             metadata: _,
             transport_socket,
             name,
             transport_socket_connect_timeout,
         } = message;
-        let refused = refuse!(at; use_proxy_proto, transport_socket_connect_timeout);
+        let timeout = optional_duration(
+            transport_socket_connect_timeout.as_ref(),
+            &at.field("transport_socket_connect_timeout"),
+        );
 
         let transport = match transport_socket {
             None => Ok((Transport::Raw, 0)),
             Some(socket) => compile_transport(socket, cx, &at.field("transport_socket")),
         };
         let network = compile_filters(filters, cx, &at.field("filters"));
-        refused?;
+        let timeout = timeout?;
         let ((transport, transport_hash), network) = (transport?, network?);
         let kind = match &network {
             NetworkFilter::Http(manager) => (0u8, manager.transport_identity()),
@@ -91,6 +98,7 @@ impl FilterChain {
             name: name.into(),
             transport,
             network,
+            transport_connect_timeout: timeout.filter(|limit| !limit.is_zero()),
             transport_identity: fixed_hash(&(transport_hash, kind)),
         })
     }

@@ -9,16 +9,17 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
 use ipnet::IpNet;
 
 use crate::{
-    api::envoy::config::{core::v3::CidrRange, listener::v3 as pb},
+    api::envoy::config::listener::v3 as pb,
     config::{At, Reported},
-    net::ConnectionInfo,
+    model::matcher::{IpTable, ip::ranges},
+    net::{Address, ConnectionInfo, listener_filters::ListenerFilters},
     refuse,
 };
 
@@ -29,6 +30,7 @@ use pb::filter_chain_match::ConnectionSourceType;
 #[derive(Debug)]
 pub struct FilterChains {
     all: Vec<Arc<FilterChain>>,
+    need_tls: bool,
     rules: Option<Node>,
     default: Option<usize>,
 }
@@ -55,6 +57,7 @@ impl FilterChains {
             all.push(chain);
         }
         outcome?;
+        let need_tls = rules.iter().any(|(_, rule)| rule.needs_tls());
         let rules = match rules.is_empty() {
             true => None,
             false => {
@@ -62,10 +65,15 @@ impl FilterChains {
                 Some(Node::build(&rules, 0).map_err(|(first, second)| {
                     at.index(second)
                         .field("filter_chain_match")
-                        .error(format_args!(
-                            "has the same matching rules as filter_chains[{first}]; \
-                         no connection could ever reach it"
-                        ))
+                        .error(match first == second {
+                            true => "says the same twice, which Envoy takes for two chains \
+                                     with overlapping matching rules"
+                                .to_owned(),
+                            false => format!(
+                                "has matching rules in common with filter_chains[{first}]; \
+                                 a connection could not tell them apart"
+                            ),
+                        })
                 })?)
             }
         };
@@ -75,6 +83,7 @@ impl FilterChains {
         });
         Ok(Self {
             all,
+            need_tls,
             rules,
             default,
         })
@@ -86,16 +95,67 @@ impl FilterChains {
     }
 
     /// The index in [`FilterChains::all`] of the chain for a connection.
-    pub fn find(&self, info: &ConnectionInfo) -> Option<usize> {
+    pub fn find(&self, facts: &Facts<'_>) -> Option<usize> {
         self.rules
             .as_ref()
-            .and_then(|rules| rules.find(info))
+            .and_then(|rules| rules.find(facts))
             .or(self.default)
     }
 
-    /// Whether any rule needs the start of the connection to be read.
-    pub fn need_inspection(&self) -> bool {
-        self.rules.as_ref().is_some_and(Node::needs_inspection)
+    /// Whether a rule can only be met by what a TLS client says first.
+    pub fn need_tls_inspection(&self) -> bool {
+        self.need_tls
+    }
+}
+
+/// What a listener knows of a connection when it chooses its filter chain.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// Its addresses.
+    pub info: &'a ConnectionInfo,
+    /// Whether it was found to begin with TLS.
+    pub tls: bool,
+    /// The name it was found to ask for.
+    pub server_name: &'a str,
+    /// The protocols it was found to offer or to speak.
+    pub application_protocols: &'a [Box<[u8]>],
+}
+
+impl<'a> Facts<'a> {
+    /// What the listener filters have just found.
+    pub fn found(info: &'a ConnectionInfo) -> Self {
+        Self {
+            info,
+            tls: info.offers_tls,
+            server_name: info.server_name.as_deref().unwrap_or(""),
+            application_protocols: &info.application_protocols,
+        }
+    }
+
+    /// `tls` or `raw_buffer`.
+    pub fn transport_protocol(&self) -> &'static str {
+        match self.tls {
+            true => "tls",
+            false => "raw_buffer",
+        }
+    }
+
+    /// What these filters would find if an established connection came anew.
+    pub fn would_find(filters: &ListenerFilters, info: &'a ConnectionInfo) -> Self {
+        let nothing = Self {
+            info,
+            tls: false,
+            server_name: "",
+            application_protocols: &[],
+        };
+        let sees = match info.offers_tls {
+            true => filters.see_tls(info),
+            false => filters.see_http(info),
+        };
+        match sees {
+            true => Self::found(info),
+            false => nothing,
+        }
     }
 }
 
@@ -130,11 +190,8 @@ impl Rule {
         } = message;
         refuse!(at; address_suffix, suffix_len)?;
         let mut names = Vec::with_capacity(server_names.len());
-        // `*` is the same as no name at all.
-        if !server_names.iter().any(|name| name == "*") {
-            for (index, name) in server_names.iter().enumerate() {
-                names.push(server_name(name, &at.field("server_names").index(index))?);
-            }
+        for (index, name) in server_names.iter().enumerate() {
+            names.push(server_name(name, &at.field("server_names").index(index))?);
         }
         // The rules of the API keep ports below 65536.
         let port = |port: u32| port as u16;
@@ -162,51 +219,27 @@ impl Rule {
     }
 }
 
-fn server_name(name: &str, at: &At<'_>) -> Result<Box<str>, Reported> {
-    let name = name.to_ascii_lowercase();
-    match name.strip_prefix('*') {
-        // Kept without its star: `.example.com`.
-        Some(suffix) if suffix.starts_with('.') && !suffix.contains('*') => Ok(suffix.into()),
-        Some(_) => Err(at.error(format_args!(
-            "{name:?}: a wildcard stands for whole labels at the start, as in \"*.example.com\""
-        ))),
-        None if name.contains('*') => Err(at.error(format_args!(
-            "{name:?}: a wildcard can only stand at the start, as in \"*.example.com\""
-        ))),
-        None => Ok(name.into()),
+impl Rule {
+    /// Whether it can only be met by what a TLS client says first.
+    fn needs_tls(&self) -> bool {
+        match self.transport_protocols.first() {
+            Some(protocol) => &**protocol == "tls",
+            None => !self.server_names.is_empty() || !self.application_protocols.is_empty(),
+        }
     }
 }
 
-fn ranges(messages: &[CidrRange], at: &At<'_>) -> Result<Vec<IpNet>, Reported> {
-    messages
-        .iter()
-        .enumerate()
-        .map(
-            |(
-                index,
-                CidrRange {
-                    address_prefix,
-                    prefix_len,
-                },
-            )| {
-                let at = at.index(index);
-                let ip: IpAddr = address_prefix.parse().map_err(|_| {
-                    at.field("address_prefix")
-                        .error(format_args!("{address_prefix:?} is not an IP address"))
-                })?;
-                let len = prefix_len.unwrap_or(0);
-                u8::try_from(len)
-                    .ok()
-                    .and_then(|len| IpNet::new(ip, len).ok())
-                    .map(|n| n.trunc())
-                    .ok_or_else(|| {
-                        at.field("prefix_len").error(format_args!(
-                            "{len} is longer than an address of {ip}'s family"
-                        ))
-                    })
-            },
-        )
-        .collect()
+/// A wildcard is kept without its star: `.example.com`. Names are compared with
+/// what clients ask for in lower case, so one in upper case is met by none.
+fn server_name(name: &str, at: &At<'_>) -> Result<Box<str>, Reported> {
+    match name.strip_prefix("*.") {
+        Some(_) => Ok(name[1..].into()),
+        None if name.contains('*') => Err(at.error(format_args!(
+            "{name:?}: a wildcard stands for whole labels at the start, as in \"*.example.com\"; \
+             no name at all stands for every one"
+        ))),
+        None => Ok(name.into()),
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -225,10 +258,9 @@ enum Node {
         ports: HashMap<u16, Node>,
         any: Option<Box<Node>>,
     },
-    /// Longest first, so that the first that contains the address is the one.
     Range {
         side: Side,
-        ranges: Vec<(IpNet, Node)>,
+        ranges: IpTable<Node>,
         any: Option<Box<Node>>,
     },
     ServerName {
@@ -251,15 +283,17 @@ enum Node {
 }
 
 type Rules<'a> = [(usize, &'a Rule)];
-/// Two chains with the same rule.
+/// Two chains with a rule in common, or twice the one that says it twice.
 type Clash = (usize, usize);
 type Branches<K> = (BTreeMap<K, Node>, Option<Box<Node>>);
 
-/// Splits the rules by the values they have for one criterion.
+/// Splits the rules by the values they have for one criterion. A value that
+/// `is_any` is as good as none.
 fn branch<K: Ord + Clone>(
     rules: &Rules<'_>,
     level: usize,
     keys: impl Fn(&Rule) -> &Vec<K>,
+    is_any: impl Fn(&K) -> bool,
 ) -> Result<Branches<K>, Clash> {
     let mut groups: BTreeMap<K, Vec<(usize, &Rule)>> = BTreeMap::new();
     let mut unkeyed = Vec::new();
@@ -269,11 +303,11 @@ fn branch<K: Ord + Clone>(
             unkeyed.push((*chain, *rule));
         }
         for key in keys {
-            let group = groups.entry(key.clone()).or_default();
-            // A value written twice in one rule is one value.
-            if group.last().is_none_or(|(last, _)| last != chain) {
-                group.push((*chain, *rule));
-            }
+            let group = match is_any(key) {
+                true => &mut unkeyed,
+                false => groups.entry(key.clone()).or_default(),
+            };
+            group.push((*chain, *rule));
         }
     }
     let nodes = groups
@@ -297,14 +331,14 @@ impl Node {
             (nodes.into_iter().collect(), any)
         }
         fn ranged(side: Side, (nodes, any): Branches<IpNet>) -> Node {
-            let mut ranges: Vec<_> = nodes.into_iter().collect();
-            ranges.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
+            let ranges = IpTable::new(nodes);
             Node::Range { side, ranges, any }
         }
         let used = |of: fn(&Rule) -> bool| rules.iter().any(|(_, rule)| of(rule));
         Ok(match level {
             0 if used(|r| !r.destination_ports.is_empty()) => {
-                let (ports, any) = hashed(branch(rules, level, |r| &r.destination_ports)?);
+                let (ports, any) =
+                    hashed(branch(rules, level, |r| &r.destination_ports, |_| false)?);
                 Self::Port {
                     source: false,
                     ports,
@@ -313,37 +347,49 @@ impl Node {
             }
             1 if used(|r| !r.destinations.is_empty()) => ranged(
                 Side::Destination,
-                branch(rules, level, |r| &r.destinations)?,
+                branch(rules, level, |r| &r.destinations, |_| false)?,
             ),
             2 if used(|r| !r.server_names.is_empty()) => {
-                let (names, any) = hashed(branch(rules, level, |r| &r.server_names)?);
+                let (names, any) =
+                    hashed(branch(rules, level, |r| &r.server_names, |k| k.is_empty())?);
                 Self::ServerName { names, any }
             }
             3 if used(|r| !r.transport_protocols.is_empty()) => {
-                let (names, any) = hashed(branch(rules, level, |r| &r.transport_protocols)?);
+                let (names, any) = hashed(branch(
+                    rules,
+                    level,
+                    |r| &r.transport_protocols,
+                    |k| k.is_empty(),
+                )?);
                 Self::TransportProtocol { names, any }
             }
             4 if used(|r| !r.application_protocols.is_empty()) => {
-                let (names, any) = hashed(branch(rules, level, |r| &r.application_protocols)?);
+                let (names, any) = hashed(branch(
+                    rules,
+                    level,
+                    |r| &r.application_protocols,
+                    |k| k.is_empty(),
+                )?);
                 Self::ApplicationProtocol { names, any }
             }
             5 if used(|r| !r.direct_sources.is_empty()) => ranged(
                 Side::DirectSource,
-                branch(rules, level, |r| &r.direct_sources)?,
+                branch(rules, level, |r| &r.direct_sources, |_| false)?,
             ),
             6 if used(|r| !r.source_types.is_empty()) => {
-                let (mut types, any) = branch(rules, level, |r| &r.source_types)?;
+                let (mut types, any) = branch(rules, level, |r| &r.source_types, |_| false)?;
                 Self::SourceType {
                     local: types.remove(&true).map(Box::new),
                     external: types.remove(&false).map(Box::new),
                     any,
                 }
             }
-            7 if used(|r| !r.sources.is_empty()) => {
-                ranged(Side::Source, branch(rules, level, |r| &r.sources)?)
-            }
+            7 if used(|r| !r.sources.is_empty()) => ranged(
+                Side::Source,
+                branch(rules, level, |r| &r.sources, |_| false)?,
+            ),
             8 if used(|r| !r.source_ports.is_empty()) => {
-                let (ports, any) = hashed(branch(rules, level, |r| &r.source_ports)?);
+                let (ports, any) = hashed(branch(rules, level, |r| &r.source_ports, |_| false)?);
                 Self::Port {
                     source: true,
                     ports,
@@ -359,7 +405,8 @@ impl Node {
         })
     }
 
-    fn find(&self, info: &ConnectionInfo) -> Option<usize> {
+    fn find(&self, facts: &Facts<'_>) -> Option<usize> {
+        let info = facts.info;
         let (chosen, any) = match self {
             Self::Chain(chain) => return Some(*chain),
             Self::Port { source, ports, any } => {
@@ -372,22 +419,12 @@ impl Node {
                     Side::DirectSource => &info.direct_remote,
                     Side::Source => &info.remote,
                 };
-                let ip = address.ip().map(|a| a.ip().to_canonical());
-                let range = ip.and_then(|ip| ranges.iter().find(|(net, _)| net.contains(&ip)));
-                (range.map(|(_, node)| node), any)
+                (ranges.find(ip_of(address)), any)
             }
-            Self::ServerName { names, any } => (
-                info.server_name
-                    .as_deref()
-                    .and_then(|name| find_server_name(names, name)),
-                any,
-            ),
-            Self::TransportProtocol { names, any } => (
-                names.get(if info.offers_tls { "tls" } else { "raw_buffer" }),
-                any,
-            ),
+            Self::ServerName { names, any } => (find_server_name(names, facts.server_name), any),
+            Self::TransportProtocol { names, any } => (names.get(facts.transport_protocol()), any),
             Self::ApplicationProtocol { names, any } => {
-                let offered = info.application_protocols.iter();
+                let offered = facts.application_protocols.iter();
                 let mut offered = offered.filter_map(|p| std::str::from_utf8(p).ok());
                 (offered.find_map(|p| names.get(p)), any)
             }
@@ -400,67 +437,53 @@ impl Node {
                 (chosen.as_deref(), any)
             }
         };
-        chosen.or(any.as_deref())?.find(info)
+        chosen.or(any.as_deref())?.find(facts)
     }
+}
 
-    fn needs_inspection(&self) -> bool {
-        let (nodes, any): (Vec<&Node>, _) = match self {
-            Self::Chain(_) => return false,
-            Self::ServerName { .. }
-            | Self::TransportProtocol { .. }
-            | Self::ApplicationProtocol { .. } => return true,
-            Self::Port { ports, any, .. } => (ports.values().collect(), any),
-            Self::Range { ranges, any, .. } => (ranges.iter().map(|(_, n)| n).collect(), any),
-            Self::SourceType {
-                local,
-                external,
-                any,
-            } => (
-                local.iter().chain(external).map(AsRef::as_ref).collect(),
-                any,
-            ),
-        };
-        nodes
-            .into_iter()
-            .chain(any.as_deref())
-            .any(Node::needs_inspection)
-    }
+/// What stands for the address of a Unix domain socket, as in Envoy.
+fn ip_of(address: &Address) -> IpAddr {
+    let ip = address.ip().map(|address| address.ip());
+    ip.unwrap_or(Ipv4Addr::BROADCAST.into())
 }
 
 /// The exact name, then wildcards from the longest suffix to the shortest.
 fn find_server_name<'a>(names: &'a HashMap<Box<str>, Node>, name: &str) -> Option<&'a Node> {
-    let suffixes = memchr::memchr_iter(b'.', name.as_bytes()).map(|dot| &name[dot..]);
+    // A name begins with a label, and a dot at its end begins none.
+    let dots = memchr::memchr_iter(b'.', name.as_bytes());
+    let dots = dots.filter(|dot| (1..name.len() - 1).contains(dot));
     std::iter::once(name)
-        .chain(suffixes)
+        .chain(dots.map(|dot| &name[dot..]))
         .find_map(|name| names.get(name))
 }
 
-/// `SAME_IP_OR_LOOPBACK`: from this host.
-fn is_local(info: &ConnectionInfo) -> bool {
+/// `SAME_IP_OR_LOOPBACK`: from this host. Of IPv4's loopback addresses the
+/// canonical one alone counts, as in Envoy.
+pub(super) fn is_local(info: &ConnectionInfo) -> bool {
     match (info.remote.ip(), info.local.ip()) {
-        (Some(remote), Some(local)) => remote.ip().is_loopback() || remote.ip() == local.ip(),
-        _ => true,
+        (Some(remote), _) if remote.ip() == Ipv4Addr::LOCALHOST => true,
+        (Some(remote), _) if remote.ip() == Ipv6Addr::LOCALHOST => true,
+        (Some(remote), Some(local)) => remote.ip() == local.ip(),
+        (Some(_), None) => false,
+        (None, _) => true,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
+    use crate::api::envoy::config::core::v3::CidrRange;
 
     fn info(local: &str, remote: &str, server_name: Option<&str>) -> ConnectionInfo {
-        let address = |a: &str| crate::net::Address::Ip(a.parse().unwrap());
-        ConnectionInfo {
-            id: 0,
-            local: address(local),
-            remote: address(remote),
-            direct_remote: address(remote),
-            server_name: server_name.map(Into::into),
-            application_protocols: Box::default(),
-            offers_tls: server_name.is_some(),
-            tls: None,
-            accepted: Instant::now(),
-        }
+        let address = |a: &str| Address::Ip(a.parse().unwrap());
+        let mut info = ConnectionInfo::new(0, address(local), address(remote));
+        info.server_name = server_name.map(Into::into);
+        info.offers_tls = server_name.is_some();
+        info
+    }
+
+    fn find(tree: &Node, info: &ConnectionInfo) -> Option<usize> {
+        tree.find(&Facts::found(info))
     }
 
     fn build(rules: Vec<pb::FilterChainMatch>) -> Result<Node, Clash> {
@@ -488,7 +511,7 @@ mod tests {
             names(&[]),
         ])
         .unwrap();
-        let find = |name| tree.find(&info("10.0.0.1:443", "10.0.0.2:5", name));
+        let find = |name| find(&tree, &info("10.0.0.1:443", "10.0.0.2:5", name));
         assert_eq!(find(Some("a.example.com")), Some(1));
         assert_eq!(find(Some("b.a.example.com")), Some(0));
         assert_eq!(find(Some("example.com")), Some(2));
@@ -501,7 +524,7 @@ mod tests {
         let mut by_port = names(&["a.example.com"]);
         by_port.destination_port = Some(443);
         let tree = build(vec![by_port, names(&[])]).unwrap();
-        let find = |local, name| tree.find(&info(local, "10.0.0.2:5", name));
+        let find = |local, name| find(&tree, &info(local, "10.0.0.2:5", name));
         assert_eq!(find("10.0.0.1:443", Some("a.example.com")), Some(0));
         assert_eq!(find("10.0.0.1:443", Some("b.example.com")), None);
         assert_eq!(find("10.0.0.1:80", Some("b.example.com")), Some(1));
@@ -517,10 +540,36 @@ mod tests {
             ..Default::default()
         };
         let tree = build(vec![from("10.0.0.0", 8), from("10.1.0.0", 16)]).unwrap();
-        let find = |remote| tree.find(&info("127.0.0.1:80", remote, None));
+        let find = |remote| find(&tree, &info("127.0.0.1:80", remote, None));
         assert_eq!(find("10.1.2.3:9"), Some(1));
         assert_eq!(find("10.2.2.3:9"), Some(0));
         assert_eq!(find("11.2.2.3:9"), None);
+    }
+
+    #[test]
+    fn this_host_is_the_canonical_loopback_address_or_the_same() {
+        let local = |local, remote| is_local(&info(local, remote, None));
+        assert!(local("10.0.0.1:80", "127.0.0.1:5"));
+        assert!(local("10.0.0.1:80", "10.0.0.1:5"));
+        assert!(local("[1::1]:80", "[::1]:5"));
+        assert!(!local("127.0.0.1:80", "127.0.0.2:5"));
+        assert!(!local("10.0.0.1:80", "10.0.0.2:5"));
+    }
+
+    #[test]
+    fn only_rules_about_tls_need_it_read() {
+        let needs = |message: pb::FilterChainMatch| {
+            let report = crate::config::Report::new();
+            Rule::compile(message, &report.root()).unwrap().needs_tls()
+        };
+        let transport = |name: &str| pb::FilterChainMatch {
+            transport_protocol: name.to_owned(),
+            ..names(&["a"])
+        };
+        assert!(needs(names(&["a"])));
+        assert!(!needs(names(&[])));
+        assert!(needs(transport("tls")));
+        assert!(!needs(transport("raw_buffer")));
     }
 
     #[test]
@@ -529,6 +578,7 @@ mod tests {
             build(vec![names(&["a"]), names(&["b", "a"])]).unwrap_err(),
             (0, 1)
         );
-        assert_eq!(build(vec![names(&["*"]), names(&[])]).unwrap_err(), (0, 1));
+        assert_eq!(build(vec![names(&[""]), names(&[])]).unwrap_err(), (0, 1));
+        assert_eq!(build(vec![names(&["a", "a"])]).unwrap_err(), (0, 0));
     }
 }

@@ -5,13 +5,15 @@ mod filter_chain;
 mod matching;
 
 pub use filter_chain::{FilterChain, NetworkFilter, Transport};
-pub use matching::FilterChains;
+pub use matching::{Facts, FilterChains};
 
 use std::{sync::Arc, time::Duration};
 
 use crate::{
     net::{
         Address,
+        limits::OpenConnections,
+        listener_filters::ListenerFilters,
         socket::{BindError, SocketOptions, Sockets},
     },
     stats,
@@ -56,6 +58,17 @@ pub struct ListenAddress {
     pub options: SocketOptions,
 }
 
+/// How many connections of a listener may be open.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Of this listener.
+    pub own: Arc<OpenConnections>,
+    /// Of all listeners.
+    pub all: Arc<OpenConnections>,
+    /// `ignore_global_conn_limit`: be counted among all, but not refused.
+    pub ignore_all: bool,
+}
+
 /// `traffic_direction`, for `/drain_listeners?inboundonly`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrafficDirection {
@@ -78,9 +91,13 @@ pub struct Listener {
     pub sockets: Vec<Arc<Sockets>>,
     /// Its filter chains and the rules by which one is chosen.
     pub filter_chains: FilterChains,
-    /// Whether the start of a connection is read to find SNI and ALPN before a
-    /// filter chain is chosen.
-    pub inspect_tls: bool,
+    /// What looks at a connection before its filter chain is chosen.
+    pub filters: ListenerFilters,
+    /// `use_original_dst`: a connection that was meant for another address goes to
+    /// the listener of that address, if there is one.
+    pub hand_over_restored: bool,
+    /// How many connections may be open.
+    pub limits: Limits,
     /// How long choosing a filter chain may take; zero is no limit.
     pub listener_filters_timeout: Duration,
     /// When that time runs out, go on with what is known instead of closing.
