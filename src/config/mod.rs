@@ -26,7 +26,7 @@ pub use discovery::{Discovery, read_discovery};
 pub use document::{Document, DocumentError, Format, read};
 pub use place::{At, ConfigError, IsSet, Position, Report, Reported};
 pub use print::{Printed, to_dynamic, to_json};
-pub use resource::RawResource;
+pub use resource::{RawResource, wrapper};
 pub use strictness::{Strictness, Unknown};
 pub use values::{
     Fraction, duration, fraction, optional_duration, share, type_name, type_of_url, unpack,

@@ -49,42 +49,61 @@ pub(super) enum Text {
     Tree { file: Arc<str>, node: Node<'static> },
 }
 
+/// The wrapper that a resource may be in; `None` when it is in none.
+///
+/// # Errors
+/// When the wrapper cannot be decoded.
+pub fn wrapper(any: &Any, expected: &str) -> Result<Option<Resource>, String> {
+    if type_name(any) != Resource::full_name() {
+        return Ok(None);
+    }
+    Resource::decode(any.value.as_slice())
+        .map(Some)
+        .map_err(|error| format!("is not a valid {expected}: {error}"))
+}
+
 impl RawResource {
     /// A resource of a document that has been split.
     pub(super) fn new(name: String, hash: u64, body: Body) -> Self {
         Self { name, hash, body }
     }
 
-    /// A resource from a stream, perhaps in its wrapper; `expected` is the full
+    /// A resource from a stream, without its wrapper; `expected` is the full
     /// name of its type or its type URL.
     ///
     /// # Errors
     /// When it is of another type, or has no name.
     pub fn from_any(any: Any, expected: &str) -> Result<Self, String> {
-        Self::encoded(any, type_of_url(expected), None)
+        Self::of(any, type_of_url(expected), None)
     }
 
-    /// As [`RawResource::from_any`], from a file or a stream.
+    /// As [`RawResource::from_any`], from a file, and perhaps in its wrapper.
     pub(super) fn encoded(
-        mut any: Any,
+        any: Any,
         expected: &str,
         file: Option<Arc<str>>,
     ) -> Result<Self, String> {
+        match wrapper(&any, expected)? {
+            Some(wrapper) => {
+                let any = wrapper.resource.ok_or("resource is required")?;
+                Self::of(any, expected, file)
+            }
+            None => Self::of(any, expected, file),
+        }
+    }
+
+    fn of(any: Any, expected: &str, file: Option<Arc<str>>) -> Result<Self, String> {
         /// In all resource types the name is field 1.
         #[derive(Clone, PartialEq, prost::Message)]
         struct Named {
             #[prost(string, tag = "1")]
             name: String,
         }
-        let invalid = |error| format!("is not a valid {expected}: {error}");
-        if type_name(&any) == Resource::full_name() {
-            let wrapper = Resource::decode(any.value.as_slice()).map_err(invalid)?;
-            any = wrapper.resource.ok_or("resource is required")?;
-        }
         if type_name(&any) != expected {
             return Err(mismatch(expected, &any.type_url));
         }
-        let Named { name } = Named::decode(any.value.as_slice()).map_err(invalid)?;
+        let Named { name } = Named::decode(any.value.as_slice())
+            .map_err(|error| format!("is not a valid {expected}: {error}"))?;
         match name.is_empty() {
             true => Err("name is required".to_owned()),
             false => Ok(Self {

@@ -311,7 +311,14 @@ fn check_identity(
     options: &Options,
     at: &At<'_>,
 ) -> Result<(), Reported> {
-    let subscribes = dynamic.lds_config.is_some() || dynamic.cds_config.is_some();
+    let DynamicResources {
+        lds_config,
+        cds_config,
+        ads_config,
+        lds_resources_locator: _,
+        cds_resources_locator: _,
+    } = dynamic;
+    let subscribes = lds_config.is_some() || cds_config.is_some() || ads_config.is_some();
     // In validation the command line that names the node need not be at hand.
     if !subscribes || options.mode == Mode::Validate {
         return Ok(());

@@ -138,6 +138,7 @@ impl Server {
         let setup = Setup {
             stats: registry.clone(),
             server: info,
+            node: bootstrap.node.clone(),
             runtime: runtime.clone(),
             strictness,
             snapshot: snapshot.clone(),

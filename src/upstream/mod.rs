@@ -8,6 +8,7 @@ pub mod balance;
 pub mod breakers;
 pub mod dns;
 mod driver;
+pub mod grpc;
 pub mod host;
 pub mod host_set;
 pub mod pool;

@@ -9,64 +9,42 @@ use crate::{
     refuse,
 };
 
+use super::api_source::{ApiSource, Management, check_version};
+
 /// `initial_fetch_timeout` when it is not set.
 pub const DEFAULT_INITIAL_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Where resources come from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ConfigSource {
-    /// The file.
-    pub path: Arc<PathBuf>,
-    /// `watched_directory`: what is moved into it makes the file read again.
-    pub watched_directory: Option<Arc<PathBuf>>,
+    /// A file, or servers.
+    pub origin: Origin,
     /// How long the first answer is awaited; `None` is forever.
     pub initial_fetch_timeout: Option<Duration>,
 }
 
-impl ConfigSource {
-    /// Compiles a source.
-    ///
-    /// # Errors
-    /// When it is not a file, which is all that is supported; reported by name.
-    pub fn compile(message: &pb::ConfigSource, at: &At<'_>) -> Result<Self, Reported> {
-        let pb::ConfigSource {
-            initial_fetch_timeout,
-            // AUTO and V3 are one; V2 has been gone for years and is refused as a value below.
-            resource_api_version,
-            authorities,
-            config_source_specifier,
-        } = message.clone();
-        let mut refused = refuse!(at; authorities);
-        if resource_api_version == pb::ApiVersion::V2 as i32 {
-            let at = at.field("resource_api_version");
-            refused = Err(at.error("V2 is not supported; use V3"));
-        }
-        let initial_fetch_timeout = match initial_fetch_timeout {
-            Some(given) => duration(&given, &at.field("initial_fetch_timeout")).map(Some),
-            None => Ok(Some(DEFAULT_INITIAL_FETCH_TIMEOUT)),
-        };
-        let file = match config_source_specifier {
-            Some(ConfigSourceSpecifier::Path(path)) => Ok((path, None)),
-            Some(ConfigSourceSpecifier::PathConfigSource(source)) => {
-                compile_path(source, &at.field("path_config_source"))
-            }
-            Some(ConfigSourceSpecifier::ApiConfigSource(_)) => {
-                Err(at.field("api_config_source").unsupported())
-            }
-            Some(ConfigSourceSpecifier::Ads(_)) => Err(at.field("ads").unsupported()),
-            Some(ConfigSourceSpecifier::Self_(_)) => Err(at.field("self").unsupported()),
-            None => Err(at.error("names no source; use path_config_source")),
-        };
-        refused?;
-        let (path, directory) = file?;
-        Ok(Self {
-            path: Arc::new(path.into()),
-            watched_directory: directory.map(|d| Arc::new(d.into())),
-            initial_fetch_timeout: initial_fetch_timeout?.filter(|t| !t.is_zero()),
-        })
-    }
+/// What holds resources, or pushes them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// `path_config_source`, or `path`.
+    File(File),
+    /// `ads`: the one stream that resources of every type share.
+    Ads(Arc<ApiSource>),
+    /// `api_config_source`: a stream for resources of one type.
+    Api(Arc<ApiSource>),
+}
 
-    /// Refuses a source whose file does not exist.
+/// A file that is watched.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct File {
+    /// Where it is.
+    pub path: Arc<PathBuf>,
+    /// `watched_directory`: what is moved into it makes the file read again.
+    pub watched_directory: Option<Arc<PathBuf>>,
+}
+
+impl File {
+    /// Refuses a file that does not exist.
     ///
     /// # Errors
     /// Reported in Envoy's words.
@@ -78,6 +56,74 @@ impl ConfigSource {
         Err(at.error(format_args!(
             "paths must refer to an existing path in the system: '{path}' does not exist"
         )))
+    }
+}
+
+impl Origin {
+    /// The file's path or the servers' names, for people.
+    pub fn place(&self) -> Arc<str> {
+        match self {
+            Self::File(file) => file.path.display().to_string().into(),
+            Self::Ads(api) | Self::Api(api) => api.place.clone(),
+        }
+    }
+}
+
+impl ConfigSource {
+    /// Compiles a source.
+    ///
+    /// # Errors
+    /// When it is of a kind that is not supported, or names a server that the
+    /// bootstrap does not know; reported.
+    pub fn compile(
+        message: &pb::ConfigSource,
+        management: &Management,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
+        let pb::ConfigSource {
+            initial_fetch_timeout,
+            // AUTO and V3 are one; V2 has been gone for years and is refused as a value below.
+            resource_api_version,
+            authorities,
+            config_source_specifier,
+        } = message.clone();
+        let refused = refuse!(at; authorities);
+        let version = check_version(resource_api_version, &at.field("resource_api_version"));
+        let initial_fetch_timeout = match initial_fetch_timeout {
+            Some(given) => duration(&given, &at.field("initial_fetch_timeout")).map(Some),
+            None => Ok(Some(DEFAULT_INITIAL_FETCH_TIMEOUT)),
+        };
+        let origin = match config_source_specifier {
+            Some(ConfigSourceSpecifier::Path(path)) => Ok(Origin::File(File {
+                path: Arc::new(path.into()),
+                watched_directory: None,
+            })),
+            Some(ConfigSourceSpecifier::PathConfigSource(source)) => {
+                compile_path(source, &at.field("path_config_source")).map(Origin::File)
+            }
+            Some(ConfigSourceSpecifier::ApiConfigSource(source)) => {
+                ApiSource::compile(&source, management, &at.field("api_config_source"))
+                    .map(|source| Origin::Api(Arc::new(source)))
+            }
+            Some(ConfigSourceSpecifier::Ads(pb::AggregatedConfigSource {})) => {
+                match management.ads() {
+                    Some(ads) => Ok(Origin::Ads(ads.clone())),
+                    None => Err(at.field("ads").error(
+                        "ADS must be configured to support an ADS config source: \
+                         there is no dynamic_resources.ads_config",
+                    )),
+                }
+            }
+            // It is for load reports only, in Envoy too.
+            Some(ConfigSourceSpecifier::Self_(_)) => Err(at.field("self").unsupported()),
+            None => Err(at.error("names no source; use path_config_source or ads")),
+        };
+        refused?;
+        version?;
+        Ok(Self {
+            origin: origin?,
+            initial_fetch_timeout: initial_fetch_timeout?.filter(|t| !t.is_zero()),
+        })
     }
 
     /// Refuses any source when this process has not been named, as Envoy does.
@@ -95,10 +141,7 @@ impl ConfigSource {
     }
 }
 
-fn compile_path(
-    message: pb::PathConfigSource,
-    at: &At<'_>,
-) -> Result<(String, Option<String>), Reported> {
+fn compile_path(message: pb::PathConfigSource, at: &At<'_>) -> Result<File, Reported> {
     let pb::PathConfigSource {
         path,
         watched_directory,
@@ -118,7 +161,10 @@ fn compile_path(
     };
     match path.is_empty() {
         true => Err(at.field("path").error("is empty")),
-        false => Ok((path, directory)),
+        false => Ok(File {
+            path: Arc::new(path.into()),
+            watched_directory: directory.map(|d| Arc::new(d.into())),
+        }),
     }
 }
 
@@ -133,7 +179,8 @@ mod tests {
             config_source_specifier: Some(specifier),
             ..Default::default()
         };
-        ConfigSource::compile(&message, &report.root()).map_err(|_| report.to_string())
+        ConfigSource::compile(&message, &Management::default(), &report.root())
+            .map_err(|_| report.to_string())
     }
 
     #[test]
@@ -153,10 +200,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_refused_by_name() {
+    fn what_is_not_supported_is_refused_by_name() {
         assert_eq!(
             compile(ConfigSourceSpecifier::Ads(Default::default())),
-            Err("ads: is not supported yet".to_owned())
+            Err(
+                "ads: ADS must be configured to support an ADS config source: \
+                 there is no dynamic_resources.ads_config"
+                    .to_owned()
+            )
+        );
+        assert_eq!(
+            compile(ConfigSourceSpecifier::Self_(Default::default())),
+            Err("self: is not supported yet".to_owned())
         );
         let polled = pb::PathConfigSource {
             path: "a.yaml".into(),

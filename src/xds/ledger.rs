@@ -175,6 +175,22 @@ impl Ledger {
     /// The first answer did not come in time.
     pub fn timed_out(&self) {
         self.stats.inc(names::init_fetch_timeout);
+        tracing::warn!(
+            target: "config",
+            "{}: no answer from {} within initial_fetch_timeout", self.kind, self.place
+        );
+    }
+
+    /// The server cannot be reached, for the reason that its stream has logged.
+    pub fn unreachable(&self, details: &Arc<str>) {
+        self.updates.block.inc(self.updates.failure);
+        self.attempt();
+        self.state.borrow_mut().notice = Some(details.clone());
+    }
+
+    /// The server can be reached again.
+    pub fn reached(&self) {
+        self.state.borrow_mut().notice = None;
     }
 
     /// The file was written in place, which is not applied: says so.

@@ -2,7 +2,7 @@
 //! secret by SDS, endpoints by EDS, a layer of the runtime by RTDS.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     path::Path,
     rc::Rc,
     sync::Arc,
@@ -10,24 +10,30 @@ use std::{
 };
 
 use prost::{Message, Name};
+use tokio::{
+    task::{self, AbortHandle},
+    time,
+};
 
 use crate::{
     admin::state::{self, Origin, Source},
     api::envoy::admin::v3::ClientResourceStatus,
-    config::{At, Discovery, DocumentError, RawResource, Report, Reported, read_discovery},
+    config::{At, DocumentError, Report, Reported, read_discovery},
     model::Context,
     stats::{Block, Counter},
     upstream::stats::cluster_stats,
 };
 
 use super::{
-    config_source::ConfigSource,
+    config_source::{ConfigSource, Origin as SourceOrigin},
     dependencies::Awaited,
     ledger::{Ledger, now_in_milliseconds},
     resource::{Encoded, Refused, Version},
     slot::Slot,
     stats::{empty_stats, reload_stats, rotation_stats},
+    stream::Interest,
     subscriptions::Subscriptions,
+    update::{Received, Update},
     watcher::Watch,
 };
 
@@ -63,11 +69,24 @@ pub struct Named<K: NamedKind> {
     name: Arc<str>,
     /// `None` for a resource of the bootstrap.
     source: Option<ConfigSource>,
-    _watch: Option<Watch>,
+    /// Ends with this.
+    _held: Held,
+    /// Gives up waiting for the first answer.
+    timer: Cell<Option<AbortHandle>>,
     slot: Arc<Slot<K::Value>>,
     ledger: Ledger,
     stats: NamedStats,
     state: RefCell<State>,
+}
+
+/// What a subscription keeps up.
+pub(super) enum Held {
+    /// It is of the bootstrap.
+    Nothing,
+    /// The watch of its file.
+    Watch(#[expect(dead_code, reason = "it is held")] Watch),
+    /// What the server is asked for.
+    Interest(#[expect(dead_code, reason = "it is held")] Interest),
 }
 
 /// What is counted besides, for the kinds for which Envoy does.
@@ -87,8 +106,27 @@ struct State {
 pub trait AnyNamed: Awaited {
     /// Which kind.
     fn kind(&self) -> state::Kind;
-    /// The file was replaced, or SIGHUP came: reads it.
+    /// The file was replaced, or SIGHUP came: reads it. A server says by itself
+    /// what is new.
     fn reload(&self, subscriptions: &Subscriptions);
+    /// A server's answer holds the resource: `version_info` is the answer's.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    fn deliver(
+        &self,
+        received: Received,
+        version_info: &Arc<str>,
+        subscriptions: &Subscriptions,
+    ) -> Result<(), Arc<str>>;
+    /// A server says that there is no such resource. What is in force stays.
+    fn gone(&self, version_info: &Arc<str>);
+    /// A server's answer, which may hold the resource, is refused as a whole.
+    fn refuse(&self, details: &Arc<str>);
+    /// There is no server, or not any more.
+    fn unreachable(&self, details: &Arc<str>);
+    /// There is a server again.
+    fn reached(&self);
     /// The file was written in place.
     fn edited_in_place(&self);
     /// Compiles again what depends on a file that changed, or lacked something
@@ -101,26 +139,41 @@ pub trait AnyNamed: Awaited {
 }
 
 impl<K: NamedKind> Named<K> {
-    /// Subscribes to `name` in the file that `source` names and `watch` watches,
-    /// and reads it. Stats stand under `prefix`.
+    /// Subscribes to `name` of `source`, for as long as it is `held`: reads the
+    /// file, or waits for what the server says. Stats stand under `prefix`.
     pub(super) fn subscribe(
         name: &str,
         source: ConfigSource,
-        watch: Watch,
+        held: Held,
         prefix: &str,
         subscriptions: &Subscriptions,
     ) -> Rc<Self> {
-        let place: Arc<str> = source.path.display().to_string().into();
-        let named = Self::new(
-            name,
-            Some(source),
-            Some(watch),
-            place,
-            prefix,
-            subscriptions,
-        );
+        let place = source.origin.place();
+        let named = Self::new(name, Some(source), held, place, prefix, subscriptions);
+        if let Held::Interest(_) = &named._held {
+            named.ledger.attempt();
+            named.limit_wait();
+        }
         named.reload(subscriptions);
         named
+    }
+
+    /// Lets the first answer be awaited for `initial_fetch_timeout`.
+    fn limit_wait(self: &Rc<Self>) {
+        let Some(timeout) = self.timeout() else {
+            return;
+        };
+        let this = Rc::downgrade(self);
+        let timer = task::spawn_local(async move {
+            time::sleep(timeout).await;
+            if let Some(this) = this.upgrade()
+                && !this.slot.is_answered()
+            {
+                this.ledger.timed_out();
+                this.slot.give_up();
+            }
+        });
+        self.timer.set(Some(timer.abort_handle()));
     }
 
     /// A resource of the bootstrap.
@@ -137,7 +190,7 @@ impl<K: NamedKind> Named<K> {
         let named = Self::new(
             K::name(&message),
             None,
-            None,
+            Held::Nothing,
             "bootstrap".into(),
             prefix,
             subscriptions,
@@ -159,7 +212,7 @@ impl<K: NamedKind> Named<K> {
     fn new(
         name: &str,
         source: Option<ConfigSource>,
-        watch: Option<Watch>,
+        held: Held,
         place: Arc<str>,
         prefix: &str,
         subscriptions: &Subscriptions,
@@ -170,7 +223,8 @@ impl<K: NamedKind> Named<K> {
         Rc::new(Self {
             name: name.into(),
             source,
-            _watch: watch,
+            _held: held,
+            timer: Cell::new(None),
             slot: Arc::new(Slot::new(name)),
             ledger: Ledger::new(K::SHORT, place, stats, prefix),
             stats: NamedStats {
@@ -197,42 +251,61 @@ impl<K: NamedKind> Named<K> {
         &self.slot
     }
 
-    /// Takes an answer, whatever brought it.
-    pub(super) fn answer(
-        &self,
-        answer: Result<Discovery, DocumentError>,
-        subscriptions: &Subscriptions,
-    ) {
+    /// Takes what a file holds.
+    fn read(&self, answer: Result<Update, DocumentError>, subscriptions: &Subscriptions) {
         match answer {
-            Ok(discovery) => self.apply(discovery, subscriptions),
+            Ok(update) => {
+                let Update {
+                    version_info,
+                    resources,
+                    gone: _,
+                } = update;
+                match the_only::<K, _>(resources, &self.name, self.ledger.place()) {
+                    // What was refused is in the log and the dump.
+                    Ok(Some(received)) => {
+                        self.apply(received, &version_info, subscriptions).ok();
+                    }
+                    Ok(None) => self.is_empty(&version_info),
+                    Err(details) => self.ledger.refused(details.into()),
+                }
+            }
             Err(error @ DocumentError::Refused(_)) => {
                 self.ledger.refused(error.to_string().into());
             }
             Err(error) => self.ledger.failed(error.to_string().into()),
+        }
+        self.is_answered_now();
+    }
+
+    /// An answer came, good or bad.
+    fn is_answered_now(&self) {
+        if let Some(timer) = self.timer.take() {
+            timer.abort();
         }
         if !self.slot.is_answered() {
             self.slot.give_up();
         }
     }
 
-    fn apply(&self, discovery: Discovery, subscriptions: &Subscriptions) {
-        let Discovery {
-            version_info,
-            resources,
-        } = discovery;
-        let version_info: Arc<str> = version_info.into();
-        let count = resources.len();
-        let raw = match the_only::<K>(resources, &self.name, self.ledger.place()) {
-            Ok(Some(raw)) => raw,
-            Ok(None) => {
-                if let Some((block, update_empty)) = &self.stats.empty {
-                    block.inc(*update_empty);
-                }
-                return self.ledger.accepted(&version_info, 0);
-            }
-            Err(details) => return self.ledger.refused(details.into()),
-        };
-        let encoded = Encoded::from(raw);
+    /// An answer came without the resource.
+    fn is_empty(&self, version_info: &Arc<str>) {
+        if let Some((block, update_empty)) = &self.stats.empty {
+            block.inc(*update_empty);
+        }
+        self.ledger.accepted(version_info, 0);
+    }
+
+    fn apply(
+        &self,
+        received: Received,
+        version_info: &Arc<str>,
+        subscriptions: &Subscriptions,
+    ) -> Result<(), Arc<str>> {
+        let Received {
+            name: _,
+            version,
+            resource: encoded,
+        } = received;
         let unchanged = {
             let mut state = self.state.borrow_mut();
             let hash = encoded.hash();
@@ -246,9 +319,9 @@ impl<K: NamedKind> Named<K> {
                 _ => false,
             }
         };
-        if unchanged || self.compile(encoded, &version_info, subscriptions) {
-            self.ledger.accepted(&version_info, count);
-            return;
+        if unchanged || self.compile(encoded, &version, subscriptions) {
+            self.ledger.accepted(version_info, 1);
+            return Ok(());
         }
         let refused = self
             .state
@@ -256,7 +329,9 @@ impl<K: NamedKind> Named<K> {
             .refused
             .as_ref()
             .map(|r| r.details.clone());
-        self.reject(&version_info, count, refused.unwrap_or_default());
+        let details = refused.unwrap_or_default();
+        self.reject(version_info, 1, details.clone());
+        Err(details)
     }
 
     fn reject(&self, version_info: &Arc<str>, resources: usize, details: Arc<str>) {
@@ -325,11 +400,11 @@ impl<K: NamedKind> Named<K> {
 ///
 /// # Errors
 /// Why the answer cannot be used, in Envoy's words.
-pub(super) fn the_only<K: NamedKind>(
-    mut resources: Vec<RawResource>,
+pub(super) fn the_only<K: NamedKind, R>(
+    mut resources: Vec<R>,
     name: &str,
     place: &str,
-) -> Result<Option<RawResource>, String> {
+) -> Result<Option<R>, String> {
     let short = K::SHORT.to_uppercase();
     match resources.len() {
         0 if matches!(K::KIND, state::Kind::Secret | state::Kind::Runtime) => Err(format!(
@@ -361,6 +436,14 @@ pub(super) fn check_name<K: NamedKind>(
     )))
 }
 
+impl<K: NamedKind> Drop for Named<K> {
+    fn drop(&mut self) {
+        if let Some(timer) = self.timer.take() {
+            timer.abort();
+        }
+    }
+}
+
 impl<K: NamedKind> Awaited for Named<K> {
     fn target(&self) -> String {
         format!("{} {}", K::TARGET, self.name)
@@ -385,11 +468,48 @@ impl<K: NamedKind> AnyNamed for Named<K> {
     }
 
     fn reload(&self, subscriptions: &Subscriptions) {
-        if let Some(source) = &self.source {
+        if let Some(ConfigSource {
+            origin: SourceOrigin::File(file),
+            initial_fetch_timeout: _,
+        }) = &self.source
+        {
             self.ledger.attempt();
-            let path: &Path = &source.path;
-            self.answer(read_discovery(path, &K::Message::type_url()), subscriptions);
+            let path: &Path = &file.path;
+            let answer = read_discovery(path, &K::Message::type_url());
+            self.read(answer.map(Update::from), subscriptions);
         }
+    }
+
+    fn deliver(
+        &self,
+        received: Received,
+        version_info: &Arc<str>,
+        subscriptions: &Subscriptions,
+    ) -> Result<(), Arc<str>> {
+        self.ledger.attempt();
+        let outcome = self.apply(received, version_info, subscriptions);
+        self.is_answered_now();
+        outcome
+    }
+
+    fn gone(&self, version_info: &Arc<str>) {
+        self.ledger.attempt();
+        self.is_empty(version_info);
+        self.is_answered_now();
+    }
+
+    fn refuse(&self, details: &Arc<str>) {
+        self.ledger.attempt();
+        self.ledger.refused(details.clone());
+        self.is_answered_now();
+    }
+
+    fn unreachable(&self, details: &Arc<str>) {
+        self.ledger.unreachable(details);
+    }
+
+    fn reached(&self) {
+        self.ledger.reached();
     }
 
     fn edited_in_place(&self) {

@@ -56,6 +56,17 @@ crate::stat_table! {
 }
 
 crate::stat_table! {
+    /// A stream to a management server: `control_plane.` for ADS,
+    /// `cluster_manager.cds.control_plane.` for one of its own.
+    pub mod control_plane_stats {
+        counters { rate_limit_enforced }
+        gauges { connected_state, pending_requests }
+        histograms {}
+        texts { identifier }
+    }
+}
+
+crate::stat_table! {
     /// `cluster_manager.`
     pub mod cluster_manager_stats {
         counters {

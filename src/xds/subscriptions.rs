@@ -9,11 +9,16 @@ use std::{
     sync::Arc,
 };
 
+use prost::Name;
+
 use crate::{
     admin::state,
-    api::envoy::{
-        config::core::v3::ConfigSource as ConfigSourceMessage,
-        extensions::transport_sockets::tls::v3::Secret as SecretMessage,
+    api::{
+        TYPE_URL_PREFIX,
+        envoy::{
+            config::core::v3::ConfigSource as ConfigSourceMessage,
+            extensions::transport_sockets::tls::v3::Secret as SecretMessage,
+        },
     },
     config::{At, Reported, Strictness, suggest},
     model::{
@@ -25,11 +30,15 @@ use crate::{
 };
 
 use super::{
-    config_source::ConfigSource,
+    api_source::Management,
+    config_source::{ConfigSource, Origin},
     dependencies::{Dependencies, TrackedFile},
     kinds::{EndpointKind, RouteKind, RuntimeKind, SecretKind},
-    named::{AnyNamed, Named, NamedKind},
+    mux::{Push, TypeUrl, Verdict},
+    named::{AnyNamed, Held, Named, NamedKind},
     slot::Slot,
+    stream::{Stream, Streams},
+    update::{Gone, Update},
     watcher::{Change, WatchId, Watcher},
 };
 
@@ -50,6 +59,8 @@ pub struct Subscriptions {
     shared: Shared,
     runtime: Arc<Runtime>,
     watcher: Rc<Watcher>,
+    management: Management,
+    streams: Streams,
     routes: Registry<RouteKind>,
     secrets: Registry<SecretKind>,
     endpoints: Registry<EndpointKind>,
@@ -60,6 +71,16 @@ pub struct Subscriptions {
     clusters: RefCell<HashSet<Arc<str>>>,
 }
 
+/// Where subscriptions may lead.
+pub struct Ways {
+    /// What watches the files.
+    pub watcher: Rc<Watcher>,
+    /// What the bootstrap says of management servers.
+    pub management: Management,
+    /// What speaks to them.
+    pub streams: Streams,
+}
+
 impl Subscriptions {
     /// None yet.
     pub fn new(
@@ -67,8 +88,13 @@ impl Subscriptions {
         server: ServerInfo,
         runtime: Arc<Runtime>,
         strictness: Strictness,
-        watcher: Rc<Watcher>,
+        ways: Ways,
     ) -> Self {
+        let Ways {
+            watcher,
+            management,
+            streams,
+        } = ways;
         Self {
             stats,
             server,
@@ -76,6 +102,8 @@ impl Subscriptions {
             shared: Shared::default(),
             runtime,
             watcher,
+            management,
+            streams,
             routes: Registry::default(),
             secrets: Registry::default(),
             endpoints: Registry::default(),
@@ -105,6 +133,66 @@ impl Subscriptions {
     /// What watches the files.
     pub fn watcher(&self) -> &Rc<Watcher> {
         &self.watcher
+    }
+
+    /// What the bootstrap says of management servers.
+    pub fn management(&self) -> &Management {
+        &self.management
+    }
+
+    /// What speaks to management servers.
+    pub fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
+    /// Hands an answer of a server to those who asked for its resources by name.
+    pub fn take(&self, stream: &Stream, push: Push) -> Verdict {
+        let Push {
+            type_url,
+            nonce: _,
+            update,
+        } = push;
+        let Update {
+            version_info,
+            resources,
+            gone,
+        } = match update {
+            Ok(update) => update,
+            Err(details) => {
+                let details: Arc<str> = details.into();
+                for named in stream.watchers_of(&type_url) {
+                    named.refuse(&details);
+                }
+                return Verdict::refused(details);
+            }
+        };
+        let mut refused = BTreeMap::new();
+        for received in resources {
+            let name = received.name.clone();
+            for named in stream.watchers(&type_url, &name) {
+                if let Err(details) = named.deliver(received.clone(), &version_info, self) {
+                    refused.insert(name.clone(), details);
+                }
+            }
+        }
+        if let Gone::Named(names) = gone {
+            for name in names {
+                for named in stream.watchers(&type_url, &name) {
+                    named.gone(&version_info);
+                }
+            }
+        }
+        if refused.is_empty() {
+            return Verdict::Ack;
+        }
+        let reasons: Vec<_> = refused
+            .iter()
+            .map(|(name, details)| format!("{name}: {details}"))
+            .collect();
+        Verdict::Nack {
+            details: reasons.join("\n").into(),
+            refused: Some(refused.into_keys().collect()),
+        }
     }
 
     /// For the compilation of one resource.
@@ -301,29 +389,18 @@ impl Collector<'_> {
         prefix: &str,
         at: &At<'_>,
     ) -> Result<Arc<Slot<K::Value>>, Reported> {
-        let source = ConfigSource::compile(source, at)?;
-        source.check_node(&self.subscriptions.server, at)?;
+        let subscriptions = self.subscriptions;
+        let source = ConfigSource::compile(source, &subscriptions.management, at)?;
+        source.check_node(&subscriptions.server, at)?;
         let key = (source, Box::from(name), Box::from(prefix));
         let known = registry.borrow().get(&key).and_then(Weak::upgrade);
         let named = match known {
             Some(named) => named,
             None => {
-                let source = key.0.clone();
-                let directory = source.watched_directory.as_deref();
-                let watch = self
-                    .subscriptions
-                    .watcher
-                    .watch(&source.path, directory.map(PathBuf::as_path))
-                    .map_err(|e| at.error(e))?;
-                if let Err(reported) = source.check_exists(at) {
-                    self.found.borrow_mut().missing.push(watch);
-                    return Err(reported);
-                }
-                let id = watch.id();
-                let named = Named::subscribe(name, source, watch, prefix, self.subscriptions);
-                let reader: Weak<dyn AnyNamed> = Rc::<Named<K>>::downgrade(&named);
-                let readers = &self.subscriptions.readers;
-                readers.borrow_mut().insert(id, Reader::Named(reader));
+                let named = match &key.0.origin {
+                    Origin::File(_) => self.watch(&key.0, name, prefix, at)?,
+                    origin => self.ask(origin, &key.0, name, prefix, at)?,
+                };
                 registry.borrow_mut().insert(key, Rc::downgrade(&named));
                 named
             }
@@ -331,6 +408,64 @@ impl Collector<'_> {
         let slot = named.slot().clone();
         self.found.borrow_mut().subscriptions.push(named);
         Ok(slot)
+    }
+}
+
+impl Collector<'_> {
+    /// Begins a subscription to a file.
+    fn watch<K: NamedKind>(
+        &self,
+        source: &ConfigSource,
+        name: &str,
+        prefix: &str,
+        at: &At<'_>,
+    ) -> Result<Rc<Named<K>>, Reported> {
+        let Origin::File(file) = &source.origin else {
+            return Err(at.error("is no file"));
+        };
+        let subscriptions = self.subscriptions;
+        let directory = file.watched_directory.as_deref().map(PathBuf::as_path);
+        let watch = subscriptions
+            .watcher
+            .watch(&file.path, directory)
+            .map_err(|error| at.error(error))?;
+        if let Err(reported) = file.check_exists(at) {
+            self.found.borrow_mut().missing.push(watch);
+            return Err(reported);
+        }
+        let id = watch.id();
+        let held = Held::Watch(watch);
+        let named = Named::subscribe(name, source.clone(), held, prefix, subscriptions);
+        let reader: Weak<dyn AnyNamed> = Rc::<Named<K>>::downgrade(&named);
+        let mut readers = subscriptions.readers.borrow_mut();
+        readers.insert(id, Reader::Named(reader));
+        Ok(named)
+    }
+
+    /// Begins a subscription at a server. What the server has sent already, and
+    /// so will not send again, is handed over at once.
+    fn ask<K: NamedKind>(
+        &self,
+        origin: &Origin,
+        source: &ConfigSource,
+        name: &str,
+        prefix: &str,
+        at: &At<'_>,
+    ) -> Result<Rc<Named<K>>, Reported> {
+        let subscriptions = self.subscriptions;
+        let type_url: TypeUrl = format!("{TYPE_URL_PREFIX}{}", K::Message::full_name()).into();
+        let stream = subscriptions.streams.join(origin, &type_url, prefix, at)?;
+        let interest = stream.subscribe(&type_url, name);
+        let held = Held::Interest(interest);
+        let named = Named::subscribe(name, source.clone(), held, prefix, subscriptions);
+        let watcher: Weak<dyn AnyNamed> = Rc::<Named<K>>::downgrade(&named);
+        stream.watch(&type_url, name, watcher);
+        if let Some(known) = stream.known(&type_url, name) {
+            let version = known.version.clone();
+            // What is wrong with it is in the log and the dump.
+            named.deliver(known, &version, subscriptions).ok();
+        }
+        Ok(named)
     }
 }
 

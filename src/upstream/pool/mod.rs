@@ -31,7 +31,7 @@ use tokio::sync::oneshot;
 use self::http2::Http2Connection;
 pub use self::{
     connect::{ConnectError, connect},
-    connection::{Connection, ConnectionFacts},
+    connection::{Connection, ConnectionFacts, ConnectionPermit},
     io::Io,
 };
 use super::{

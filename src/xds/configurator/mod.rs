@@ -23,26 +23,33 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, mpsc, watch},
     time::Instant,
 };
 
 use crate::{
     admin::state::{Kind, ServerState},
-    api::envoy::config::bootstrap::v3::bootstrap::{DynamicResources, StaticResources},
+    api::envoy::config::{
+        bootstrap::v3::bootstrap::{DynamicResources, StaticResources},
+        core::v3::Node,
+    },
     config::{At, Reported, Strictness},
     model::{Snapshot, SnapshotSlot, context::ServerInfo},
     refuse,
     runtime::Runtime,
     stats,
+    upstream::grpc::Upstreams,
 };
 
 use super::{
+    api_source::Management,
     feed::Feed,
     kinds::{ClusterKind, ListenerKind},
     manager::Manager,
+    mux::Push,
     runtime_layers::RuntimeLayers,
-    subscriptions::Subscriptions,
+    stream::{Arrival, Event, Stream, Streams},
+    subscriptions::{Subscriptions, Ways},
     watcher::{Change, Watcher},
 };
 
@@ -58,6 +65,8 @@ pub struct Setup {
     pub stats: Arc<stats::Registry>,
     /// Facts about the process.
     pub server: ServerInfo,
+    /// How it introduces itself to management servers.
+    pub node: Node,
     /// Values that may override what is configured.
     pub runtime: Arc<Runtime>,
     /// How strictly discovered resources are read.
@@ -75,6 +84,8 @@ pub struct Configurator {
     subscriptions: Subscriptions,
     runtime: Arc<Runtime>,
     watcher: Rc<Watcher>,
+    /// What streams tell, for whom [`Configurator::run`] listens.
+    arrivals: RefCell<Option<mpsc::Receiver<Arrival>>>,
     state: RefCell<State>,
     snapshot: SnapshotSlot,
     bootstrap: (Bytes, SystemTime),
@@ -108,12 +119,20 @@ impl Configurator {
         let Setup {
             stats,
             server,
+            node,
             runtime,
             strictness,
             snapshot,
             bootstrap,
             publish,
         } = setup;
+        let (resources, mut dynamic) = (resources.unwrap_or_default(), dynamic.unwrap_or_default());
+        let ads = dynamic.ads_config.take();
+        let at_dynamic = at.field("dynamic_resources");
+        let at_ads = at_dynamic.field("ads_config");
+        let management = Management::compile(&resources, ads.as_ref(), &at_ads)?;
+        let upstreams = Upstreams::new(snapshot.clone());
+        let (streams, arrivals) = Streams::new(upstreams, Arc::new(node), stats.clone());
         let watcher = Watcher::new().map_err(|error| at.error(error))?;
         let workers = server.concurrency;
         let listeners = ListenerKind::new(workers, server.drain_time, &stats);
@@ -125,10 +144,15 @@ impl Configurator {
                 server,
                 Arc::clone(&runtime),
                 strictness,
-                Rc::clone(&watcher),
+                Ways {
+                    watcher: Rc::clone(&watcher),
+                    management,
+                    streams,
+                },
             ),
             runtime,
             watcher,
+            arrivals: RefCell::new(Some(arrivals)),
             state: RefCell::new(State {
                 clusters: Manager::new(clusters),
                 listeners: Manager::new(listeners),
@@ -144,11 +168,7 @@ impl Configurator {
             reload: Notify::new(),
             warmed,
         };
-        this.begin(
-            resources.unwrap_or_default(),
-            dynamic.unwrap_or_default(),
-            at,
-        )?;
+        this.begin(resources, dynamic, at)?;
         Ok(Rc::new(this))
     }
 
@@ -166,13 +186,13 @@ impl Configurator {
         let DynamicResources {
             lds_config,
             cds_config,
-            ads_config,
+            // Taken before.
+            ads_config: _,
             lds_resources_locator,
             cds_resources_locator,
         } = dynamic;
         let at_dynamic = at.field("dynamic_resources");
-        let mut outcome =
-            refuse!(at_dynamic; ads_config, lds_resources_locator, cds_resources_locator);
+        let mut outcome = refuse!(at_dynamic; lds_resources_locator, cds_resources_locator);
         let mut note = |result: Result<(), Reported>| {
             if let Err(reported) = result {
                 outcome = Err(reported);
@@ -185,17 +205,15 @@ impl Configurator {
             lds,
             ..
         } = &mut *state;
-        for (config, feed, name) in [(cds_config, cds, "cds"), (lds_config, lds, "lds")] {
-            if let Some(config) = config {
-                let field = format!("{name}_config");
-                let found = Feed::open(
-                    &config,
-                    name,
-                    &self.subscriptions,
-                    &at_dynamic.field(&field),
-                );
-                note(found.map(|found| *feed = Some(found)));
-            }
+        if let Some(config) = cds_config {
+            let at = at_dynamic.field("cds_config");
+            let found = Feed::open::<ClusterKind>(&config, "cds", &self.subscriptions, &at);
+            note(found.map(|found| *cds = Some(found)));
+        }
+        if let Some(config) = lds_config {
+            let at = at_dynamic.field("lds_config");
+            let found = Feed::open::<ListenerKind>(&config, "lds", &self.subscriptions, &at);
+            note(found.map(|found| *lds = Some(found)));
         }
         let at_static = at.field("static_resources");
         let at_secrets = at_static.field("secrets");
@@ -217,8 +235,11 @@ impl Configurator {
             &at.field("layered_runtime"),
         );
         note(layers.map(|layers| state.runtime = layers));
+        let State { clusters, cds, .. } = &mut *state;
+        if let Some(cds) = cds {
+            cds.begin(clusters, &self.subscriptions);
+        }
         drop(state);
-        self.read_cds();
         self.subscriptions
             .set_clusters(self.state.borrow().clusters.names());
         let mut state = self.state.borrow_mut();
@@ -239,6 +260,9 @@ impl Configurator {
 
     /// Runs for as long as the process does.
     pub async fn run(&self) {
+        let Some(mut arrivals) = self.arrivals.take() else {
+            return;
+        };
         loop {
             let deadline = self.deadline();
             let time_is_up = async {
@@ -249,9 +273,10 @@ impl Configurator {
             };
             tokio::select! {
                 () = self.watcher.ready() => self.files_changed(),
+                Some(arrival) = arrivals.recv() => self.arrived(arrival),
                 () = self.reload.notified() => self.read_all(),
                 () = self.warmed.notified() => {}
-                () = time_is_up => {}
+                () = time_is_up => self.time_is_up(),
             }
             self.settle();
         }
@@ -295,6 +320,81 @@ impl Configurator {
                     }
                 }
                 (None, change) => self.subscriptions.changed(id, change),
+            }
+        }
+    }
+
+    /// A stream tells something.
+    fn arrived(&self, arrival: Arrival) {
+        let Arrival { stream, event } = arrival;
+        let Some(stream) = stream.upgrade() else {
+            return;
+        };
+        let state = self.state.borrow();
+        let feeds = state.cds.iter().chain(&state.lds);
+        let feeds = feeds.filter(|feed| feed.is_by(&stream));
+        match event {
+            Event::Answer(response) => {
+                drop(state);
+                if let Some(push) = stream.receive(response) {
+                    self.take(&stream, push);
+                }
+            }
+            Event::Connected => {
+                feeds.for_each(Feed::reached);
+                stream
+                    .all_watchers()
+                    .iter()
+                    .for_each(|named| named.reached());
+            }
+            Event::Failed(details) => {
+                feeds.for_each(|feed| feed.unreachable(&details));
+                for named in stream.all_watchers() {
+                    named.unreachable(&details);
+                }
+            }
+        }
+    }
+
+    /// Applies what a server says. The verdict is only noted: it goes out when
+    /// what was applied has been published.
+    fn take(&self, stream: &Rc<Stream>, push: Push) {
+        let answered = push.answered();
+        let mut state = self.state.borrow_mut();
+        let State {
+            clusters,
+            listeners,
+            cds,
+            lds,
+            ..
+        } = &mut *state;
+        let takes = |feed: &Option<Feed>| {
+            feed.as_ref()
+                .is_some_and(|feed| feed.takes(stream, &push.type_url))
+        };
+        let (is_cds, is_lds) = (takes(cds), takes(lds));
+        let verdict = match (cds, lds) {
+            (Some(cds), _) if is_cds => cds.take(push, clusters, &self.subscriptions),
+            (_, Some(lds)) if is_lds => lds.take(push, listeners, &self.subscriptions),
+            _ => {
+                drop(state);
+                self.subscriptions.take(stream, push)
+            }
+        };
+        stream.verdict(&answered, &verdict);
+    }
+
+    /// Something that was awaited did not come, or does not live any longer.
+    fn time_is_up(&self) {
+        let now = Instant::now();
+        let state = self.state.borrow();
+        for feed in state.cds.iter().chain(&state.lds) {
+            feed.poll(now);
+        }
+        drop(state);
+        for (stream, ended) in self.subscriptions.streams().expire(now.into_std()) {
+            for push in ended {
+                self.take(&stream, push);
             }
         }
     }
@@ -361,16 +461,23 @@ impl Configurator {
         match phase {
             ServerState::PreInitializing
                 if state.clusters.warming().next().is_none()
-                    && state.runtime.is_settled(Instant::now()) =>
+                    && state.runtime.is_settled(Instant::now())
+                    && state.cds.as_ref().is_none_or(Feed::is_answered) =>
             {
                 tracing::info!(target: "main", "all clusters initialized. initializing init manager");
                 state.lds_begun = true;
+                let State { listeners, lds, .. } = &mut *state;
+                if let Some(lds) = lds {
+                    lds.begin(listeners, &self.subscriptions);
+                }
                 drop(state);
-                self.read_lds();
                 self.phase.send_replace(ServerState::Initializing);
                 true
             }
-            ServerState::Initializing if state.listeners.warming().next().is_none() => {
+            ServerState::Initializing
+                if state.listeners.warming().next().is_none()
+                    && state.lds.as_ref().is_none_or(Feed::is_answered) =>
+            {
                 tracing::info!(target: "config", "all dependencies initialized. starting workers");
                 state.listeners.kind().workers_started();
                 self.phase.send_replace(ServerState::Live);
@@ -419,8 +526,11 @@ impl Configurator {
                 false => old.listeners.clone(),
             },
         };
-        self.snapshot.store(Arc::new(new));
+        let new = Arc::new(new);
+        self.snapshot.store(new.clone());
         (self.publish)(generation);
+        let upstreams = self.subscriptions.streams().upstreams();
+        upstreams.snapshot_changed(&new);
     }
 
     /// When something has to be looked at again although no event came.
@@ -430,11 +540,16 @@ impl Configurator {
             .listeners
             .may_be_cured()
             .then(|| Instant::now() + BIND_RETRY);
+        let feeds = state.cds.iter().chain(&state.lds);
+        let first_answer = feeds.filter_map(Feed::deadline).min();
+        let expiry = self.subscriptions.streams().next_expiry();
         let deadlines = [
             state.runtime.deadline(),
             state.clusters.deadline(),
             state.listeners.deadline(),
             bind,
+            first_answer,
+            expiry.map(Instant::from_std),
         ];
         deadlines.into_iter().flatten().min()
     }

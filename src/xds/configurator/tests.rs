@@ -71,6 +71,7 @@ impl Scene {
                 concurrency: 1,
                 ..ServerInfo::default()
             },
+            node: Node::default(),
             strictness: Strictness::default(),
             snapshot: self.snapshot.clone(),
             bootstrap: (Bytes::new(), SystemTime::now()),

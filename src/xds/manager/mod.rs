@@ -30,13 +30,14 @@ use tokio::time::Instant;
 
 use crate::{
     admin::state::{self, Origin},
-    config::{At, Discovery, RawResource, Report, Reported, Strictness},
+    config::{At, Report, Reported, Strictness},
 };
 
 use super::{
     dependencies::Dependencies,
     resource::{Encoded, Refused, Version},
     subscriptions::Subscriptions,
+    update::{self, Gone, Received},
 };
 
 use entry::{Entries, Entry, Warming};
@@ -62,13 +63,13 @@ pub struct Manager<K: Kind> {
     /// Taken away, but still in the last published snapshot.
     leaving: Vec<Version<K::Built>>,
     changed: bool,
-    /// Resources of the last answer that no entry stands for.
-    duplicates: usize,
+    /// Resources of the last answer that were refused and that no entry stands
+    /// for: the second of a name, one that is wrapped under another.
+    strays: usize,
 }
 
 /// An answer that is being applied.
 struct Update {
-    version_info: Arc<str>,
     place: Arc<str>,
     /// What the answer names, and whether it has been met.
     named: HashMap<Box<str>, Option<Encoded>, foldhash::fast::RandomState>,
@@ -83,7 +84,7 @@ impl<K: Kind> Manager<K> {
             entries: Entries::new(),
             leaving: Vec::new(),
             changed: false,
-            duplicates: 0,
+            strays: 0,
         }
     }
 
@@ -130,7 +131,7 @@ impl<K: Kind> Manager<K> {
     /// Whether nothing of the last answer is refused.
     pub fn is_whole(&self) -> bool {
         let mut found = self.entries.values().filter(|entry| !entry.is_static());
-        self.duplicates == 0 && found.all(|entry| entry.refused.is_none())
+        self.strays == 0 && found.all(|entry| entry.refused.is_none())
     }
 
     /// Whether what is in force has changed since this was last asked. What was
@@ -170,40 +171,49 @@ impl<K: Kind> Manager<K> {
         Ok(())
     }
 
-    /// Takes an answer that holds the whole set: what it does not name is taken
-    /// away, unless it is of the bootstrap.
+    /// Takes an answer: what it takes away goes, unless it is of the bootstrap.
     pub fn apply(
         &mut self,
-        answer: Discovery,
+        answer: update::Update,
         place: &Arc<str>,
         subscriptions: &Subscriptions,
     ) -> Outcome {
-        let Discovery {
-            version_info,
+        let update::Update {
+            // Each resource has its own.
+            version_info: _,
             resources,
+            gone,
         } = answer;
+        let names = resources.iter().map(|r| (r.resource.name().into(), None));
         let mut update = Update {
-            version_info: version_info.into(),
             place: place.clone(),
-            named: resources.iter().map(|r| (r.name().into(), None)).collect(),
+            named: names.collect(),
             outcome: Outcome::default(),
         };
-        self.duplicates = resources.len() - update.named.len();
+        self.strays = resources.len() - update.named.len();
         if K::REMOVE_FIRST {
-            self.remove_unnamed(&mut update);
+            self.remove(&gone, &mut update);
         }
-        for raw in resources {
-            self.put(raw, &mut update, subscriptions);
+        for received in resources {
+            self.put(received, &mut update, subscriptions);
         }
         if !K::REMOVE_FIRST {
-            self.remove_unnamed(&mut update);
+            self.remove(&gone, &mut update);
         }
         self.count_totals();
         update.outcome
     }
 
-    fn put(&mut self, raw: RawResource, update: &mut Update, subscriptions: &Subscriptions) {
-        let encoded = Encoded::from(raw);
+    fn put(&mut self, received: Received, update: &mut Update, subscriptions: &Subscriptions) {
+        let Received {
+            name: wanted,
+            version: version_info,
+            resource: encoded,
+        } = received;
+        if *wanted != *encoded.name() {
+            self.strays += 1;
+            return misnamed::<K>(&wanted, &encoded, update);
+        }
         if let Some(Some(first)) = update
             .named
             .insert(encoded.name().into(), Some(encoded.clone()))
@@ -212,7 +222,7 @@ impl<K: Kind> Manager<K> {
         }
         if let Some(entry) = self.entries.get_mut(encoded.name()) {
             if entry.is_static() {
-                return skip::<K>(entry, encoded, update);
+                return skip::<K>(entry, encoded, &version_info);
             }
             let was_warming = entry.warming.is_some();
             if entry.keep(&encoded) {
@@ -222,7 +232,7 @@ impl<K: Kind> Manager<K> {
             }
         }
         let name: Arc<str> = encoded.name().into();
-        match self.attempt(&name, encoded, &update.version_info, subscriptions) {
+        match self.attempt(&name, encoded, &version_info, subscriptions) {
             Ok(version) => {
                 self.accept(&name, Origin::Dynamic(update.place.clone()), version);
                 update.outcome.changed += 1;
@@ -402,13 +412,28 @@ impl<K: Kind> Manager<K> {
         entry.refused = Some(refused);
     }
 
-    fn remove_unnamed(&mut self, update: &mut Update) {
-        let absent = self
-            .entries
-            .iter()
-            .filter(|(name, entry)| !entry.is_static() && !update.named.contains_key(&***name));
-        let absent: Vec<_> = absent.map(|(name, _)| name.clone()).collect();
-        for entry in absent.iter().filter_map(|name| self.entries.remove(name)) {
+    fn remove(&mut self, gone: &Gone, update: &mut Update) {
+        let absent: Vec<Arc<str>> = match gone {
+            Gone::Absent => {
+                let named = &update.named;
+                let absent = self
+                    .entries
+                    .iter()
+                    .filter(|(name, entry)| !entry.is_static() && !named.contains_key(&***name));
+                absent.map(|(name, _)| name.clone()).collect()
+            }
+            Gone::Named(names) => names.clone(),
+        };
+        for name in &absent {
+            if let Some(entry) = self.entries.get_mut(name)
+                && entry.is_static()
+            {
+                entry.unskip();
+                continue;
+            }
+            let Some(entry) = self.entries.remove(name) else {
+                continue;
+            };
             let Entry {
                 origin: _,
                 active,
@@ -424,9 +449,11 @@ impl<K: Kind> Manager<K> {
             self.kind.count(Event::Removed);
             update.outcome.removed += 1;
         }
-        for (name, entry) in &mut self.entries {
-            if entry.is_static() && !update.named.contains_key(&**name) {
-                entry.unskip();
+        if *gone == Gone::Absent {
+            for (name, entry) in &mut self.entries {
+                if entry.is_static() && !update.named.contains_key(&**name) {
+                    entry.unskip();
+                }
             }
         }
     }
@@ -468,9 +495,23 @@ fn duplicate<K: Kind>(first: &Encoded, second: &Encoded, update: &mut Update) {
     update.outcome.refused.push((name.into(), details.into()));
 }
 
+/// A server calls a resource otherwise than it is called.
+fn misnamed<K: Kind>(wanted: &Arc<str>, encoded: &Encoded, update: &mut Update) {
+    let details = format!(
+        "{} '{}' is wrapped under another name: '{wanted}'",
+        K::NOUN,
+        encoded.name()
+    );
+    tracing::warn!(target: "config", "{details}");
+    update
+        .outcome
+        .refused
+        .push((wanted.clone(), details.into()));
+}
+
 /// A resource of the bootstrap cannot be replaced. Envoy skips what wants to,
 /// and says nothing.
-fn skip<K: Kind>(entry: &mut Entry<K::Built>, encoded: Encoded, update: &Update) {
+fn skip<K: Kind>(entry: &mut Entry<K::Built>, encoded: Encoded, version_info: &Arc<str>) {
     let hash = encoded.hash();
     let details: Arc<str> = format!(
         "{}: {} '{}' is skipped: the bootstrap has a static one of that name",
@@ -485,7 +526,7 @@ fn skip<K: Kind>(entry: &mut Entry<K::Built>, encoded: Encoded, update: &Update)
     entry.refused = Some(Refused {
         encoded,
         hash,
-        version_info: update.version_info.clone(),
+        version_info: version_info.clone(),
         at: SystemTime::now(),
         details,
         dependencies: Dependencies::default(),

@@ -9,12 +9,12 @@ use proptest::prelude::*;
 use prost::Name;
 
 use super::*;
+use crate::config::{Discovery, RawResource};
 use crate::{
     api::envoy::config::cluster::v3::Cluster,
     model::{Context, context::ServerInfo},
     runtime::Runtime,
     stats,
-    xds::watcher::Watcher,
 };
 
 /// Whether a fake resource is good is written in its `alt_stat_name`.
@@ -113,7 +113,7 @@ fn message(name: &str, version: u64, nature: Nature) -> Cluster {
     }
 }
 
-fn answer(wanted: &[Wanted<'_>]) -> Discovery {
+fn answer(wanted: &[Wanted<'_>]) -> update::Update {
     let resources = wanted.iter().map(|(name, version, nature)| {
         let any = prost_types::Any {
             type_url: Cluster::type_url(),
@@ -125,6 +125,7 @@ fn answer(wanted: &[Wanted<'_>]) -> Discovery {
         version_info: "v".to_owned(),
         resources: resources.collect(),
     }
+    .into()
 }
 
 impl Scene {
@@ -132,12 +133,13 @@ impl Scene {
         let kind = Fake::default();
         let stats = stats::Registry::new(0);
         let runtime = Runtime::empty(&stats);
+        let ways = crate::xds::testing::ways(&stats);
         let subscriptions = Subscriptions::new(
             stats,
             ServerInfo::default(),
             runtime,
             Strictness::default(),
-            Watcher::new().unwrap(),
+            ways,
         );
         Self {
             ready: kind.ready.clone(),

@@ -39,7 +39,8 @@ use crate::{
 };
 
 use super::{
-    config_source::ConfigSource,
+    api_source::Management,
+    config_source::{ConfigSource, Origin},
     kinds::{EndpointKind, RouteKind, RuntimeKind, SecretKind},
     named::{NamedKind, check_name, the_only},
     slot::Slot,
@@ -75,6 +76,16 @@ pub fn validate(
         secrets: RefCell::default(),
         endpoints: RefCell::default(),
         runtimes: RefCell::default(),
+        management: {
+            let at = at.field("dynamic_resources");
+            let at = at.field("ads_config");
+            let compiled = Management::compile(&resources, dynamic.ads_config.as_ref(), &at);
+            // What is wrong is on the report; the checks go on to find more.
+            match compiled {
+                Ok(management) => management,
+                Err(_) => Management::compile(&resources, None, &at).unwrap_or_default(),
+            }
+        },
         report: at.report(),
     };
     validator.run(resources, dynamic, at);
@@ -86,6 +97,7 @@ type Known<T> = RefCell<HashMap<(ConfigSource, Box<str>), Arc<Slot<T>>>>;
 struct Validator<'a> {
     checks: Checks,
     shared: Shared,
+    management: Management,
     /// Every cluster there is to be, and where it stands.
     clusters: BTreeMap<Box<str>, String>,
     static_secrets: BTreeMap<Box<str>, Arc<Slot<Secret>>>,
@@ -106,13 +118,14 @@ impl Validator<'_> {
         let DynamicResources {
             lds_config,
             cds_config,
-            ads_config,
+            // Checked before.
+            ads_config: _,
             lds_resources_locator,
             cds_resources_locator,
         } = dynamic;
         let at_dynamic = at.field("dynamic_resources");
         // What is refused is on the report; the checks go on to find more.
-        refuse!(at_dynamic; ads_config, lds_resources_locator, cds_resources_locator).ok();
+        refuse!(at_dynamic; lds_resources_locator, cds_resources_locator).ok();
         let cds = self.read::<ClusterMessage>(cds_config, &at_dynamic.field("cds_config"));
         let lds = self.read::<ListenerMessage>(lds_config, &at_dynamic.field("lds_config"));
 
@@ -192,11 +205,16 @@ impl Validator<'_> {
             return Vec::new();
         };
         // Failures are on the report.
-        let found = ConfigSource::compile(&source, at)
-            .and_then(|source| source.check_exists(at).map(|()| source));
-        match found {
-            Ok(source) => self.read_file(&source.path, &M::type_url()),
-            Err(_) => Vec::new(),
+        match ConfigSource::compile(&source, &self.management, at) {
+            Ok(ConfigSource {
+                origin: Origin::File(file),
+                initial_fetch_timeout: _,
+            }) => match file.check_exists(at) {
+                Ok(()) => self.read_file(&file.path, &M::type_url()),
+                Err(_) => Vec::new(),
+            },
+            // A server is not asked.
+            Ok(_) | Err(_) => Vec::new(),
         }
     }
 
@@ -285,15 +303,19 @@ impl Validator<'_> {
         name: &str,
         at: &At<'_>,
     ) -> Result<Arc<Slot<K::Value>>, Reported> {
-        let source = ConfigSource::compile(source, at)?;
-        source.check_exists(at)?;
+        let source = ConfigSource::compile(source, &self.management, at)?;
+        let Origin::File(file) = &source.origin else {
+            // A server is not asked.
+            return Ok(Arc::new(Slot::new(name)));
+        };
+        file.check_exists(at)?;
+        let path = file.path.clone();
         let key = (source, Box::from(name));
         if let Some(slot) = known.borrow().get(&key) {
             return Ok(Arc::clone(slot));
         }
-        let path = key.0.path.clone();
         let resources = self.read_file(&path, &K::Message::type_url());
-        let value = match the_only::<K>(resources, name, &path.display().to_string()) {
+        let value = match the_only::<K, _>(resources, name, &path.display().to_string()) {
             Ok(None) => None,
             Ok(Some(raw)) => self.compile(&raw, |message, cx, at| {
                 check_name::<K>(&message, name, at)?;

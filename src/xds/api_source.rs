@@ -1,0 +1,311 @@
+//! `envoy.config.core.v3.ApiConfigSource`, compiled: the management servers
+//! that push resources, and how they are spoken to.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+use prost::Message;
+
+use crate::{
+    api::envoy::config::{
+        bootstrap::v3::bootstrap::StaticResources,
+        cluster::v3::{
+            Cluster,
+            cluster::{ClusterDiscoveryType, DiscoveryType},
+        },
+        core::v3::{self as pb, ApiVersion, RateLimitSettings, api_config_source::ApiType},
+    },
+    config::{At, Reported},
+    refuse,
+    upstream::grpc::Target,
+};
+
+/// `rate_limit_settings.max_tokens` when it is not set.
+const DEFAULT_MAX_TOKENS: u32 = 100;
+/// `rate_limit_settings.fill_rate` when it is not set, in requests a second.
+const DEFAULT_FILL_RATE: f64 = 10.0;
+
+/// How a management server is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// Each answer is the state of the world: `GRPC`.
+    Sotw,
+    /// Each answer is what has changed: `DELTA_GRPC`.
+    Delta,
+}
+
+/// How many requests a stream may send.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RateLimit {
+    /// Requests that may be sent at once.
+    pub max_tokens: u32,
+    /// Requests a second in the long run.
+    pub fill_rate: f64,
+}
+
+/// Management servers and how they are spoken to. Two are equal when they are
+/// written alike.
+pub struct ApiSource {
+    /// In what they speak.
+    pub variant: Variant,
+    /// Tried in turn; at least one.
+    pub servers: Vec<Target>,
+    /// Unlimited when absent.
+    pub rate_limit: Option<RateLimit>,
+    /// `set_node_on_first_message_only`.
+    pub node_on_first_message_only: bool,
+    /// The servers' names, for people.
+    pub place: Arc<str>,
+    encoded: Box<[u8]>,
+}
+
+impl ApiSource {
+    /// Compiles `dynamic_resources.ads_config`, or the `api_config_source` of a
+    /// subscription.
+    ///
+    /// # Errors
+    /// What is wrong, or not supported, has been reported.
+    pub fn compile(
+        message: &pb::ApiConfigSource,
+        management: &Management,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
+        let pb::ApiConfigSource {
+            api_type,
+            cluster_names,
+            // Without effect unless the server is polled, in Envoy too.
+            refresh_delay: _,
+            request_timeout: _,
+            grpc_services,
+            rate_limit_settings,
+            set_node_on_first_message_only,
+            transport_api_version,
+            config_validators,
+        } = message.clone();
+        let refused = refuse!(at; config_validators);
+        check_version(transport_api_version, &at.field("transport_api_version"))?;
+        let variant = match ApiType::try_from(api_type) {
+            Ok(ApiType::Grpc) => Ok(Variant::Sotw),
+            Ok(ApiType::DeltaGrpc) => Ok(Variant::Delta),
+            Ok(kind @ (ApiType::AggregatedGrpc | ApiType::AggregatedDeltaGrpc)) => {
+                Err(at.field("api_type").error(format_args!(
+                    "{} is only for collections, which are not supported; for one stream of \
+                     everything use ads",
+                    kind.as_str_name()
+                )))
+            }
+            Ok(ApiType::Rest) => Err(at.field("api_type").error("REST is not supported yet")),
+            Ok(ApiType::DeprecatedAndUnavailableDoNotUse) | Err(_) => Err(at
+                .field("api_type")
+                .error("is required; use GRPC or DELTA_GRPC")),
+        };
+        let clusters = match cluster_names.is_empty() {
+            true => Ok(()),
+            false => Err(at
+                .field("cluster_names")
+                .error("is for REST only; name the cluster in grpc_services")),
+        };
+        let services = match grpc_services.is_empty() {
+            true => Err(at
+                .field("grpc_services")
+                .error("API configs must have either a gRPC service or a cluster name defined")),
+            false => Ok(()),
+        };
+        let mut servers = Vec::with_capacity(grpc_services.len());
+        let mut outcome = Ok(());
+        let at_services = at.field("grpc_services");
+        for (index, service) in grpc_services.iter().enumerate() {
+            let at = at_services.index(index);
+            let target = Target::compile(service, &at).and_then(|target| {
+                management
+                    .check_cluster(
+                        &target.cluster,
+                        &at.field("envoy_grpc").field("cluster_name"),
+                    )
+                    .map(|()| target)
+            });
+            match target {
+                Ok(target) => servers.push(target),
+                Err(reported) => outcome = Err(reported),
+            }
+        }
+        let rate_limit = rate_limit_settings.map(|settings| {
+            let RateLimitSettings {
+                max_tokens,
+                fill_rate,
+            } = settings;
+            RateLimit {
+                max_tokens: max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
+                fill_rate: fill_rate.unwrap_or(DEFAULT_FILL_RATE),
+            }
+        });
+        refused?;
+        clusters?;
+        services?;
+        outcome?;
+        let names: Vec<_> = servers.iter().map(|target| &*target.cluster).collect();
+        Ok(Self {
+            variant: variant?,
+            place: names.join(", ").into(),
+            servers,
+            rate_limit,
+            node_on_first_message_only: set_node_on_first_message_only,
+            encoded: message.encode_to_vec().into(),
+        })
+    }
+}
+
+pub(super) fn check_version(version: i32, at: &At<'_>) -> Result<(), Reported> {
+    match version == ApiVersion::V2 as i32 {
+        true => Err(at.error("V2 is not supported; use V3")),
+        false => Ok(()),
+    }
+}
+
+impl PartialEq for ApiSource {
+    fn eq(&self, other: &Self) -> bool {
+        self.encoded == other.encoded
+    }
+}
+
+impl Eq for ApiSource {}
+
+impl Hash for ApiSource {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.encoded.hash(state);
+    }
+}
+
+impl fmt::Debug for ApiSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiSource")
+            .field("variant", &self.variant)
+            .field("servers", &self.servers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the bootstrap says of management servers, to which sources refer.
+#[derive(Debug, Default)]
+pub struct Management {
+    ads: Option<Arc<ApiSource>>,
+    /// Clusters of the bootstrap by name, and whether their endpoints come by EDS.
+    clusters: BTreeMap<Box<str>, bool>,
+}
+
+impl Management {
+    /// What the bootstrap says.
+    ///
+    /// # Errors
+    /// What is wrong with `ads_config` has been reported at `at`, its place.
+    pub fn compile(
+        resources: &StaticResources,
+        ads: Option<&pb::ApiConfigSource>,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
+        let is_eds = |cluster: &Cluster| match cluster.cluster_discovery_type {
+            Some(ClusterDiscoveryType::Type(kind)) => kind == DiscoveryType::Eds as i32,
+            _ => false,
+        };
+        let clusters = resources.clusters.iter();
+        let mut management = Self {
+            ads: None,
+            clusters: clusters
+                .map(|c| (c.name.as_str().into(), is_eds(c)))
+                .collect(),
+        };
+        if let Some(ads) = ads {
+            management.ads = Some(ApiSource::compile(ads, &management, at)?.into());
+        }
+        Ok(management)
+    }
+
+    /// The servers that push resources of every type over one stream.
+    pub fn ads(&self) -> Option<&Arc<ApiSource>> {
+        self.ads.as_ref()
+    }
+
+    /// Refuses a cluster by which a management server cannot be reached before
+    /// any other resource is there.
+    fn check_cluster(&self, name: &str, at: &At<'_>) -> Result<(), Reported> {
+        if self.clusters.get(name) == Some(&false) {
+            return Ok(());
+        }
+        let near = crate::config::suggest::near(name, self.clusters.keys().map(|c| c.to_string()));
+        Err(at.error(format_args!(
+            "envoy.config.core.v3.ApiConfigSource must have a statically defined non-EDS cluster: \
+             '{name}' does not exist, was added via api, or is an EDS cluster{near}"
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Report, model::testing::read};
+
+    const CLUSTERS: &str = "clusters: [{name: xds}, {name: found, type: EDS}]";
+
+    fn compile(yaml: &str) -> Result<ApiSource, String> {
+        let report = Report::new();
+        let management = Management::compile(&read(CLUSTERS), None, &report.root()).unwrap();
+        ApiSource::compile(&read(yaml), &management, &report.root()).map_err(|_| report.to_string())
+    }
+
+    #[test]
+    fn servers_are_clusters_of_the_bootstrap() {
+        let source = compile(
+            "{api_type: DELTA_GRPC, transport_api_version: V3, rate_limit_settings: {}, \
+              grpc_services: [{envoy_grpc: {cluster_name: xds}}, {envoy_grpc: {cluster_name: xds}}]}",
+        )
+        .unwrap();
+        assert_eq!(source.variant, Variant::Delta);
+        assert_eq!(&*source.place, "xds, xds");
+        let limit = source.rate_limit.unwrap();
+        assert_eq!((limit.max_tokens, limit.fill_rate), (100, 10.0));
+        for name in ["xdss", "found"] {
+            let said = compile(&format!(
+                "{{api_type: GRPC, grpc_services: [{{envoy_grpc: {{cluster_name: {name}}}}}]}}"
+            ));
+            let said = said.unwrap_err();
+            assert!(
+                said.starts_with(
+                    "grpc_services[0].envoy_grpc.cluster_name: \
+                     envoy.config.core.v3.ApiConfigSource must have a statically defined"
+                ),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused_by_its_place() {
+        let service = "grpc_services: [{envoy_grpc: {cluster_name: xds}}]";
+        for (yaml, expected) in [
+            ("api_type: GRPC", "grpc_services: API configs must have"),
+            (
+                "api_type: AGGREGATED_GRPC",
+                "api_type: AGGREGATED_GRPC is only for",
+            ),
+            (
+                "api_type: GRPC, cluster_names: [xds]",
+                "cluster_names: is for REST only",
+            ),
+            (
+                "api_type: GRPC, transport_api_version: V2",
+                "transport_api_version: V2 is not supported",
+            ),
+        ] {
+            let services = match expected.starts_with("grpc_services") {
+                true => "",
+                false => service,
+            };
+            let said = compile(&format!("{{{yaml}, {services}}}")).unwrap_err();
+            assert!(said.contains(expected), "{yaml}: {said}");
+        }
+    }
+}

@@ -1,0 +1,613 @@
+//! The delta variant: requests carry what is asked for since the last one, and
+//! answers what has changed.
+//!
+//! The server remembers what a stream asks for. Each of its answers gets an ACK
+//! or a NACK of its own, by nonce; those go out in the order of the answers, and
+//! take along whatever else there is to say. The first request of a stream
+//! carries everything that is asked for, and the version of all that is known.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
+
+use crate::{
+    api::envoy::{
+        config::core::v3::Node,
+        service::discovery::v3::{
+            DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource, ResourceName,
+        },
+    },
+    api::google::rpc,
+    xds::{
+        resource::Encoded,
+        update::{Gone, Received, Update},
+    },
+};
+
+use super::{
+    Answered, Introduction, Push, TypeUrl, Unwrapped, Verdict, WILDCARD, sotw::order, ttl::Ttls,
+    unwrap,
+};
+
+/// What is known of every type.
+#[derive(Debug)]
+pub struct Delta {
+    introduction: Introduction,
+    types: HashMap<TypeUrl, State>,
+    /// Types about which there is something to say, in the order in which it is said.
+    queue: VecDeque<TypeUrl>,
+    pub(super) ttls: Ttls,
+}
+
+/// What is known of one type.
+#[derive(Debug, Default)]
+struct State {
+    /// Names that are asked for, and how often.
+    names: HashMap<Arc<str>, usize>,
+    wildcard: usize,
+    /// What the server has been told on this stream, [`WILDCARD`] included.
+    told: HashSet<Arc<str>>,
+    /// Names whose standing may differ from what the server was told.
+    changed: BTreeSet<Arc<str>>,
+    /// Versions of what was accepted; kept across streams.
+    versions: HashMap<Arc<str>, Arc<str>>,
+    /// What was accepted by name.
+    known: HashMap<Arc<str>, Received>,
+    verdicts: VecDeque<(String, Option<rpc::Status>)>,
+    /// Asked for on this stream.
+    begun: bool,
+    queued: bool,
+}
+
+impl State {
+    fn wants(&self, name: &str) -> bool {
+        match name {
+            WILDCARD => self.wildcard > 0,
+            _ => self.names.contains_key(name),
+        }
+    }
+
+    /// Whether an answer about this name concerns anybody.
+    fn accepts(&self, name: &str) -> bool {
+        self.wildcard > 0 || self.names.contains_key(name)
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.versions.remove(name);
+        self.known.remove(name);
+    }
+}
+
+impl Delta {
+    /// Asks for nothing yet.
+    pub fn new(node: Arc<Node>, first_only: bool) -> Self {
+        Self {
+            introduction: Introduction::new(node, first_only),
+            types: HashMap::new(),
+            queue: VecDeque::new(),
+            ttls: Ttls::default(),
+        }
+    }
+
+    /// See [`super::Machine::subscribe`].
+    pub fn subscribe(&mut self, type_url: &TypeUrl, name: &str) {
+        let state = self.types.entry(type_url.clone()).or_default();
+        let name: Arc<str> = name.into();
+        let count = match &*name {
+            WILDCARD => &mut state.wildcard,
+            _ => state.names.entry(name.clone()).or_default(),
+        };
+        *count += 1;
+        if *count == 1 {
+            state.changed.insert(name);
+            self.enqueue(type_url);
+        }
+    }
+
+    /// See [`super::Machine::unsubscribe`].
+    pub fn unsubscribe(&mut self, type_url: &TypeUrl, name: &str) {
+        let Some(state) = self.types.get_mut(type_url) else {
+            return;
+        };
+        let count = match name {
+            WILDCARD => Some(&mut state.wildcard),
+            _ => state.names.get_mut(name),
+        };
+        match count {
+            None | Some(0) => return,
+            Some(count) => *count -= 1,
+        }
+        if state.names.get(name) == Some(&0) {
+            state.names.remove(name);
+        }
+        if !state.wants(name) {
+            state.changed.insert(name.into());
+            self.enqueue(type_url);
+        }
+    }
+
+    /// See [`super::Machine::known`].
+    pub fn known(&self, type_url: &str, name: &str) -> Option<Received> {
+        self.types.get(type_url)?.known.get(name).cloned()
+    }
+
+    /// See [`super::Machine::connected`].
+    pub fn connected(&mut self) {
+        self.introduction.again();
+        self.queue.clear();
+        for state in self.types.values_mut() {
+            state.told.clear();
+            state.verdicts.clear();
+            state.changed.clear();
+            state.begun = false;
+            state.queued = false;
+            // What is not asked for any more will not be heard of either.
+            if state.wildcard == 0 {
+                let names = &state.names;
+                state.versions.retain(|name, _| names.contains_key(name));
+                state.known.retain(|name, _| names.contains_key(name));
+            }
+            state.changed.extend(state.names.keys().cloned());
+            if state.wildcard > 0 {
+                state.changed.insert(WILDCARD.into());
+            }
+        }
+        let wanted = self
+            .types
+            .iter()
+            .filter(|(_, state)| !state.changed.is_empty());
+        let mut wanted: Vec<_> = wanted.map(|(type_url, _)| type_url.clone()).collect();
+        wanted.sort_by_key(|type_url| (order(type_url), type_url.clone()));
+        for type_url in wanted {
+            self.enqueue(&type_url);
+        }
+    }
+
+    fn enqueue(&mut self, type_url: &TypeUrl) {
+        if let Some(state) = self.types.get_mut(type_url)
+            && !std::mem::replace(&mut state.queued, true)
+        {
+            self.queue.push_back(type_url.clone());
+        }
+    }
+
+    /// See [`super::Machine::pending`].
+    pub fn pending(&self) -> usize {
+        let waiting = self.queue.iter().filter_map(|t| self.types.get(t));
+        waiting.map(|state| state.verdicts.len().max(1)).sum()
+    }
+
+    /// See [`super::Machine::next_request`].
+    pub fn next_request(&mut self) -> Option<DeltaDiscoveryRequest> {
+        loop {
+            let type_url = self.queue.pop_front()?;
+            let Some(state) = self.types.get_mut(&type_url) else {
+                continue;
+            };
+            state.queued = false;
+            let (mut subscribe, mut unsubscribe) = (Vec::new(), Vec::new());
+            for name in std::mem::take(&mut state.changed) {
+                match (state.wants(&name), state.told.contains(&name)) {
+                    (true, false) => {
+                        subscribe.push(name.to_string());
+                        state.told.insert(name);
+                    }
+                    (false, true) => {
+                        unsubscribe.push(name.to_string());
+                        state.told.remove(&name);
+                        if state.wildcard == 0 {
+                            state.forget(&name);
+                            self.ttls.forget(&type_url, &name);
+                        }
+                    }
+                    // It was given up and asked for again, or the other way round.
+                    _ => {}
+                }
+            }
+            let verdict = state.verdicts.pop_front();
+            let more = !state.verdicts.is_empty();
+            let silent = verdict.is_none() && subscribe.is_empty() && unsubscribe.is_empty();
+            if silent {
+                continue;
+            }
+            let first = !std::mem::replace(&mut state.begun, true);
+            // On its own the wildcard is meant by naming nothing.
+            if first && subscribe == [WILDCARD] {
+                subscribe.clear();
+            }
+            let versions = match first {
+                true => state.versions.iter(),
+                false => Default::default(),
+            };
+            let (response_nonce, error_detail) = verdict.unwrap_or_default();
+            let request = DeltaDiscoveryRequest {
+                node: self.introduction.node(),
+                type_url: type_url.to_string(),
+                resource_names_subscribe: subscribe,
+                resource_names_unsubscribe: unsubscribe,
+                initial_resource_versions: versions
+                    .map(|(name, version)| (name.to_string(), version.to_string()))
+                    .collect(),
+                response_nonce,
+                error_detail,
+                resource_locators_subscribe: Vec::new(),
+                resource_locators_unsubscribe: Vec::new(),
+            };
+            if more {
+                self.enqueue(&type_url);
+            }
+            return Some(request);
+        }
+    }
+
+    /// See [`super::Machine::receive`].
+    pub fn receive(&mut self, response: DeltaDiscoveryResponse, now: Instant) -> Option<Push> {
+        let DeltaDiscoveryResponse {
+            system_version_info,
+            resources,
+            type_url,
+            nonce,
+            removed_resources,
+            control_plane: _,
+            removed_resource_names,
+            resource_errors,
+        } = response;
+        let Some(type_url) = self.types.get_key_value(&*type_url).map(|(t, _)| t.clone()) else {
+            tracing::warn!(
+                target: "config",
+                "Dropping received DeltaDiscoveryResponse (with version {system_version_info}) \
+                 for non-existent subscription {type_url}."
+            );
+            return None;
+        };
+        for error in resource_errors {
+            super::log_resource_error(&type_url, error);
+        }
+        let named = removed_resource_names.into_iter().map(|resource| {
+            let ResourceName {
+                name,
+                // A name with constraints would be one among several of that name.
+                dynamic_parameter_constraints: _,
+            } = resource;
+            name
+        });
+        let removed = removed_resources.into_iter().chain(named).collect();
+        let update = self.read(
+            &type_url,
+            system_version_info.into(),
+            resources,
+            removed,
+            now,
+        );
+        Some(Push {
+            type_url,
+            nonce: Some(nonce),
+            update,
+        })
+    }
+
+    fn read(
+        &mut self,
+        type_url: &TypeUrl,
+        version_info: Arc<str>,
+        resources: Vec<Resource>,
+        removed: Vec<String>,
+        now: Instant,
+    ) -> Result<Update, String> {
+        let Some(state) = self.types.get_mut(type_url) else {
+            return Err("nobody asked for it".to_owned());
+        };
+        let (mut errors, mut seen) = (Vec::new(), HashSet::new());
+        let (mut received, mut lives) = (Vec::with_capacity(resources.len()), Vec::new());
+        for (index, resource) in resources.into_iter().enumerate() {
+            match unwrap(resource, type_url) {
+                Ok(Unwrapped {
+                    name,
+                    version,
+                    ttl,
+                    raw,
+                }) => {
+                    if !seen.insert(name.clone()) {
+                        errors.push(format!(
+                            "duplicate name {name} found among added/updated resources"
+                        ));
+                        continue;
+                    }
+                    if !state.accepts(&name) {
+                        continue;
+                    }
+                    lives.push((name.clone(), ttl));
+                    let Some(raw) = raw else { continue };
+                    received.push(Received {
+                        name,
+                        version: version.unwrap_or_default(),
+                        resource: Encoded::from(raw),
+                    });
+                }
+                Err(error) => errors.push(format!("resources[{index}]: {error}")),
+            }
+        }
+        let mut gone: Vec<Arc<str>> = Vec::with_capacity(removed.len());
+        for name in removed {
+            if !seen.insert(name.as_str().into()) {
+                errors.push(format!(
+                    "duplicate name {name} found in the union of added+removed resources"
+                ));
+            } else if state.accepts(&name) {
+                gone.push(name.into());
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors.join("\n"));
+        }
+        for (name, ttl) in lives {
+            self.ttls.set(type_url, &name, now, ttl);
+        }
+        for name in &gone {
+            self.ttls.forget(type_url, name);
+        }
+        Ok(Update {
+            version_info,
+            resources: received,
+            gone: Gone::Named(gone),
+        })
+    }
+
+    /// See [`super::Machine::verdict`].
+    pub fn verdict(&mut self, push: &Answered, verdict: &Verdict) {
+        let Some(state) = self.types.get_mut(&push.type_url) else {
+            return;
+        };
+        for received in &push.resources {
+            let name = &received.name;
+            if !verdict.accepts(name) || !state.accepts(name) {
+                continue;
+            }
+            state
+                .versions
+                .insert(name.clone(), received.version.clone());
+            if state.names.contains_key(name) {
+                state.known.insert(name.clone(), received.clone());
+            }
+        }
+        for name in &push.gone {
+            state.forget(name);
+        }
+        if let Some(nonce) = &push.nonce {
+            state.verdicts.push_back((nonce.clone(), verdict.error()));
+            self.enqueue(&push.type_url);
+        }
+    }
+
+    /// See [`super::Machine::expire`].
+    pub fn expire(&mut self, now: Instant) -> Vec<Push> {
+        let mut pushes = Vec::new();
+        for (type_url, name) in self.ttls.expire(now) {
+            pushes.push(super::expired(type_url, Arc::default(), vec![name]));
+        }
+        pushes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::xds::mux::testing::*;
+
+    fn machine() -> Delta {
+        let mut machine = Delta::new(node(), true);
+        machine.connected();
+        machine
+    }
+
+    fn request(machine: &mut Delta) -> DeltaDiscoveryRequest {
+        machine.next_request().expect("there is something to say")
+    }
+
+    fn resource(name: &str, version: &str) -> Resource {
+        Resource {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            resource: Some(cluster(name)),
+            ..Resource::default()
+        }
+    }
+
+    fn answer(nonce: &str, resources: Vec<Resource>, removed: &[&str]) -> DeltaDiscoveryResponse {
+        DeltaDiscoveryResponse {
+            nonce: nonce.to_owned(),
+            type_url: CLUSTERS.to_owned(),
+            resources,
+            removed_resources: removed.iter().map(|&name| name.to_owned()).collect(),
+            ..DeltaDiscoveryResponse::default()
+        }
+    }
+
+    fn take(machine: &mut Delta, answer: DeltaDiscoveryResponse, verdict: &Verdict) -> Update {
+        let push = machine.receive(answer, now()).unwrap();
+        machine.verdict(&push.answered(), verdict);
+        push.update.unwrap()
+    }
+
+    #[test]
+    fn the_wildcard_alone_names_nothing() {
+        let mut machine = machine();
+        machine.subscribe(&clusters(), WILDCARD);
+        let first = request(&mut machine);
+        assert_eq!(first.node.unwrap().id, "node");
+        assert!(first.resource_names_subscribe.is_empty());
+        machine.subscribe(&clusters(), "x");
+        assert_eq!(request(&mut machine).resource_names_subscribe, ["x"]);
+        machine.connected();
+        assert_eq!(request(&mut machine).resource_names_subscribe, ["*", "x"]);
+    }
+
+    #[test]
+    fn each_answer_is_acknowledged_by_its_nonce_in_order() {
+        let mut machine = machine();
+        machine.subscribe(&clusters(), WILDCARD);
+        request(&mut machine);
+        let update = take(
+            &mut machine,
+            answer("a", vec![resource("x", "1")], &["y"]),
+            &Verdict::Ack,
+        );
+        assert_eq!(&*update.resources[0].version, "1");
+        assert_eq!(update.gone, Gone::Named(vec!["y".into()]));
+        let refused = Verdict::Nack {
+            details: "z: no".into(),
+            refused: Some(HashSet::from(["z".into()])),
+        };
+        take(
+            &mut machine,
+            answer("b", vec![resource("z", "2")], &[]),
+            &refused,
+        );
+        machine.subscribe(&clusters(), "w");
+        assert_eq!(machine.pending(), 2);
+        let ack = request(&mut machine);
+        assert_eq!((&*ack.response_nonce, ack.error_detail), ("a", None));
+        assert_eq!(ack.resource_names_subscribe, ["w"]);
+        let nack = request(&mut machine);
+        assert_eq!(nack.response_nonce, "b");
+        assert_eq!(nack.error_detail.unwrap().message, "z: no");
+        assert_eq!(machine.next_request(), None);
+        // What comes by itself has no nonce.
+        machine.unsubscribe(&clusters(), "w");
+        let request = request(&mut machine);
+        assert_eq!(request.resource_names_unsubscribe, ["w"]);
+        assert_eq!(request.response_nonce, "");
+    }
+
+    #[test]
+    fn a_new_stream_begins_with_all_names_and_versions() {
+        let mut machine = machine();
+        machine.subscribe(&clusters(), "x");
+        machine.subscribe(&clusters(), "y");
+        machine.subscribe(&clusters(), "z");
+        assert_eq!(
+            request(&mut machine).resource_names_subscribe,
+            ["x", "y", "z"]
+        );
+        let pushed = vec![resource("x", "1"), resource("y", "1"), resource("z", "1")];
+        take(&mut machine, answer("a", pushed, &[]), &Verdict::Ack);
+        take(&mut machine, answer("b", vec![], &["y"]), &Verdict::Ack);
+        machine.unsubscribe(&clusters(), "z");
+        machine.connected();
+        let first = request(&mut machine);
+        assert_eq!(first.resource_names_subscribe, ["x", "y"]);
+        let versions = HashMap::from([("x".to_owned(), "1".to_owned())]);
+        assert_eq!(first.initial_resource_versions, versions);
+        assert_eq!(first.response_nonce, "");
+        assert_eq!(machine.next_request(), None);
+    }
+
+    #[test]
+    fn versions_are_those_of_what_was_accepted() {
+        let mut machine = machine();
+        machine.subscribe(&clusters(), WILDCARD);
+        request(&mut machine);
+        take(
+            &mut machine,
+            answer("a", vec![resource("x", "1"), resource("y", "1")], &[]),
+            &Verdict::Ack,
+        );
+        let refused = Verdict::Nack {
+            details: "x: no".into(),
+            refused: Some(HashSet::from(["x".into()])),
+        };
+        take(
+            &mut machine,
+            answer("b", vec![resource("x", "2"), resource("y", "2")], &[]),
+            &refused,
+        );
+        machine.connected();
+        let versions = [("x", "1"), ("y", "2")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+        assert_eq!(
+            request(&mut machine).initial_resource_versions,
+            HashMap::from(versions)
+        );
+    }
+
+    #[test]
+    fn what_is_given_up_and_asked_for_again_in_between_is_not_mentioned() {
+        let mut machine = machine();
+        let kind = clusters();
+        machine.subscribe(&kind, "x");
+        request(&mut machine);
+        take(
+            &mut machine,
+            answer("a", vec![resource("x", "1")], &[]),
+            &Verdict::Ack,
+        );
+        request(&mut machine);
+        machine.unsubscribe(&kind, "x");
+        machine.subscribe(&kind, "x");
+        assert_eq!(machine.next_request(), None);
+        assert!(machine.known(&kind, "x").is_some());
+        machine.unsubscribe(&kind, "x");
+        assert_eq!(request(&mut machine).resource_names_unsubscribe, ["x"]);
+        assert!(machine.known(&kind, "x").is_none());
+        machine.subscribe(&kind, "x");
+        assert_eq!(request(&mut machine).resource_names_subscribe, ["x"]);
+    }
+
+    #[test]
+    fn contradictions_refuse_the_answer() {
+        let mut machine = machine();
+        machine.subscribe(&clusters(), WILDCARD);
+        let twice = answer("a", vec![resource("x", "1"), resource("x", "2")], &[]);
+        let push = machine.receive(twice, now()).unwrap();
+        assert_eq!(
+            push.update.unwrap_err(),
+            "duplicate name x found among added/updated resources"
+        );
+        let both = answer("b", vec![resource("x", "1")], &["x"]);
+        let push = machine.receive(both, now()).unwrap();
+        assert_eq!(
+            push.update.unwrap_err(),
+            "duplicate name x found in the union of added+removed resources"
+        );
+        let mut wrong = resource("x", "1");
+        wrong.resource = Some(assignment("x"));
+        let push = machine.receive(answer("c", vec![wrong], &[]), now());
+        let said = push.unwrap().update.unwrap_err();
+        assert!(
+            said.starts_with("resources[0]: x: expected envoy.config.cluster.v3.Cluster"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn heartbeats_keep_what_has_a_ttl() {
+        let (mut machine, start) = (machine(), now());
+        machine.subscribe(&clusters(), "x");
+        let living = |resource| Resource {
+            ttl: Some(prost_types::Duration {
+                seconds: 10,
+                nanos: 0,
+            }),
+            ..resource
+        };
+        machine.receive(answer("a", vec![living(resource("x", "1"))], &[]), start);
+        let beat = Resource {
+            resource: None,
+            ..living(resource("x", "1"))
+        };
+        let later = start + Duration::from_secs(9);
+        let push = machine
+            .receive(answer("b", vec![beat], &[]), later)
+            .unwrap();
+        assert!(push.update.unwrap().resources.is_empty());
+        assert!(machine.expire(start + Duration::from_secs(18)).is_empty());
+        let ended = machine.expire(later + Duration::from_secs(10));
+        assert_eq!(
+            ended[0].update.as_ref().unwrap().gone,
+            Gone::Named(vec!["x".into()])
+        );
+    }
+}

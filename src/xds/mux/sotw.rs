@@ -1,0 +1,567 @@
+//! The state-of-the-world variant: each request carries all names of a type,
+//! and each answer all there is to say about them.
+//!
+//! A request acknowledges by itself: `version_info` is the last version that was
+//! accepted and `response_nonce` the last one received. When they do not belong
+//! together the answer was refused, and `error_detail` says why.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
+
+use crate::{
+    api::envoy::{
+        config::core::v3::Node,
+        service::discovery::v3::{DiscoveryRequest, DiscoveryResponse},
+    },
+    api::google::rpc,
+    xds::{
+        resource::Encoded,
+        update::{Gone, Received, Update},
+    },
+};
+
+use super::{
+    Answered, Introduction, Push, TypeUrl, Unwrapped, Verdict, WILDCARD, ttl::Ttls, unwrap_any,
+};
+
+/// What is known of every type.
+#[derive(Debug)]
+pub struct Sotw {
+    introduction: Introduction,
+    types: HashMap<TypeUrl, State>,
+    /// Types about which there is something to say, in the order in which it is said.
+    queue: VecDeque<TypeUrl>,
+    pub(super) ttls: Ttls,
+}
+
+/// What is known of one type.
+#[derive(Debug, Default)]
+struct State {
+    /// Names that are asked for, and how often.
+    names: BTreeMap<Arc<str>, usize>,
+    wildcard: usize,
+    /// Of the last answer that was accepted; kept across streams.
+    version: Arc<str>,
+    /// Of the last answer on this stream.
+    nonce: String,
+    error: Option<rpc::Status>,
+    /// Asked for on this stream.
+    begun: bool,
+    queued: bool,
+    /// What was accepted by name, for as long as the server believes it is wanted.
+    known: HashMap<Arc<str>, Received>,
+    /// Names were given up since the last request.
+    shrunk: bool,
+}
+
+impl State {
+    fn is_wanted(&self) -> bool {
+        self.wildcard > 0 || !self.names.is_empty()
+    }
+}
+
+impl Sotw {
+    /// Asks for nothing yet.
+    pub fn new(node: Arc<Node>, first_only: bool) -> Self {
+        Self {
+            introduction: Introduction::new(node, first_only),
+            types: HashMap::new(),
+            queue: VecDeque::new(),
+            ttls: Ttls::default(),
+        }
+    }
+
+    /// See [`super::Machine::subscribe`].
+    pub fn subscribe(&mut self, type_url: &TypeUrl, name: &str) {
+        let state = self.types.entry(type_url.clone()).or_default();
+        let count = match name {
+            WILDCARD => &mut state.wildcard,
+            _ => state.names.entry(name.into()).or_default(),
+        };
+        *count += 1;
+        if *count == 1 {
+            self.enqueue(type_url);
+        }
+    }
+
+    /// See [`super::Machine::unsubscribe`].
+    pub fn unsubscribe(&mut self, type_url: &TypeUrl, name: &str) {
+        let Some(state) = self.types.get_mut(type_url) else {
+            return;
+        };
+        if name == WILDCARD {
+            state.wildcard = state.wildcard.saturating_sub(1);
+            if state.wildcard > 0 {
+                return;
+            }
+        } else {
+            match state.names.get_mut(name) {
+                Some(count) if *count > 1 => {
+                    *count -= 1;
+                    return;
+                }
+                _ => state.names.remove(name),
+            };
+        }
+        state.shrunk = true;
+        self.enqueue(type_url);
+    }
+
+    /// See [`super::Machine::known`].
+    pub fn known(&self, type_url: &str, name: &str) -> Option<Received> {
+        self.types.get(type_url)?.known.get(name).cloned()
+    }
+
+    /// See [`super::Machine::connected`]. Types are asked for in the order in
+    /// which a configuration is built: clusters, endpoints, listeners, routes.
+    pub fn connected(&mut self) {
+        self.introduction.again();
+        self.queue.clear();
+        for state in self.types.values_mut() {
+            state.nonce.clear();
+            state.error = None;
+            state.begun = false;
+            state.queued = false;
+        }
+        let wanted = self.types.iter().filter(|(_, state)| state.is_wanted());
+        let mut wanted: Vec<_> = wanted.map(|(type_url, _)| type_url.clone()).collect();
+        wanted.sort_by_key(|type_url| (order(type_url), type_url.clone()));
+        for type_url in wanted {
+            self.enqueue(&type_url);
+        }
+    }
+
+    fn enqueue(&mut self, type_url: &TypeUrl) {
+        if let Some(state) = self.types.get_mut(type_url)
+            && !std::mem::replace(&mut state.queued, true)
+        {
+            self.queue.push_back(type_url.clone());
+        }
+    }
+
+    /// See [`super::Machine::pending`].
+    pub fn pending(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// See [`super::Machine::next_request`].
+    pub fn next_request(&mut self) -> Option<DiscoveryRequest> {
+        loop {
+            let type_url = self.queue.pop_front()?;
+            let Some(state) = self.types.get_mut(&type_url) else {
+                continue;
+            };
+            state.queued = false;
+            if std::mem::take(&mut state.shrunk) {
+                let names = &state.names;
+                let ttls = &mut self.ttls;
+                state.known.retain(|name, _| {
+                    let keep = names.contains_key(name);
+                    if !keep {
+                        ttls.forget(&type_url, name);
+                    }
+                    keep
+                });
+            }
+            // No name at all would ask for everything, unless there were some before.
+            if !state.is_wanted() && !state.begun {
+                continue;
+            }
+            state.begun = true;
+            let mut names: Vec<String> = state.names.keys().map(|name| name.to_string()).collect();
+            if state.wildcard > 0 && !names.is_empty() {
+                names.insert(0, WILDCARD.to_owned());
+            }
+            return Some(DiscoveryRequest {
+                version_info: state.version.to_string(),
+                node: self.introduction.node(),
+                resource_names: names,
+                type_url: type_url.to_string(),
+                response_nonce: state.nonce.clone(),
+                error_detail: state.error.take(),
+                resource_locators: Vec::new(),
+            });
+        }
+    }
+
+    /// See [`super::Machine::receive`].
+    pub fn receive(&mut self, response: DiscoveryResponse, now: Instant) -> Option<Push> {
+        let DiscoveryResponse {
+            version_info,
+            resources,
+            // Marks a rollout, for people.
+            canary: _,
+            type_url,
+            nonce,
+            control_plane: _,
+            resource_errors,
+        } = response;
+        let Some((type_url, state)) = self.types.get_key_value(&*type_url) else {
+            tracing::warn!(
+                target: "config",
+                "Ignoring the message for type URL {type_url} as it has no current subscribers."
+            );
+            return None;
+        };
+        let type_url = type_url.clone();
+        let wanted = state.is_wanted();
+        if let Some(state) = self.types.get_mut(&type_url) {
+            state.nonce.clone_from(&nonce);
+            if !wanted {
+                // It crossed with the request that gave up the last name.
+                match resources.is_empty() {
+                    true => state.version = version_info.into(),
+                    false => self.enqueue(&type_url),
+                }
+                return None;
+            }
+        }
+        for error in resource_errors {
+            super::log_resource_error(&type_url, error);
+        }
+        let update = self.read(&type_url, version_info.into(), resources, now);
+        Some(Push {
+            type_url,
+            nonce: Some(nonce),
+            update,
+        })
+    }
+
+    fn read(
+        &mut self,
+        type_url: &TypeUrl,
+        version: Arc<str>,
+        resources: Vec<prost_types::Any>,
+        now: Instant,
+    ) -> Result<Update, String> {
+        let mut received = Vec::with_capacity(resources.len());
+        let (mut errors, mut seen) = (Vec::new(), HashSet::new());
+        let mut lives = Vec::new();
+        let state = self.types.get(type_url);
+        let is_wildcard = state.is_some_and(|state| state.wildcard > 0);
+        for (index, any) in resources.into_iter().enumerate() {
+            match unwrap_any(any, type_url) {
+                Ok(Unwrapped {
+                    name,
+                    version: own,
+                    ttl,
+                    raw,
+                }) => {
+                    let wanted = is_wildcard || state.is_some_and(|s| s.names.contains_key(&name));
+                    if !wanted {
+                        continue;
+                    }
+                    lives.push((name.clone(), ttl));
+                    let Some(raw) = raw else { continue };
+                    // Clusters and listeners say themselves which of two is meant.
+                    if !seen.insert(name.clone()) && !is_wildcard {
+                        errors.push(format!(
+                            "resources[{index}]: duplicate resource {name} found"
+                        ));
+                        continue;
+                    }
+                    received.push(Received {
+                        name,
+                        version: own.unwrap_or_else(|| version.clone()),
+                        resource: Encoded::from(raw),
+                    });
+                }
+                Err(error) => errors.push(format!("resources[{index}]: {error}")),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors.join("\n"));
+        }
+        let heartbeats = lives.len() > received.len();
+        for (name, ttl) in lives {
+            self.ttls.set(type_url, &name, now, ttl);
+        }
+        // An answer with a heartbeat says nothing of what it does not name.
+        let gone = match is_wildcard && !heartbeats {
+            true => Gone::Absent,
+            false => Gone::Named(Vec::new()),
+        };
+        Ok(Update {
+            version_info: version,
+            resources: received,
+            gone,
+        })
+    }
+
+    /// See [`super::Machine::verdict`].
+    pub fn verdict(&mut self, push: &Answered, verdict: &Verdict) {
+        let Some(state) = self.types.get_mut(&push.type_url) else {
+            return;
+        };
+        for received in &push.resources {
+            if state.names.contains_key(&received.name) && verdict.accepts(&received.name) {
+                state.known.insert(received.name.clone(), received.clone());
+            }
+        }
+        for name in &push.gone {
+            state.known.remove(name);
+        }
+        if push.nonce.is_none() {
+            return;
+        }
+        state.error = verdict.error();
+        if state.error.is_none() {
+            state.version = push.version.clone();
+        }
+        self.enqueue(&push.type_url);
+    }
+
+    /// See [`super::Machine::expire`].
+    pub fn expire(&mut self, now: Instant) -> Vec<Push> {
+        let mut ended: BTreeMap<TypeUrl, Vec<Arc<str>>> = BTreeMap::new();
+        for (type_url, name) in self.ttls.expire(now) {
+            ended.entry(type_url).or_default().push(name);
+        }
+        let pushes = ended.into_iter().map(|(type_url, names)| {
+            let state = self.types.get(&type_url);
+            let version_info = state.map(|state| state.version.clone());
+            super::expired(type_url, version_info.unwrap_or_default(), names)
+        });
+        pushes.collect()
+    }
+}
+
+/// In which order types are asked for.
+pub(super) fn order(type_url: &str) -> usize {
+    const ORDER: [&str; 5] = [
+        "envoy.config.cluster.v3.Cluster",
+        "envoy.config.endpoint.v3.ClusterLoadAssignment",
+        "envoy.extensions.transport_sockets.tls.v3.Secret",
+        "envoy.config.listener.v3.Listener",
+        "envoy.config.route.v3.RouteConfiguration",
+    ];
+    let name = type_url.rsplit('/').next().unwrap_or_default();
+    let place = ORDER.iter().position(|known| *known == name);
+    place.unwrap_or(ORDER.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xds::mux::testing::*;
+
+    fn machine() -> Sotw {
+        let mut machine = Sotw::new(node(), true);
+        machine.connected();
+        machine
+    }
+
+    fn request(machine: &mut Sotw) -> DiscoveryRequest {
+        machine.next_request().expect("there is something to say")
+    }
+
+    fn answer(version: &str, nonce: &str, names: &[&str]) -> DiscoveryResponse {
+        DiscoveryResponse {
+            version_info: version.to_owned(),
+            nonce: nonce.to_owned(),
+            type_url: CLUSTERS.to_owned(),
+            resources: names.iter().map(|name| cluster(name)).collect(),
+            ..DiscoveryResponse::default()
+        }
+    }
+
+    fn names(push: &Push) -> Vec<&str> {
+        let update = push.update.as_ref().unwrap();
+        update.resources.iter().map(|r| &*r.name).collect()
+    }
+
+    #[test]
+    fn an_answer_is_acknowledged_by_its_version_and_nonce() {
+        let mut machine = machine();
+        machine.subscribe(&clusters(), WILDCARD);
+        let first = request(&mut machine);
+        assert_eq!(first.node.unwrap().id, "node");
+        assert!(first.resource_names.is_empty() && first.version_info.is_empty());
+        assert_eq!(machine.next_request(), None);
+
+        let push = machine.receive(answer("1", "a", &["x"]), now()).unwrap();
+        assert_eq!(names(&push), ["x"]);
+        assert_eq!(push.update.as_ref().unwrap().gone, Gone::Absent);
+        machine.verdict(&push.answered(), &Verdict::Ack);
+        let ack = request(&mut machine);
+        assert_eq!((&*ack.version_info, &*ack.response_nonce), ("1", "a"));
+        assert_eq!((ack.error_detail, ack.node), (None, None));
+    }
+
+    #[test]
+    fn a_refused_answer_keeps_the_version_before_it() {
+        let mut machine = machine();
+        machine.subscribe(&clusters(), WILDCARD);
+        request(&mut machine);
+        let push = machine.receive(answer("1", "a", &[]), now()).unwrap();
+        machine.verdict(&push.answered(), &Verdict::Ack);
+        request(&mut machine);
+        let push = machine.receive(answer("2", "b", &["x"]), now()).unwrap();
+        machine.verdict(&push.answered(), &Verdict::refused("x: no"));
+        let nack = request(&mut machine);
+        assert_eq!((&*nack.version_info, &*nack.response_nonce), ("1", "b"));
+        assert_eq!(nack.error_detail.unwrap().message, "x: no");
+        // It is said once: a later change of names is no second refusal.
+        machine.subscribe(&clusters(), "y");
+        assert_eq!(request(&mut machine).error_detail, None);
+    }
+
+    #[test]
+    fn names_are_sent_whole_and_empty_only_after_there_were_some() {
+        let mut machine = machine();
+        let kind = clusters();
+        for name in ["b", "a", "a"] {
+            machine.subscribe(&kind, name);
+        }
+        assert_eq!(request(&mut machine).resource_names, ["a", "b"]);
+        machine.unsubscribe(&kind, "a");
+        assert_eq!(machine.next_request(), None);
+        machine.unsubscribe(&kind, "a");
+        assert_eq!(request(&mut machine).resource_names, ["b"]);
+        machine.unsubscribe(&kind, "b");
+        assert!(request(&mut machine).resource_names.is_empty());
+        // On the next stream it would be the wildcard.
+        machine.connected();
+        assert_eq!(machine.next_request(), None);
+    }
+
+    #[test]
+    fn a_name_beside_the_wildcard_makes_it_explicit() {
+        let mut machine = machine();
+        machine.subscribe(&clusters(), WILDCARD);
+        machine.subscribe(&clusters(), "x");
+        assert_eq!(request(&mut machine).resource_names, ["*", "x"]);
+    }
+
+    #[test]
+    fn a_new_stream_asks_again_with_the_version_and_without_the_nonce() {
+        let mut machine = machine();
+        machine.subscribe(&endpoints(), "x");
+        machine.subscribe(&clusters(), WILDCARD);
+        request(&mut machine);
+        request(&mut machine);
+        let push = machine.receive(answer("1", "a", &["x"]), now()).unwrap();
+        machine.verdict(&push.answered(), &Verdict::Ack);
+        machine.connected();
+        let first = request(&mut machine);
+        assert_eq!(first.type_url, CLUSTERS);
+        assert_eq!((&*first.version_info, &*first.response_nonce), ("1", ""));
+        assert!(first.node.is_some());
+        let second = request(&mut machine);
+        assert_eq!(second.type_url, ENDPOINTS);
+        assert!(second.node.is_none());
+        assert_eq!(machine.next_request(), None);
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_not_passed_on() {
+        let mut machine = machine();
+        machine.subscribe(&clusters(), "x");
+        request(&mut machine);
+        let push = machine.receive(answer("1", "a", &["x", "y"]), now());
+        let push = push.unwrap();
+        assert_eq!(names(&push), ["x"]);
+        let gone = &push.update.as_ref().unwrap().gone;
+        assert_eq!(*gone, Gone::Named(Vec::new()));
+        let mut other = answer("1", "a", &["x"]);
+        other.type_url = ENDPOINTS.to_owned();
+        assert!(machine.receive(other, now()).is_none());
+    }
+
+    #[test]
+    fn an_answer_that_crosses_the_last_unsubscription_is_refused_in_silence() {
+        let mut machine = machine();
+        machine.subscribe(&clusters(), "x");
+        request(&mut machine);
+        machine.unsubscribe(&clusters(), "x");
+        request(&mut machine);
+        assert!(machine.receive(answer("1", "a", &["x"]), now()).is_none());
+        let request = request(&mut machine);
+        assert_eq!(
+            (&*request.version_info, &*request.response_nonce),
+            ("", "a")
+        );
+        assert!(machine.receive(answer("2", "b", &[]), now()).is_none());
+        assert_eq!(machine.next_request(), None);
+    }
+
+    #[test]
+    fn a_resource_of_another_type_refuses_the_answer() {
+        let mut machine = machine();
+        machine.subscribe(&clusters(), WILDCARD);
+        let mut wrong = answer("1", "a", &["x"]);
+        wrong.resources.push(assignment("y"));
+        wrong.resources.push(broken(CLUSTERS));
+        let push = machine.receive(wrong, now()).unwrap();
+        let said = push.update.unwrap_err();
+        assert!(
+            said.contains("resources[1]: expected envoy.config.cluster.v3.Cluster"),
+            "{said}"
+        );
+        assert!(said.contains("resources[2]: is not a valid"), "{said}");
+    }
+
+    #[test]
+    fn a_name_twice_refuses_the_answer() {
+        let mut machine = machine();
+        machine.subscribe(&clusters(), "x");
+        let push = machine.receive(answer("1", "a", &["x", "x"]), now());
+        assert_eq!(
+            push.unwrap().update.unwrap_err(),
+            "resources[1]: duplicate resource x found"
+        );
+    }
+
+    #[test]
+    fn what_is_known_is_kept_until_the_server_hears_that_it_is_not_wanted() {
+        let mut machine = machine();
+        let kind = clusters();
+        machine.subscribe(&kind, "x");
+        machine.subscribe(&kind, "y");
+        request(&mut machine);
+        let push = machine
+            .receive(answer("1", "a", &["x", "y"]), now())
+            .unwrap();
+        let verdict = Verdict::Nack {
+            details: "y: no".into(),
+            refused: Some(HashSet::from(["y".into()])),
+        };
+        machine.verdict(&push.answered(), &verdict);
+        assert!(machine.known(&kind, "x").is_some());
+        assert!(machine.known(&kind, "y").is_none());
+        machine.unsubscribe(&kind, "x");
+        machine.subscribe(&kind, "x");
+        request(&mut machine);
+        assert!(machine.known(&kind, "x").is_some());
+        machine.unsubscribe(&kind, "x");
+        request(&mut machine);
+        assert!(machine.known(&kind, "x").is_none());
+    }
+
+    #[test]
+    fn a_ttl_ends_a_resource_unless_a_heartbeat_comes() {
+        let (mut machine, start) = (machine(), now());
+        machine.subscribe(&clusters(), WILDCARD);
+        let mut living = answer("1", "a", &[]);
+        living.resources = vec![wrapped(Some(cluster("x")), "x", 10)];
+        machine.receive(living, start).unwrap();
+        let mut heartbeat = answer("1", "b", &[]);
+        heartbeat.resources = vec![wrapped(None, "x", 10)];
+        let later = start + std::time::Duration::from_secs(5);
+        let push = machine.receive(heartbeat, later).unwrap();
+        let update = push.update.unwrap();
+        assert!(update.resources.is_empty());
+        assert_eq!(update.gone, Gone::Named(Vec::new()));
+        assert_eq!(
+            machine.ttls.next(),
+            Some(later + std::time::Duration::from_secs(10))
+        );
+        let ended = machine.expire(later + std::time::Duration::from_secs(10));
+        assert_eq!(ended[0].nonce, None);
+        let update = ended[0].update.as_ref().unwrap();
+        assert_eq!(update.gone, Gone::Named(vec!["x".into()]));
+    }
+}
