@@ -15,7 +15,7 @@ use super::{
     response_body::Source,
     stats::http_stats,
     stream::Stream,
-    target,
+    strict, target,
     upgrade::{self, Tunnel, Upgrade},
 };
 use crate::{
@@ -58,6 +58,9 @@ fn admit(
     let session = stream.session.clone();
     let seen = Seen::of(&stream.request.headers, manager.minds_underscores());
     check_version(stream, manager)?;
+    if !session.is_http2() {
+        strict::check(&stream.request, manager.http1.custom_methods)?;
+    }
     // HTTP/2 says its scheme itself; HTTP/1's is only known from who speaks it.
     let said = match stream.request.uri.scheme_str() {
         Some("https") if session.is_http2() => Some("https"),

@@ -27,6 +27,7 @@ mod response_body;
 mod sniff;
 pub mod stats;
 pub mod stream;
+mod strict;
 mod target;
 mod upgrade;
 

@@ -151,6 +151,8 @@ pub struct Http1Options {
     pub trailers: bool,
     /// `header_key_format.proper_case_words`.
     pub proper_case: bool,
+    /// `allow_custom_methods`: methods nobody has registered pass, downstream only.
+    pub custom_methods: bool,
     /// `send_fully_qualified_url`, upstream only.
     pub absolute_url: bool,
 }
@@ -179,8 +181,7 @@ impl Http1Options {
             send_fully_qualified_url,
             // Chooses between two parsers inside Envoy.
             use_balsa_parser: _,
-            // Unknown methods are always let through here.
-            allow_custom_methods: _,
+            allow_custom_methods,
             ignore_http_11_upgrade,
         } = message;
         // The default, `true`, is what is done here.
@@ -219,6 +220,7 @@ impl Http1Options {
             default_host: default_host?,
             trailers: enable_trailers,
             proper_case: proper_case?,
+            custom_methods: allow_custom_methods,
             absolute_url: send_fully_qualified_url,
         })
     }

@@ -1,0 +1,146 @@
+//! What an HTTP/1 request may not say, because the next server on its way could
+//! read it in another way: such a difference is how requests are smuggled.
+
+use http::{HeaderValue, StatusCode, header, request::Parts};
+
+use super::LocalReply;
+use crate::formatter::ResponseFlag;
+
+/// Methods that pass without `allow_custom_methods`: Envoy's list.
+const METHODS: [&str; 34] = [
+    "ACL",
+    "BIND",
+    "CHECKOUT",
+    "CONNECT",
+    "COPY",
+    "DELETE",
+    "GET",
+    "HEAD",
+    "LINK",
+    "LOCK",
+    "M-SEARCH",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MOVE",
+    "NOTIFY",
+    "OPTIONS",
+    "PATCH",
+    "POST",
+    "PROPFIND",
+    "PROPPATCH",
+    "PURGE",
+    "PUT",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "SOURCE",
+    "SUBSCRIBE",
+    "TRACE",
+    "UNBIND",
+    "UNLINK",
+    "UNLOCK",
+    "UNSUBSCRIBE",
+];
+
+/// Checks a request as it came off the wire. `custom_methods` lets any method pass.
+///
+/// # Errors
+/// The answer to give, after which the connection closes.
+pub fn check(request: &Parts, custom_methods: bool) -> Result<(), LocalReply> {
+    let headers = &request.headers;
+    let method = request.method.as_str();
+    let common = matches!(method, "GET" | "POST" | "PUT" | "HEAD" | "DELETE");
+    if !common && !custom_methods && !METHODS.contains(&method) {
+        return Err(bad_request("http1.codec_error"));
+    }
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next()
+        && (codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    {
+        // RFC 9112, 6.1: a coding that is not understood leaves the length open.
+        let status = StatusCode::NOT_IMPLEMENTED;
+        return Err(malformed(
+            status,
+            "http1.invalid_transfer_encoding",
+            "Not Implemented",
+        ));
+    }
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next()
+        && (lengths.next().is_some() || !length.as_bytes().iter().all(u8::is_ascii_digit))
+    {
+        return Err(bad_request("http1.codec_error"));
+    }
+    if !headers.get_all(header::HOST).iter().all(is_authority) {
+        return Err(bad_request("http.invalid_authority"));
+    }
+    Ok(())
+}
+
+/// Whether it has only characters of an authority (RFC 3986, 3.2), if any.
+fn is_authority(host: &HeaderValue) -> bool {
+    let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@[]".contains(b);
+    host.as_bytes().iter().all(allowed)
+}
+
+fn bad_request(details: &'static str) -> LocalReply {
+    malformed(StatusCode::BAD_REQUEST, details, "Bad Request")
+}
+
+fn malformed(status: StatusCode, details: &'static str, body: &'static str) -> LocalReply {
+    LocalReply::text(status, details, body)
+        .flag(ResponseFlag::DownstreamProtocolError)
+        .closing()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(method: &str, headers: &[(&str, &str)], custom_methods: bool) -> u16 {
+        let mut request = http::Request::builder().method(method).uri("/");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let parts = request.body(()).unwrap().into_parts().0;
+        check(&parts, custom_methods).map_or_else(|reply| reply.status.as_u16(), |()| 200)
+    }
+
+    #[test]
+    fn methods_nobody_knows_pass_only_when_asked() {
+        assert_eq!(status("GET", &[], false), 200);
+        assert_eq!(status("PROPFIND", &[], false), 200);
+        assert_eq!(status("FOO", &[], false), 400);
+        assert_eq!(status("get", &[], false), 400);
+        assert_eq!(status("FOO", &[], true), 200);
+    }
+
+    #[test]
+    fn lengths_and_codings_have_one_meaning() {
+        for (headers, expected) in [
+            (&[("transfer-encoding", "Chunked")][..], 200),
+            (&[("transfer-encoding", "gzip, chunked")], 501),
+            (&[("transfer-encoding", "gzip")], 501),
+            (
+                &[
+                    ("transfer-encoding", "chunked"),
+                    ("transfer-encoding", "chunked"),
+                ],
+                501,
+            ),
+            (&[("content-length", "3")], 200),
+            (&[("content-length", "3"), ("content-length", "3")], 400),
+            (&[("content-length", "3, 3")], 400),
+            (&[("content-length", "+3")], 400),
+            (&[("host", "a.com:80")], 200),
+            (&[("host", "[::1]:80")], 200),
+            (&[("host", "")], 200),
+            (&[("host", "a b")], 400),
+            (&[("host", "a/b")], 400),
+        ] {
+            assert_eq!(status("POST", headers, false), expected, "{headers:?}");
+        }
+    }
+}
