@@ -9,6 +9,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::http2::Http2Body;
+
 /// The client's request ended before its body did.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the request's body ended early")]
@@ -20,7 +22,7 @@ pub enum ClientBody {
     /// Over HTTP/1.
     Http1(Incoming),
     /// Over HTTP/2.
-    Http2(Incoming),
+    Http2(Http2Body),
 }
 
 impl Body for ClientBody {
@@ -32,20 +34,23 @@ impl Body for ClientBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyAborted>>> {
         let frame = match self.get_mut() {
-            Self::Http1(body) | Self::Http2(body) => ready!(Pin::new(body).poll_frame(cx)),
+            Self::Http1(body) => ready!(Pin::new(body).poll_frame(cx)),
+            Self::Http2(body) => return Pin::new(body).poll_frame(cx),
         };
         Poll::Ready(frame.map(|frame| frame.map_err(|_| BodyAborted)))
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Http1(body) | Self::Http2(body) => body.is_end_stream(),
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Http1(body) | Self::Http2(body) => body.size_hint(),
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
         }
     }
 }

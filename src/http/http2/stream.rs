@@ -1,0 +1,117 @@
+//! One stream of an HTTP/2 connection.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Poll, ready},
+};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream, server::SendResponse};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http_body::Body;
+
+use super::Http2Body;
+use crate::http::{
+    RequestBody, ResponseBody, body::ClientBody, connection::Session, handle::handle,
+};
+
+/// Serves one request. When the client resets the stream or its connection
+/// ends, whatever is under way for it ends too.
+pub(super) async fn serve(
+    session: Rc<Session>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let (mut head, body) = request.into_parts();
+    join_cookies(&mut head.headers);
+    let body = Http2Body::new(body, &head.headers);
+    let body = RequestBody::new(ClientBody::Http2(body), true);
+    let handling = handle(session, head, body);
+    let response = {
+        let mut handling = pin!(handling);
+        poll_fn(|cx| {
+            if let Poll::Ready(response) = handling.as_mut().poll(cx) {
+                return Poll::Ready(Some(response));
+            }
+            respond.poll_reset(cx).map(|_| None)
+        })
+        .await
+    };
+    let response = match response {
+        None => return,
+        Some(Err(_)) => return respond.send_reset(Reason::INTERNAL_ERROR),
+        Some(Ok(response)) => response,
+    };
+    let (head, mut body) = response.into_parts();
+    let head = Response::from_parts(head, ());
+    let over = body.is_end_stream();
+    // It fails when the client has left, which is nobody's concern any more.
+    if let Ok(mut send) = respond.send_response(head, over)
+        && !over
+    {
+        send_body(&mut send, &mut body).await;
+    }
+}
+
+/// Sends a body to its end, or as far as the client wants it.
+async fn send_body(send: &mut SendStream<Bytes>, body: &mut ResponseBody) {
+    loop {
+        // The next piece is asked for when there is room for it.
+        let frame = poll_fn(|cx| {
+            if send.poll_reset(cx).is_ready() {
+                return Poll::Ready(Err(()));
+            }
+            while send.capacity() == 0 {
+                send.reserve_capacity(1);
+                match ready!(send.poll_capacity(cx)) {
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => return Poll::Ready(Err(())),
+                }
+            }
+            Pin::new(&mut *body).poll_frame(cx).map(Ok)
+        })
+        .await;
+        let sent = match frame {
+            Err(()) => return,
+            Ok(None) => return drop(send.send_data(Bytes::new(), true)),
+            Ok(Some(Err(_))) => return send.send_reset(Reason::INTERNAL_ERROR),
+            Ok(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => {
+                    let over = body.is_end_stream();
+                    let sent = send.send_data(data, over);
+                    if over {
+                        return;
+                    }
+                    sent
+                }
+                Err(frame) => {
+                    let trailers = frame.into_trailers().unwrap_or_default();
+                    return drop(send.send_trailers(trailers));
+                }
+            },
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+/// Over HTTP/2 a client may give each cookie a field of its own (RFC 9113,
+/// 8.2.3); beyond it there is one for all.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(header::COOKIE).iter();
+    if cookies.next().is_none() || cookies.next().is_none() {
+        return;
+    }
+    let all: Vec<&[u8]> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    let joined = Bytes::from(all.join(&b"; "[..]));
+    if let Ok(joined) = HeaderValue::from_maybe_shared(joined) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
