@@ -137,6 +137,8 @@ fn details(facts: CertificateFacts) -> pb::CertificateDetails {
     let CertificateFacts {
         path,
         serial_number,
+        // The API has no place for it.
+        common_name: _,
         mut names,
         valid_from,
         expiration,

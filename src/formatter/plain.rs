@@ -165,7 +165,7 @@ pub const PLAIN: &[(&str, Plain)] = &[
     }),
     ("UPSTREAM_TLS_CIPHER", |cx| {
         let connection = cx.info.upstream_connection.as_ref();
-        optional(connection.and_then(|c| c.tls.as_ref()).map(|t| &*t.cipher))
+        optional(connection.and_then(|c| c.tls.as_ref()).map(|t| t.cipher))
     }),
     ("DOWNSTREAM_REMOTE_ADDRESS", |cx| address(cx.info.remote())),
     ("DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", |cx| {
@@ -194,7 +194,7 @@ pub const PLAIN: &[(&str, Plain)] = &[
         optional(cx.info.connection.tls.as_ref().map(|t| t.version))
     }),
     ("DOWNSTREAM_TLS_CIPHER", |cx| {
-        optional(cx.info.connection.tls.as_ref().map(|t| &*t.cipher))
+        optional(cx.info.connection.tls.as_ref().map(|t| t.cipher))
     }),
     ("CUSTOM_FLAGS", |_| Value::Text("")),
     ("BYTES_RETRANSMITTED", |_| Value::Number(0)),

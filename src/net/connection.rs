@@ -130,7 +130,7 @@ pub struct TlsInfo {
     /// `TLSv1.2` or `TLSv1.3`.
     pub version: &'static str,
     /// The cipher suite's OpenSSL name.
-    pub cipher: String,
+    pub cipher: &'static str,
     /// The protocol ALPN settled on.
     pub application_protocol: Option<Box<[u8]>>,
 }

@@ -15,6 +15,8 @@ pub struct CertificateFacts {
     pub path: String,
     /// Serial number in lower case hex.
     pub serial_number: String,
+    /// The subject's common name, where it has one.
+    pub common_name: Option<String>,
     /// Subject alternative names.
     pub names: Vec<SubjectName>,
     /// Valid from here.
@@ -62,6 +64,12 @@ impl CertificateFacts {
         Some(Self {
             path: path.to_owned(),
             serial_number: hex(serial),
+            common_name: x509
+                .subject()
+                .iter_common_name()
+                .next()
+                .and_then(|name| name.as_str().ok())
+                .map(str::to_owned),
             names: subject_names(&x509),
             valid_from: time(x509.validity().not_before.timestamp()),
             expiration: time(x509.validity().not_after.timestamp()),

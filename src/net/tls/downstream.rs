@@ -17,7 +17,8 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     Certificate, Common, Side, Source, Validation, ValidationSource,
-    client_verifier::ClientVerifier, secret, server_certificates::ServerCertificates,
+    client_verifier::ClientVerifier, params::suite_name, secret,
+    server_certificates::ServerCertificates,
 };
 use crate::{
     api::envoy::extensions::transport_sockets::tls::v3 as pb,
@@ -37,6 +38,8 @@ pub struct DownstreamTls {
     require_client_certificate: bool,
     stateful_resumption: bool,
     tickets: bool,
+    /// `full_scan_certs_on_sni_mismatch`.
+    full_scan: bool,
     /// Built from the secrets in force.
     built: ArcSwapOption<Built>,
 }
@@ -85,9 +88,8 @@ impl DownstreamTls {
             session_ticket_keys_type,
         } = message;
         let require_sni = require_sni.filter(|on| *on);
-        let full_scan_certs_on_sni_mismatch = full_scan_certs_on_sni_mismatch.filter(|on| *on);
         let mut refused = refuse!(at; require_sni, session_timeout, ocsp_staple_policy,
-            full_scan_certs_on_sni_mismatch, prefer_client_ciphers);
+            prefer_client_ciphers);
         let tickets = match session_ticket_keys_type {
             None => true,
             Some(SessionTicketKeysType::DisableStatelessSessionResumption(off)) => !off,
@@ -122,6 +124,7 @@ impl DownstreamTls {
             require_client_certificate: require_client_certificate.unwrap_or(false),
             stateful_resumption: !disable_stateful_session_resumption,
             tickets,
+            full_scan: full_scan_certs_on_sni_mismatch.unwrap_or(false),
             built: ArcSwapOption::empty(),
         };
         // Without secrets everything is known now, and so is what is wrong.
@@ -239,13 +242,14 @@ impl DownstreamTls {
                         .build()
                         .map_err(|error| format!("trusted_ca: {error}"))
                 });
-                let required = self.require_client_certificate;
+                // As Envoy: what names a certificate asks for one.
+                let required = self.require_client_certificate || validation.pins_certificates();
                 let verifier =
                     ClientVerifier::new(validation, chain.transpose()?, required, provider.clone());
                 builder.with_client_cert_verifier(Arc::new(verifier))
             }
         };
-        let resolver = ServerCertificates::new(certificates);
+        let resolver = ServerCertificates::new(certificates, self.full_scan);
         let mut config = builder.with_cert_resolver(Arc::new(resolver));
         config.alpn_protocols.clone_from(&self.common.alpn);
         config.session_storage = match self.stateful_resumption {
@@ -285,10 +289,7 @@ pub fn facts(stream: &TlsStream<TcpStream>) -> (Option<Box<str>>, TlsInfo) {
         _ => "TLSv1.2",
     };
     let cipher = session.negotiated_cipher_suite();
-    let cipher = cipher
-        .and_then(|c| c.suite().as_str())
-        .unwrap_or_default()
-        .to_owned();
+    let cipher = cipher.map_or("", |c| suite_name(c.suite()));
     let application_protocol = session.alpn_protocol().map(Into::into);
     let server_name = session.server_name().map(|n| n.to_ascii_lowercase().into());
     (

@@ -14,6 +14,6 @@ pub use certificate::Certificate;
 pub use certificate_facts::{CertificateFacts, SubjectName};
 pub use common::{Common, Source, ValidationSource, secret};
 pub use downstream::{DownstreamTls, facts};
-pub use params::{Parameters, Side};
+pub use params::{Parameters, Side, suite_name};
 pub use san::SanMatcher;
 pub use validation::{Trust, Validation, ValidationFailure};

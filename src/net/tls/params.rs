@@ -65,6 +65,20 @@ const SUITES: [(&str, rustls::CipherSuite); 6] = [
     ),
 ];
 
+/// A suite by OpenSSL's name, as Envoy prints it.
+pub fn suite_name(suite: rustls::CipherSuite) -> &'static str {
+    use rustls::CipherSuite;
+    match suite {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+        suite => SUITES
+            .iter()
+            .find(|(_, id)| *id == suite)
+            .map_or("", |(name, _)| name),
+    }
+}
+
 impl Parameters {
     /// Compiles the settings; without any, everything that rustls has is used.
     ///

@@ -255,6 +255,13 @@ impl Validation {
         Ok(())
     }
 
+    /// Whether it asks for certain certificates, which nobody can show who shows
+    /// none: then a client has to, whatever `require_client_certificate` says.
+    pub fn pins_certificates(&self) -> bool {
+        let pins = [self.hashes.len(), self.spki.len(), self.sans.len()];
+        !self.accept_untrusted && pins.iter().any(|count| *count > 0)
+    }
+
     /// The authorities, for `/certs`.
     pub fn facts(&self) -> &[CertificateFacts] {
         self.trust.as_deref().map_or(&[], |trust| &trust.facts)

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     formatter::{Protocol as Spoken, UpstreamConnection},
     model::cluster::{Cluster, Protocol},
-    net::{Address, TlsInfo},
+    net::{Address, TlsInfo, tls::suite_name},
     stats::Block,
     upstream::{
         Alpn, Endpoint, Host, HostStat, TlsError, TlsTarget, WorkerCluster, stats::cluster_stats,
@@ -200,9 +200,7 @@ fn tls_info(stream: &TlsStream<TcpStream>) -> TlsInfo {
         },
         cipher: session
             .negotiated_cipher_suite()
-            .and_then(|c| c.suite().as_str())
-            .unwrap_or_default()
-            .to_owned(),
+            .map_or("", |c| suite_name(c.suite())),
         application_protocol: session.alpn_protocol().map(Into::into),
     }
 }
