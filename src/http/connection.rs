@@ -15,6 +15,7 @@ use super::{
     alarm::Alarm,
     config::{Codec, ConnectionManager},
     downstream::DownstreamIo,
+    filters::Resolved,
     http1, http2,
     request::PeerHeaders,
     sniff,
@@ -65,6 +66,7 @@ pub struct Session {
     http2: bool,
     managed: RefCell<Managed>,
     table: RefCell<Option<WorkerTable>>,
+    filters: RefCell<Option<Rc<Resolved>>>,
     alarm: Alarm,
     active: Cell<u32>,
     requests: Cell<u32>,
@@ -101,6 +103,15 @@ impl Session {
         match &*table {
             Some(table) if Arc::ptr_eq(table, now) => Some(table.clone()),
             _ => Some(table.insert(Rc::new(now.clone())).clone()),
+        }
+    }
+
+    /// The filters in force.
+    pub(super) fn filters(&self, manager: &Arc<ConnectionManager>) -> Rc<Resolved> {
+        let mut filters = self.filters.borrow_mut();
+        match &*filters {
+            Some(filters) if filters.is_current(manager) => filters.clone(),
+            _ => filters.insert(Rc::new(Resolved::new(manager))).clone(),
         }
     }
 
@@ -240,6 +251,7 @@ pub async fn serve(connection: Connection) {
         http2,
         managed: RefCell::new(managed),
         table: RefCell::default(),
+        filters: RefCell::default(),
         alarm: Alarm::default(),
         active: Cell::new(0),
         requests: Cell::new(0),

@@ -8,7 +8,7 @@ use super::{
     LocalReply, RequestBody, ResponseBody, StreamError,
     config::{ConnectionManager, protocol::Underscores},
     connection::Session,
-    filters::router,
+    filters::{Passing, filter::ResponseHead, router},
     path::{self, Normalized},
     request::{self, Seen},
     response,
@@ -31,16 +31,24 @@ use crate::{
 pub(super) async fn handle(
     session: Rc<Session>,
     parts: Parts,
-    body: RequestBody,
+    mut body: RequestBody,
 ) -> Result<Response<ResponseBody>, StreamError> {
     let managed = session.current();
     let upgrade = upgrade::requested(&parts.headers);
     let mut stream = Stream::begin(session, managed, parts);
     stream.request_received = body.is_received();
-    let (seen, upgrade) = match admit(&mut stream, upgrade) {
+    let (seen, upgrade, found) = match admit(&mut stream, upgrade) {
         Ok(admitted) => admitted,
         Err(reply) => return Ok(answer(stream, reply)),
     };
+    if !stream.manager().filters.is_empty()
+        && let Err(reply) = Box::pin(filter(&mut stream, &mut body)).await
+    {
+        return Ok(answer(stream, reply));
+    }
+    if let Err(reply) = act(&mut stream, found) {
+        return Ok(answer(stream, reply));
+    }
     let upgrading = upgrade.is_some();
     match router::forward(&mut stream, body, upgrading, seen.has_envoy()).await {
         Ok((head, source)) => Ok(pass_on(stream, head, source, upgrade)),
@@ -48,11 +56,30 @@ pub(super) async fn handle(
     }
 }
 
+/// What became of looking for a request's route.
+#[derive(Clone, Copy)]
+enum Found {
+    /// It is the stream's.
+    Route,
+    /// There is none.
+    Nothing,
+    /// The virtual host wants https.
+    TlsRequired,
+}
+
+/// Leads a request through the filters.
+async fn filter(stream: &mut Stream, body: &mut RequestBody) -> Result<(), LocalReply> {
+    let mut passing = Box::new(Passing::new(stream));
+    let outcome = passing.request(stream, body).await;
+    stream.passing = Some(passing);
+    outcome
+}
+
 /// Checks and prepares a request, and finds its route.
 fn admit(
     stream: &mut Stream,
     upgrade: Option<Upgrade>,
-) -> Result<(Seen, Option<Upgrade>), LocalReply> {
+) -> Result<(Seen, Option<Upgrade>, Found), LocalReply> {
     let managed = stream.managed.clone();
     let manager = managed.manager();
     let session = stream.session.clone();
@@ -108,7 +135,7 @@ fn admit(
     if let Some(ip) = stream.origin.remote {
         stream.info.downstream_remote = Some(std::net::SocketAddr::new(ip, 0).into());
     }
-    find_route(stream, manager)?;
+    let found = find_route(stream, manager);
     let upgrade = match upgrade {
         Some(upgrade) if !upgrade.is_allowed(stream.route.as_ref(), manager) => {
             manager
@@ -118,8 +145,7 @@ fn admit(
         }
         upgrade => upgrade,
     };
-    act(stream, manager)?;
-    Ok((seen, upgrade))
+    Ok((seen, upgrade, found))
 }
 
 fn check_version(stream: &mut Stream, manager: &ConnectionManager) -> Result<(), LocalReply> {
@@ -207,13 +233,11 @@ fn normalize_path(stream: &mut Stream, manager: &ConnectionManager) -> Result<()
     }
 }
 
-fn find_route(stream: &mut Stream, manager: &ConnectionManager) -> Result<(), LocalReply> {
-    let none = || {
-        manager.stats.inc(http_stats::no_route);
-        LocalReply::empty(StatusCode::NOT_FOUND, "route_not_found").flag(ResponseFlag::NoRouteFound)
-    };
+fn find_route(stream: &mut Stream, manager: &ConnectionManager) -> Found {
     let session = stream.session.clone();
-    let table = session.routes(manager).ok_or_else(none)?;
+    let Some(table) = session.routes(manager) else {
+        return Found::Nothing;
+    };
     if !stream.origin.internal {
         for name in table.internal_only_headers() {
             stream.request.headers.remove(name);
@@ -224,23 +248,29 @@ fn find_route(stream: &mut Stream, manager: &ConnectionManager) -> Result<(), Lo
             let route = RouteHandle::new(table, index);
             stream.info.route = Some(route.clone());
             stream.route = Some(route);
-            Ok(())
+            Found::Route
         }
-        Outcome::TlsRequired(_) => {
-            let location = https_location(&stream.view());
-            Err(LocalReply::redirect(
-                StatusCode::MOVED_PERMANENTLY,
-                &location,
-            ))
-        }
-        Outcome::NoVirtualHost | Outcome::NoRoute(_) => Err(none()),
+        Outcome::TlsRequired(_) => Found::TlsRequired,
+        Outcome::NoVirtualHost | Outcome::NoRoute(_) => Found::Nothing,
     }
 }
 
 /// Does what a route does by itself; forwarding is left to the router.
-fn act(stream: &mut Stream, manager: &ConnectionManager) -> Result<(), LocalReply> {
-    let Some(handle) = stream.route.clone() else {
-        return Ok(());
+fn act(stream: &mut Stream, found: Found) -> Result<(), LocalReply> {
+    let managed = stream.managed.clone();
+    let manager = managed.manager();
+    let handle = match (found, stream.route.clone()) {
+        (Found::TlsRequired, _) => {
+            let location = https_location(&stream.view());
+            let status = StatusCode::MOVED_PERMANENTLY;
+            return Err(LocalReply::redirect(status, &location));
+        }
+        (Found::Route, Some(handle)) => handle,
+        (Found::Route, None) | (Found::Nothing, _) => {
+            manager.stats.inc(http_stats::no_route);
+            let reply = LocalReply::empty(StatusCode::NOT_FOUND, "route_not_found");
+            return Err(reply.flag(ResponseFlag::NoRouteFound));
+        }
     };
     let route = handle.route();
     match &route.action {
@@ -303,8 +333,12 @@ fn answer(mut stream: Box<Stream>, mut reply: LocalReply) -> Response<ResponseBo
         true => reply.describe_as_grpc(&mut headers),
         false => reply.describe_body(&mut headers),
     }
-    let status = reply.status;
+    let mut status = reply.status;
     stream.info.response_code = Some(status);
+    stream.filter_response(&mut ResponseHead {
+        status: &mut status,
+        headers: &mut headers,
+    });
     let connect = stream.request.method == Method::CONNECT;
     // As Envoy, rather than read on for a body that nobody wants.
     if (reply.close || connect || !stream.request_received) && !stream.session.is_http2() {
@@ -326,10 +360,14 @@ fn answer(mut stream: Box<Stream>, mut reply: LocalReply) -> Response<ResponseBo
 /// Passes an upstream's response on.
 fn pass_on(
     mut stream: Box<Stream>,
-    head: http::response::Parts,
+    mut head: http::response::Parts,
     source: Source,
     upgrade: Option<Upgrade>,
 ) -> Response<ResponseBody> {
+    stream.filter_response(&mut ResponseHead {
+        status: &mut head.status,
+        headers: &mut head.headers,
+    });
     if head.status != StatusCode::SWITCHING_PROTOCOLS {
         return respond(stream, head.status, head.headers, source, false);
     }

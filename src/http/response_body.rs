@@ -153,7 +153,7 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         let this = &mut *self;
-        let frame = match this.poll_source(cx) {
+        let mut frame = match this.poll_source(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 let Some(stream) = &mut this.stream else {
@@ -187,8 +187,11 @@ impl Body for ResponseBody {
             }
         };
         if let Some(stream) = &mut this.stream {
-            match &frame {
+            match &mut frame {
                 Some(Ok(frame)) => {
+                    if let Some(trailers) = frame.trailers_mut() {
+                        stream.filter_trailers(trailers);
+                    }
                     if let Some(data) = frame.data_ref() {
                         stream.info.bytes_sent += data.len() as u64;
                     } else if let Some(trailers) = frame.trailers_ref() {

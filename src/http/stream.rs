@@ -13,6 +13,7 @@ use super::{
     alarm::Alarm,
     config::ConnectionManager,
     connection::{Managed, Session},
+    filters::{Passing, filter::ResponseHead},
     names,
     request::Origin,
     stats::{http_stats, listener_http_stats},
@@ -124,6 +125,8 @@ pub struct Stream {
     pub last_moved: Instant,
     /// The response has been handed over to the end.
     pub complete: bool,
+    /// Its way through the filters, once it is there.
+    pub(super) passing: Option<Box<Passing>>,
 }
 
 impl Stream {
@@ -170,6 +173,7 @@ impl Stream {
             alarm,
             last_moved: now,
             complete: false,
+            passing: None,
         })
     }
 
@@ -235,6 +239,28 @@ impl Stream {
         let needs = manager.access_logs.needs();
         if !needs.response.is_empty() {
             self.response = Some(Box::new(Captured::take(&needs.response, headers)));
+        }
+    }
+
+    /// Leads the head of a response past the filters.
+    pub(super) fn filter_response(&mut self, head: &mut ResponseHead<'_>) {
+        if self.managed.manager().filters.is_empty() {
+            return;
+        }
+        // An answer from before the request came to the filters passes all of them.
+        let mut passing = match self.passing.take() {
+            Some(passing) => passing,
+            None => Box::new(Passing::new(self)),
+        };
+        passing.response(self, head);
+        self.passing = Some(passing);
+    }
+
+    /// Leads the trailers of a response past the filters.
+    pub(super) fn filter_trailers(&mut self, trailers: &mut HeaderMap) {
+        if let Some(mut passing) = self.passing.take() {
+            passing.response_trailers(self, trailers);
+            self.passing = Some(passing);
         }
     }
 

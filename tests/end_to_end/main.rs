@@ -7,6 +7,7 @@ mod admin;
 mod bad_input;
 mod clusters;
 mod files;
+mod filters;
 mod http;
 mod process;
 mod routing;

@@ -14,7 +14,10 @@ use crate::{
         },
     },
     config::{At, Reported},
-    http::{filters, stats::http_stats},
+    http::{
+        filters::{self, FilterContext},
+        stats::http_stats,
+    },
     model::{Context, route::RouteTable},
     refuse,
     xds::slot::Slot,
@@ -119,7 +122,12 @@ impl ConnectionManager {
             Ok(CodecType::Auto) | Err(_) => Ok(Codec::Auto),
         };
         let routes = compile_routes(route_specifier, &stat_prefix, cx, at);
-        let router = filters::compile_chain(http_filters, cx, &at.field("http_filters"));
+        let prefix = format!("http.{stat_prefix}.");
+        let filter_context = FilterContext {
+            cx,
+            stat_prefix: &prefix,
+        };
+        let chain = filters::compile_chain(http_filters, filter_context, &at.field("http_filters"));
         let common = CommonOptions::compile(
             common_http_protocol_options,
             &at.field("common_http_protocol_options"),
@@ -176,16 +184,16 @@ impl ConnectionManager {
         // hyper writes a response out before it closes, however long that takes;
         // the client's own close or the idle timeout ends it.
         delayed_close?;
+        let (filters, router) = chain?;
         Ok(Self {
-            stats: cx
-                .stats
-                .block(&format!("http.{stat_prefix}."), &http_stats::TABLE),
+            stats: cx.stats.block(&prefix, &http_stats::TABLE),
             stat_prefix: stat_prefix.into(),
             registry: cx.stats.clone(),
             listener_stats: OnceLock::new(),
             codec: codec?,
             routes: routes?,
-            router: router?,
+            filters,
+            router,
             server_name: server?,
             server_header: match ServerHeaderTransformation::try_from(server_header_transformation)
             {

@@ -22,7 +22,10 @@ use crate::{
 pub use peer::{CertDetails, ForwardClientCert, Internal, PeerOptions};
 use protocol::{CommonOptions, Http1Options, Http2Options, Underscores};
 
-use super::{filters::Router, stats::listener_http_stats};
+use super::{
+    filters::{FilterChain, Router},
+    stats::listener_http_stats,
+};
 
 /// `stream_idle_timeout` when it is not set.
 pub const DEFAULT_STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -148,6 +151,8 @@ pub struct ConnectionManager {
     pub codec: Codec,
     /// The routes, inline or by RDS.
     pub routes: Arc<Slot<RouteTable>>,
+    /// The filters before the router.
+    pub filters: FilterChain,
     /// The filter that ends the chain.
     pub router: Router,
     /// `server_name`, `envoy` unless set.

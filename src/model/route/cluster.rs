@@ -22,7 +22,7 @@ use crate::{
     runtime::RuntimeNumber,
 };
 
-use super::{headers::HeaderRules, per_filter};
+use super::headers::HeaderRules;
 
 /// Where a route's cluster comes from.
 #[derive(Clone, Debug)]
@@ -286,8 +286,8 @@ impl WeightedEntry {
             cluster_header,
             host_rewrite_specifier,
         } = message;
-        let refused = refuse!(at; metadata_match);
-        let filters = per_filter::compile(typed_per_filter_config, at);
+        // Filters have seen the request before one of these is chosen.
+        let refused = refuse!(at; metadata_match, typed_per_filter_config);
         let request_headers = HeaderRules::compile(
             request_headers_to_add,
             "request_headers_to_add",
@@ -311,7 +311,6 @@ impl WeightedEntry {
         };
         let weight = weight.ok_or_else(|| at.field("weight").error("is required"));
         refused?;
-        filters?;
         *total += u64::from(weight?);
         Ok(Self {
             cluster: cluster?,

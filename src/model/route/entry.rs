@@ -11,8 +11,8 @@ use crate::{
 };
 
 use super::{
-    condition::Conditions, forward::Forward, headers::HeaderRules, paths::PathMatch, per_filter,
-    redirect::Redirect,
+    condition::Conditions, forward::Forward, headers::HeaderRules, paths::PathMatch,
+    per_filter::PerFilter, redirect::Redirect,
 };
 
 /// One route.
@@ -31,6 +31,7 @@ pub struct Route {
     /// The most bytes of a request's body that are kept for a retry; `None`
     /// leaves it to the virtual host and the connection.
     pub body_buffer_limit: Option<u64>,
+    pub(super) per_filter: PerFilter,
 }
 
 /// What a route does.
@@ -97,7 +98,7 @@ impl Route {
             operation: _,
             propagate: _,
         })) = decorator;
-        let filters = per_filter::compile(typed_per_filter_config, at);
+        let filters = PerFilter::compile(typed_per_filter_config, cx, at);
         let matched = match r#match {
             Some(message) => Conditions::compile(message, cx, &at.field("match")),
             None => Err(at.field("match").error("is required")),
@@ -135,7 +136,6 @@ impl Route {
             at,
         );
         refused?;
-        filters?;
         let (conditions, path, case_sensitive) = matched?;
         Ok(Self {
             name: name.into(),
@@ -148,6 +148,7 @@ impl Route {
             stat_prefix: (!stat_prefix.is_empty()).then(|| stat_prefix.into()),
             body_buffer_limit: request_body_buffer_limit
                 .or(per_request_buffer_limit_bytes.map(u64::from)),
+            per_filter: filters?,
         })
     }
 

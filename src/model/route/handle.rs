@@ -4,6 +4,7 @@ use std::{fmt, rc::Rc, sync::Arc};
 
 use super::{
     entry::Route,
+    per_filter::PerFilter,
     table::{RouteIndex, RouteTable},
     virtual_host::VirtualHost,
 };
@@ -36,6 +37,32 @@ impl RouteHandle {
     /// Its virtual host.
     pub fn virtual_host(&self) -> &VirtualHost {
         self.table.virtual_host(self.index.virtual_host)
+    }
+
+    /// What the route says to a filter of this name, else its virtual host, else
+    /// its table; `None` when that is of another type than the filter's.
+    pub fn filter_config<T: std::any::Any>(&self, filter: &str) -> Option<&T> {
+        self.filter_configs(filter).next()
+    }
+
+    /// All that is said to a filter of this name, the most specific first.
+    pub fn filter_configs<T: std::any::Any>(&self, filter: &str) -> impl Iterator<Item = &T> {
+        let levels = self.per_filter().into_iter();
+        levels.filter_map(move |level| level.config(filter))
+    }
+
+    /// Whether a filter of this name is turned off or on.
+    pub fn filter_disabled(&self, filter: &str) -> Option<bool> {
+        let mut levels = self.per_filter().into_iter();
+        levels.find_map(|level| level.disabled(filter))
+    }
+
+    fn per_filter(&self) -> [&PerFilter; 3] {
+        [
+            &self.route().per_filter,
+            &self.virtual_host().per_filter,
+            &self.table.per_filter,
+        ]
     }
 
     /// Its table.

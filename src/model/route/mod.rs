@@ -35,6 +35,7 @@ pub use handle::{RouteHandle, WorkerTable};
 pub use hash::{HashCookie, HashPolicy, HashSource, hash_of_address};
 pub use headers::HeaderRules;
 pub use mutate::set_host;
+pub use per_filter::RouteConfig;
 pub use redirect::{Redirect, https_location};
 pub use retry::{RequestRetry, RetryOn, RetryPolicy};
 pub use rewrite::{HostRewrite, PathRewrite};

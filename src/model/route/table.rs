@@ -16,7 +16,7 @@ use super::{
     entry::{Action, Limits, Route},
     headers::HeaderRules,
     hosts::{Hosts, without_port},
-    per_filter,
+    per_filter::PerFilter,
     virtual_host::VirtualHost,
 };
 
@@ -36,6 +36,7 @@ pub struct RouteTable {
     internal_only_headers: Box<[HeaderName]>,
     ignore_port: bool,
     ignore_path_parameters: bool,
+    pub(super) per_filter: PerFilter,
 }
 
 /// A route in its table.
@@ -95,7 +96,8 @@ impl RouteTable {
         } = message;
         let refused = refuse!(at; vhds, cluster_specifier_plugins, request_mirror_policies,
             vhost_header, route_specifiers);
-        let mut outcome = refused.and(per_filter::compile(typed_per_filter_config, at));
+        let mut outcome = refused;
+        let per_filter = PerFilter::compile(typed_per_filter_config, cx, at);
         let request_headers = HeaderRules::compile(
             request_headers_to_add,
             "request_headers_to_add",
@@ -156,6 +158,7 @@ impl RouteTable {
             internal_only_headers: internal.into(),
             ignore_port: ignore_port_in_host_matching,
             ignore_path_parameters: ignore_path_parameters_in_path_matching,
+            per_filter: per_filter?,
         })
     }
 

@@ -14,7 +14,7 @@ use super::{
     entry::{Action, Limits, Route},
     headers::HeaderRules,
     paths::Paths,
-    per_filter,
+    per_filter::PerFilter,
     retry::RetryPolicy,
 };
 
@@ -33,6 +33,7 @@ pub struct VirtualHost {
     pub include_attempt_count_in_response: bool,
     /// The most bytes of a request's body that are kept for a retry.
     pub body_buffer_limit: Option<u64>,
+    pub(super) per_filter: PerFilter,
 }
 
 impl VirtualHost {
@@ -73,7 +74,8 @@ impl VirtualHost {
         let refused = refuse!(at; virtual_clusters, rate_limits, cors, hedge_policy,
             retry_policy_typed_config, matcher, request_mirror_policies,
             include_is_timeout_retry_header, route_specifiers);
-        let mut outcome = refused.and(per_filter::compile(typed_per_filter_config, at));
+        let mut outcome = refused;
+        let per_filter = PerFilter::compile(typed_per_filter_config, cx, at);
         let retry = retry_policy
             .map(|policy| RetryPolicy::compile(policy, &at.field("retry_policy")))
             .transpose();
@@ -120,6 +122,7 @@ impl VirtualHost {
             include_attempt_count_in_response,
             body_buffer_limit: request_body_buffer_limit
                 .or(per_request_buffer_limit_bytes.map(u64::from)),
+            per_filter: per_filter?,
         })
     }
 

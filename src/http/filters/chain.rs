@@ -1,0 +1,208 @@
+//! The filters before the router, compiled, and a stream's way through them.
+//!
+//! A connection manager without any goes straight to the router, and nothing
+//! here is touched.
+
+use std::{any::Any, future::poll_fn, rc::Rc, sync::Arc, task::Poll};
+
+use http::HeaderMap;
+use smallvec::SmallVec;
+
+use super::filter::{Filter, Passage, ResponseHead, Step, Wait};
+use crate::http::{LocalReply, RequestBody, Stream, config::ConnectionManager, stream::Limit};
+
+/// `http_filters` but for the router.
+#[derive(Debug, Default)]
+pub struct FilterChain {
+    elements: Box<[Element]>,
+}
+
+/// A filter at its place in a chain.
+#[derive(Debug)]
+pub struct Element {
+    /// Its name, by which routes speak to it.
+    pub name: Box<str>,
+    /// It is off where a route does not turn it on.
+    pub disabled: bool,
+    /// The filter.
+    pub filter: Arc<dyn Filter>,
+}
+
+impl FilterChain {
+    /// A chain of these, in the order of requests.
+    pub fn new(elements: Vec<Element>) -> Self {
+        Self {
+            elements: elements.into(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.elements.is_empty()
+    }
+
+    /// The filters as they are now, which a connection keeps so that its
+    /// requests touch no counter that another worker touches.
+    fn resolve(&self) -> Box<[Arc<dyn Filter>]> {
+        let filters = self.elements.iter().map(|element| element.filter.clone());
+        filters.collect()
+    }
+}
+
+/// The filters of a connection manager as one connection has them.
+#[derive(Debug)]
+pub struct Resolved {
+    manager: Arc<ConnectionManager>,
+    filters: Box<[Arc<dyn Filter>]>,
+}
+
+impl Resolved {
+    /// Those of this manager.
+    pub fn new(manager: &Arc<ConnectionManager>) -> Self {
+        Self {
+            manager: Arc::clone(manager),
+            filters: manager.filters.resolve(),
+        }
+    }
+
+    /// Whether these are still the filters of this manager.
+    pub fn is_current(&self, manager: &Arc<ConnectionManager>) -> bool {
+        Arc::ptr_eq(&self.manager, manager)
+    }
+}
+
+/// A stream's way through the filters.
+pub struct Passing {
+    chain: Rc<Resolved>,
+    places: SmallVec<[Place; 4]>,
+}
+
+/// A filter that is on for this stream.
+struct Place {
+    index: u16,
+    state: Option<Box<dyn Any>>,
+}
+
+impl std::fmt::Debug for Passing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names = self.places.iter().map(|place| self.name(place));
+        f.debug_list().entries(names).finish()
+    }
+}
+
+impl Passing {
+    /// The way of a stream, whose route says which filters are off.
+    pub fn new(stream: &Stream) -> Self {
+        let chain = stream.session.filters(stream.managed.manager());
+        let is_on = |(_, element): &(u16, &Element)| {
+            let said = |name| stream.route.as_ref()?.filter_disabled(name);
+            !said(&element.name).unwrap_or(element.disabled)
+        };
+        let elements = (0..).zip(&chain.manager.filters.elements);
+        let places = elements
+            .filter(is_on)
+            .map(|(index, _)| Place { index, state: None });
+        let places = places.collect();
+        Self { chain, places }
+    }
+
+    fn name(&self, place: &Place) -> &str {
+        &self.chain.manager.filters.elements[usize::from(place.index)].name
+    }
+
+    /// Leads a request to the router.
+    ///
+    /// # Errors
+    /// The answer of the filter that keeps it.
+    pub async fn request(
+        &mut self,
+        stream: &mut Stream,
+        body: &mut RequestBody,
+    ) -> Result<(), LocalReply> {
+        let Self { chain, places } = self;
+        for place in places {
+            let index = usize::from(place.index);
+            let mut at = Passage {
+                stream,
+                name: &chain.manager.filters.elements[index].name,
+                state: &mut place.state,
+            };
+            match chain.filters[index].request(&mut at, body) {
+                Step::Continue => {}
+                Step::Answer(reply) => return Err(*reply),
+                Step::Wait(wait) => within_limits(wait, stream, body).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Leads a response's head back, past the last filter first.
+    pub fn response(&mut self, stream: &mut Stream, head: &mut ResponseHead<'_>) {
+        self.back(stream, |filter, at| filter.response(at, head));
+    }
+
+    /// Leads a response's trailers back.
+    pub fn response_trailers(&mut self, stream: &mut Stream, trailers: &mut HeaderMap) {
+        self.back(stream, |filter, at| filter.response_trailers(at, trailers));
+    }
+
+    fn back(&mut self, stream: &mut Stream, mut visit: impl FnMut(&dyn Filter, &mut Passage<'_>)) {
+        let Self { chain, places } = self;
+        for place in places.iter_mut().rev() {
+            let index = usize::from(place.index);
+            let mut at = Passage {
+                stream,
+                name: &chain.manager.filters.elements[index].name,
+                state: &mut place.state,
+            };
+            visit(&*chain.filters[index], &mut at);
+        }
+    }
+}
+
+/// Waits for as long as the stream's limits allow.
+async fn within_limits(
+    mut wait: Box<dyn Wait>,
+    stream: &mut Stream,
+    body: &mut RequestBody,
+) -> Result<(), LocalReply> {
+    poll_fn(|cx| {
+        if let Poll::Ready(outcome) = wait.poll(cx, stream, body) {
+            return Poll::Ready(outcome);
+        }
+        stream.received(body.received);
+        stream
+            .poll_limits(cx, None)
+            .map(|limit| Err(exceeded(stream, limit)))
+    })
+    .await
+}
+
+/// The answer to a request that used up a time limit before it was forwarded.
+fn exceeded(stream: &mut Stream, limit: Limit) -> LocalReply {
+    use crate::{formatter::ResponseFlag, http::stats::http_stats};
+    use http::StatusCode;
+    let received = stream.request_received;
+    let stats = &stream.manager().stats;
+    let late = match received {
+        true => StatusCode::GATEWAY_TIMEOUT,
+        false => StatusCode::REQUEST_TIMEOUT,
+    };
+    match limit {
+        Limit::Request => {
+            stats.inc(http_stats::downstream_rq_timeout);
+            let status = StatusCode::REQUEST_TIMEOUT;
+            LocalReply::text(status, "request_overall_timeout", "request timeout")
+        }
+        Limit::Idle | Limit::TryIdle => {
+            stats.inc(http_stats::downstream_rq_idle_timeout);
+            LocalReply::text(late, "stream_idle_timeout", "stream timeout")
+                .flag(ResponseFlag::StreamIdleTimeout)
+        }
+        Limit::Deadline | Limit::Try => {
+            stats.inc(http_stats::downstream_rq_max_duration_reached);
+            LocalReply::text(late, "max_duration_timeout", "downstream duration timeout")
+                .flag(ResponseFlag::DurationTimeout)
+        }
+    }
+}
