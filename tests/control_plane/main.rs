@@ -1,0 +1,17 @@
+//! The proxy under a control plane: a real management server pushes to it, well
+//! behaved and badly, with traffic running.
+//!
+//! With `NUNCIO_TEST_BINARY` naming Envoy, the tests that do not say otherwise
+//! show that what they expect is what Envoy does.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bad_input;
+mod protocol;
+mod reconnect;
+mod scene;
+mod server;
+mod sources;
+mod traffic;
+mod warming;

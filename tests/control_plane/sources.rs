@@ -1,0 +1,192 @@
+//! Where resources come from, and what is said to who sends them.
+
+use crate::common::config::{assignment, discovery, file_source, listener};
+use crate::common::{Home, Origin, Port, Proxy, Value, eventually, json, with};
+use crate::scene::{Scene, in_every_mode};
+use crate::server::{CLUSTER, ControlPlane, ENDPOINTS, LISTENER, Mode};
+
+in_every_mode!(
+    metadata_goes_along,
+    the_node_may_go_once,
+    a_google_grpc_target_is_reached,
+    clusters_by_file_and_endpoints_by_push,
+    a_resource_lives_as_long_as_it_says,
+    requests_are_limited,
+);
+
+/// `patch` laid over every `api_config_source` of a bootstrap.
+fn patched(mode: Mode, port: u16, patch: &Value) -> Value {
+    let mut bootstrap = mode.bootstrap(port);
+    let dynamic = &mut bootstrap["dynamic_resources"];
+    if mode.aggregated {
+        dynamic["ads_config"] = with(dynamic["ads_config"].clone(), patch.clone());
+    } else {
+        for source in ["lds_config", "cds_config"] {
+            let api = &mut dynamic[source]["api_config_source"];
+            *api = with(api.clone(), patch.clone());
+        }
+    }
+    bootstrap
+}
+
+/// A site whose bootstrap is patched as [`patched`] says.
+async fn start(mode: Mode, patch: Value) -> Scene {
+    let mut scene = Scene::launch(mode, json!({}), |_, _, _| {}).await;
+    let bootstrap = patched(mode, scene.plane.port(), &patch);
+    scene.proxy = Proxy::start(&scene.home, &bootstrap, &[]).await;
+    scene.serves("x-mark", "first").await;
+    scene
+}
+
+async fn metadata_goes_along(mode: Mode) {
+    let services = json!([{
+        "envoy_grpc": { "cluster_name": "xds", "authority": "plane.example" },
+        "initial_metadata": [
+            { "key": "x-token", "value": "secret" },
+            { "key": "x-more", "value": "1" },
+        ],
+        "timeout": "0s",
+    }]);
+    let scene = start(mode, json!({ "grpc_services": services })).await;
+    let asked = scene.plane.asked();
+    let last = asked
+        .iter()
+        .rev()
+        .find(|a| a.type_url == LISTENER)
+        .expect("a request");
+    assert_eq!(
+        last.metadata.get("x-token").map(|v| v.as_bytes()),
+        Some(&b"secret"[..])
+    );
+    assert_eq!(
+        last.metadata.get("x-more").map(|v| v.as_bytes()),
+        Some(&b"1"[..])
+    );
+    assert_eq!(
+        last.metadata.get("te").map(|v| v.as_bytes()),
+        Some(&b"trailers"[..])
+    );
+    let kind = last.metadata.get("content-type").map(|v| v.as_bytes());
+    assert_eq!(kind, Some(&b"application/grpc"[..]));
+    assert_eq!(last.authority, "plane.example");
+}
+
+async fn the_node_may_go_once(mode: Mode) {
+    let scene = start(mode, json!({ "set_node_on_first_message_only": true })).await;
+    let all = scene.plane.asked();
+    let newest = all.iter().map(|a| a.stream).max().expect("streams");
+    let first = if mode.aggregated { newest } else { newest - 1 };
+    for stream in first..=newest {
+        let of_stream: Vec<_> = all
+            .iter()
+            .filter(|a| {
+                a.stream == stream
+                    && (a.type_url == LISTENER || a.type_url == CLUSTER || mode.aggregated)
+            })
+            .collect();
+        if let Some((first, later)) = of_stream.split_first() {
+            assert!(first.node.is_some());
+            assert!(later.iter().all(|a| a.node.is_none()), "{later:?}");
+        }
+    }
+}
+
+async fn a_google_grpc_target_is_reached(mode: Mode) {
+    let plane = ControlPlane::start().await;
+    let (home, port, origin) = (Home::new(), Port::free(), Origin::http("one").await);
+    plane.set(
+        CLUSTER,
+        vec![crate::common::config::cluster("backend", &[origin.port()])],
+    );
+    let inline = crate::common::config::http(vec![crate::common::config::any_host(vec![
+        crate::common::config::route("/", "backend"),
+    ])]);
+    plane.set(LISTENER, vec![listener("web", port.number(), inline)]);
+    let target = format!("127.0.0.1:{}", plane.port());
+    let services = json!([{
+        "google_grpc": { "target_uri": target, "stat_prefix": "plane" },
+        "initial_metadata": [{ "key": "x-token", "value": "secret" }],
+    }]);
+    let mut bootstrap = patched(mode, plane.port(), &json!({ "grpc_services": services }));
+    bootstrap["static_resources"] = json!({});
+    let _proxy = Proxy::start(&home, &bootstrap, &[]).await;
+    crate::common::client::get_until(port.number(), "/", |r| r.status == 200).await;
+    let asked = plane.asked();
+    assert!(asked[0].metadata.contains_key("x-token"));
+}
+
+async fn clusters_by_file_and_endpoints_by_push(mode: Mode) {
+    let mut scene = Scene::launch(mode, json!({}), |_, _, _| {}).await;
+    scene
+        .home
+        .mv_value("cds.json", &discovery(CLUSTER, vec![mode.eds("backend")]));
+    let path = scene.home.text("cds.json");
+    let mut bootstrap = mode.bootstrap(scene.plane.port());
+    bootstrap["dynamic_resources"]["cds_config"] = file_source(&path);
+    scene.proxy = Proxy::start(&scene.home, &bootstrap, &[]).await;
+    scene.serves("x-mark", "first").await;
+    let two = Origin::http("two").await;
+    scene
+        .plane
+        .set(ENDPOINTS, vec![assignment("backend", &[two.port()])]);
+    scene.reaches("two").await;
+}
+
+async fn a_resource_lives_as_long_as_it_says(mode: Mode) {
+    let scene = Scene::start(mode).await;
+    let mut brief =
+        crate::server::resource(ENDPOINTS, &assignment("backend", &[scene.origin.port()]));
+    brief.ttl = Some(prost_types::Duration {
+        seconds: 1,
+        nanos: 0,
+    });
+    let admin = scene.proxy.admin();
+    scene.plane.set_encoded(ENDPOINTS, vec![brief.clone()]);
+    admin
+        .stat_reaches("cluster.backend.update_success", 2)
+        .await;
+    // A heartbeat: the name and a new time, without the resource.
+    for _ in 0..6 {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        let heartbeat = nuncio::api::envoy::service::discovery::v3::Resource {
+            resource: None,
+            version: "2".to_owned(),
+            ..brief.clone()
+        };
+        scene.plane.send(
+            ENDPOINTS,
+            crate::server::Answer {
+                version: "v2".to_owned(),
+                type_url: ENDPOINTS.to_owned(),
+                resources: vec![heartbeat],
+                ..Default::default()
+            },
+        );
+        scene.reaches("one").await;
+    }
+    // And then none any more.
+    admin
+        .stat_until("cluster.backend.membership_total", |n| n == 0)
+        .await;
+}
+
+async fn requests_are_limited(mode: Mode) {
+    let limits = json!({ "rate_limit_settings": { "max_tokens": 6, "fill_rate": 2.0 } });
+    let scene = start(mode, limits).await;
+    let before = scene.plane.asked_of(CLUSTER).len();
+    for turn in 0..20 {
+        let other = json!({ "connect_timeout": format!("{}s", turn + 1) });
+        scene
+            .plane
+            .set(CLUSTER, vec![with(mode.eds("backend"), other)]);
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(1_000)).await;
+    let asked = scene.plane.asked_of(CLUSTER).len() - before;
+    assert!(asked <= 12, "{asked} requests in a second");
+    let admin = scene.proxy.admin();
+    eventually("the stat to say so", || async {
+        let all = admin.text("/stats?filter=rate_limit_enforced").await;
+        all.lines().any(|line| !line.ends_with(": 0")).then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,294 @@
+//! Order and warming: make before break, under load.
+
+use std::time::Duration;
+
+use crate::common::config::assignment;
+use crate::common::{Origin, eventually, json, with};
+use crate::scene::{Scene, in_every_mode, routes, routes_of};
+use crate::server::{CLUSTER, ENDPOINTS, LISTENER, Mode, ROUTES};
+use crate::traffic::Traffic;
+
+in_every_mode!(
+    twenty_replacements_of_cluster_and_route_lose_nothing,
+    fifty_changes_of_endpoints_lose_nothing,
+    a_cluster_waits_for_its_endpoints,
+    a_listener_waits_for_its_routes,
+    an_answer_that_never_comes_is_given_up,
+);
+
+/// A cluster, its endpoints and the route to it, all new; then the old ones are
+/// taken away. As a control plane does: clusters first, removals last.
+async fn twenty_replacements_of_cluster_and_route_lose_nothing(mode: Mode) {
+    let scene = Scene::start(mode).await;
+    let plane = &scene.plane;
+    let mut origins = Vec::new();
+    for turn in 0..20 {
+        origins.push(Origin::http(&turn.to_string()).await);
+    }
+    let traffic = Traffic::start(scene.port.number()).await;
+    let mut old = ("backend".to_owned(), scene.origin.port());
+    for (turn, origin) in origins.iter().enumerate() {
+        let new = (format!("cluster-{turn}"), origin.port());
+        plane.set(CLUSTER, vec![mode.eds(&old.0), mode.eds(&new.0)]);
+        plane.set(
+            ENDPOINTS,
+            vec![assignment(&old.0, &[old.1]), assignment(&new.0, &[new.1])],
+        );
+        // Streams of their own know no order, so their control plane waits.
+        if !mode.aggregated {
+            scene
+                .proxy
+                .admin()
+                .stat_reaches(&format!("cluster.{}.membership_total", new.0), 1)
+                .await;
+        }
+        plane.set(ROUTES, vec![routes(&new.0, &new.0)]);
+        scene.serves("x-mark", &new.0).await;
+        scene.reaches(&turn.to_string()).await;
+        // In flight on the old route when it goes.
+        traffic.more(5).await;
+        plane.set(CLUSTER, vec![mode.eds(&new.0)]);
+        plane.set(ENDPOINTS, vec![assignment(&new.0, &[new.1])]);
+        old = new;
+    }
+    traffic.more(20).await;
+    traffic.lost_nothing().await;
+}
+
+async fn fifty_changes_of_endpoints_lose_nothing(mode: Mode) {
+    let scene = Scene::start(mode).await;
+    let (kept, one, two) = (
+        Origin::http("kept").await,
+        Origin::http("1").await,
+        Origin::http("2").await,
+    );
+    let traffic = Traffic::start(scene.port.number()).await;
+    for turn in 0..50 {
+        let other = [&one, &two][turn % 2];
+        let endpoints = assignment("backend", &[kept.port(), other.port()]);
+        scene.plane.set(ENDPOINTS, vec![endpoints]);
+        traffic.more(4).await;
+    }
+    scene
+        .proxy
+        .admin()
+        .stat_reaches("cluster.backend.update_success", 25)
+        .await;
+    scene.reaches("2").await;
+    let requests = traffic.requests();
+    traffic.lost_nothing().await;
+    // The host that stayed kept its connections: one for each request that was
+    // in flight at once and worker, not new ones for each change.
+    assert!(
+        kept.connections() <= 2 * 8,
+        "{} connections for {requests} requests",
+        kept.connections()
+    );
+}
+
+async fn a_cluster_waits_for_its_endpoints(mode: Mode) {
+    let scene = Scene::start(mode).await;
+    let plane = &scene.plane;
+    plane.mute(ENDPOINTS);
+    plane.set(CLUSTER, vec![mode.eds("backend"), mode.eds("slow")]);
+    let admin = scene.proxy.admin();
+    admin
+        .stat_until("cluster_manager.warming_clusters", |n| n == 1)
+        .await;
+    let waits = admin.text("/init_dump").await;
+    assert!(waits.contains("slow"), "{waits}");
+    // The others go on.
+    scene.reaches("one").await;
+    plane.unmute(ENDPOINTS);
+    plane.set(
+        ENDPOINTS,
+        vec![
+            assignment("backend", &[scene.origin.port()]),
+            assignment("slow", &[scene.origin.port()]),
+        ],
+    );
+    admin
+        .stat_until("cluster_manager.warming_clusters", |n| n == 0)
+        .await;
+    plane.set(ROUTES, vec![routes("slow", "slow")]);
+    scene.serves("x-mark", "slow").await;
+}
+
+async fn a_listener_waits_for_its_routes(mode: Mode) {
+    let scene = Scene::start(mode).await;
+    let plane = &scene.plane;
+    let traffic = Traffic::start(scene.port.number()).await;
+    let port = scene.port.number();
+    plane.mute(ROUTES);
+    plane.set(LISTENER, vec![mode.web_of("web", port, "others")]);
+    let admin = scene.proxy.admin();
+    admin
+        .stat_until("listener_manager.total_listeners_warming", |n| n == 1)
+        .await;
+    traffic.more(10).await;
+    scene.serves("x-mark", "first").await;
+    plane.unmute(ROUTES);
+    plane.set(
+        ROUTES,
+        vec![
+            routes("backend", "first"),
+            routes_of("others", "backend", "others"),
+        ],
+    );
+    scene.serves("x-mark", "others").await;
+    admin
+        .stat_until("listener_manager.total_listeners_warming", |n| n == 0)
+        .await;
+    if !crate::scene::is_another() {
+        // Envoy drains the connections of a replaced listener.
+        traffic.lost_nothing().await;
+    }
+}
+
+async fn an_answer_that_never_comes_is_given_up(mode: Mode) {
+    let mut scene = Scene::launch(mode, json!({}), |plane, port, _| {
+        plane.mute(ENDPOINTS);
+        plane.mute(ROUTES);
+        let soon = json!({ "initial_fetch_timeout": "0.3s" });
+        let cluster = with(
+            mode.eds("backend"),
+            json!({ "eds_cluster_config": { "eds_config": soon } }),
+        );
+        plane.set(CLUSTER, vec![cluster]);
+        let mut web = mode.web("web", port.number());
+        let filter = &mut web["filter_chains"][0]["filters"][0]["typed_config"];
+        filter["rds"]["config_source"]["initial_fetch_timeout"] = json!("0.3s");
+        plane.set(LISTENER, vec![web]);
+    })
+    .await;
+    scene.proxy.ready().await;
+    let admin = scene.proxy.admin();
+    admin
+        .stat_reaches("cluster.backend.init_fetch_timeout", 1)
+        .await;
+    admin
+        .stat_reaches("http.ingress.rds.routes.init_fetch_timeout", 1)
+        .await;
+    let port = scene.port.number();
+    let reply = eventually("the listener", || async {
+        let request = crate::common::client::request("GET", "example.com", "/");
+        crate::common::client::once(port, request).await.ok()
+    })
+    .await;
+    assert_eq!(reply.status, 404, "no routes");
+    scene.plane.unmute(ENDPOINTS);
+    scene.plane.unmute(ROUTES);
+    scene.plane.set(
+        ENDPOINTS,
+        vec![assignment("backend", &[scene.origin.port()])],
+    );
+    scene.plane.set(ROUTES, vec![routes("backend", "first")]);
+    scene.serves("x-mark", "first").await;
+}
+
+in_every_mode!(everything_at_once_takes_effect);
+
+/// A listener on routes to a cluster, all of them new, in the wrong order.
+async fn everything_at_once_takes_effect(mode: Mode) {
+    let scene = Scene::start(mode).await;
+    let plane = &scene.plane;
+    let (origin, port) = (Origin::http("two").await, crate::common::Port::free());
+    plane.set(
+        LISTENER,
+        vec![
+            mode.web("web", scene.port.number()),
+            mode.web_of("second", port.number(), "others"),
+        ],
+    );
+    plane.set(
+        ROUTES,
+        vec![
+            routes("backend", "first"),
+            routes_of("others", "second", "others"),
+        ],
+    );
+    plane.set(
+        ENDPOINTS,
+        vec![
+            assignment("backend", &[scene.origin.port()]),
+            assignment("second", &[origin.port()]),
+        ],
+    );
+    plane.set(CLUSTER, vec![mode.eds("backend"), mode.eds("second")]);
+    crate::common::client::get_until(port.number(), "/", |reply| {
+        reply.status == 200 && reply.seen().origin == "two"
+    })
+    .await;
+    scene.reaches("one").await;
+}
+
+in_every_mode!(a_slow_and_contradictory_control_plane_loses_nothing);
+
+/// Every answer is late, and each second one says something impossible.
+async fn a_slow_and_contradictory_control_plane_loses_nothing(mode: Mode) {
+    let scene = Scene::start(mode).await;
+    let plane = &scene.plane;
+    let traffic = Traffic::start(scene.port.number()).await;
+    let port = scene.port.number();
+    for turn in 0..10 {
+        let bad_cluster = json!({ "name": "backend", "type": "EDS" });
+        // No source of endpoints, no filter chain, no domain.
+        plane.set(
+            CLUSTER,
+            vec![with(bad_cluster, json!({ "connect_timeout": "-1s" }))],
+        );
+        plane.set(
+            LISTENER,
+            vec![with(
+                mode.web("web", port),
+                json!({ "filter_chains": [{ "filters": [{ "name": "nothing" }] }] }),
+            )],
+        );
+        plane.set(ROUTES, vec![json!({ "name": "routes", "virtual_hosts": [{ "name": "v", "domains": ["*", "*"] }] })]);
+        plane.set(
+            ENDPOINTS,
+            vec![json!({ "cluster_name": "backend", "endpoints": [{ "priority": 200 }] })],
+        );
+        traffic.more(5).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        plane.set(CLUSTER, vec![mode.eds("backend")]);
+        plane.set(LISTENER, vec![mode.web("web", port)]);
+        plane.set(ROUTES, vec![routes("backend", &format!("turn-{turn}"))]);
+        plane.set(
+            ENDPOINTS,
+            vec![assignment("backend", &[scene.origin.port()])],
+        );
+        scene.serves("x-mark", &format!("turn-{turn}")).await;
+    }
+    for type_url in [CLUSTER, LISTENER, ROUTES, ENDPOINTS] {
+        let nacks = plane.asked_of(type_url);
+        let nacks = nacks.iter().filter(|asked| asked.error.is_some()).count();
+        assert!(nacks > 0, "{type_url} was never refused");
+    }
+    traffic.lost_nothing().await;
+}
+
+/// A cluster that changes keeps its hosts and their connections.
+#[tokio::test]
+async fn a_changed_cluster_keeps_its_connections() {
+    if crate::scene::is_another() {
+        return;
+    }
+    let mode = crate::scene::SOTW_ADS;
+    let scene = Scene::start(mode).await;
+    let traffic = Traffic::start(scene.port.number()).await;
+    traffic.more(20).await;
+    for turn in 0..10 {
+        let changed = json!({ "connect_timeout": format!("{}s", 3 + turn) });
+        scene
+            .plane
+            .set(CLUSTER, vec![with(mode.eds("backend"), changed)]);
+        traffic.more(10).await;
+    }
+    traffic.lost_nothing().await;
+    assert!(
+        scene.origin.connections() <= 2 * 8,
+        "{}",
+        scene.origin.connections()
+    );
+}
