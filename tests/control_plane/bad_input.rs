@@ -5,8 +5,8 @@ use nuncio::api::envoy::service::discovery::v3::Resource;
 use prost_types::Any;
 
 use crate::common::config::{assignment, cluster};
-use crate::common::{Value, eventually, json};
-use crate::scene::{Scene, in_every_mode, routes};
+use crate::common::{Value, eventually, json, with};
+use crate::scene::{Scene, Stage, in_every_mode, routes};
 use crate::server::{Answer, CLUSTER, ENDPOINTS, LISTENER, Mode, ROUTES, Variant, resource};
 use crate::traffic::Traffic;
 
@@ -140,17 +140,14 @@ async fn a_type_nobody_asked_for_is_ignored(mode: Mode) {
 in_every_mode!(a_stream_that_never_answers_does_not_hold_up_the_start);
 
 async fn a_stream_that_never_answers_does_not_hold_up_the_start(mode: Mode) {
-    let scene = Scene::launch(mode, json!({}), |plane, _, _| {
-        plane.mute(LISTENER);
-        plane.mute(CLUSTER);
-    })
-    .await;
+    let stage = Stage::new(mode).await;
+    stage.plane.mute(LISTENER);
+    stage.plane.mute(CLUSTER);
     let soon = json!({ "initial_fetch_timeout": "0.2s" });
     let patch = json!({ "dynamic_resources": { "lds_config": soon, "cds_config": soon } });
-    let bootstrap = crate::common::with(mode.bootstrap(scene.plane.port()), patch);
-    let home = crate::common::Home::new();
-    let proxy = crate::common::Proxy::start(&home, &bootstrap, &[]).await;
-    let admin = proxy.admin();
+    let bootstrap = with(stage.bootstrap(), patch);
+    let scene = stage.start_with(&bootstrap, &[]).await;
+    let admin = scene.proxy.admin();
     admin
         .stat_reaches("cluster_manager.cds.init_fetch_timeout", 1)
         .await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::common::config::assignment;
 use crate::common::{eventually, json, with};
-use crate::scene::{Scene, http2_cluster, in_every_mode, is_another, routes};
+use crate::scene::{Scene, Stage, http2_cluster, in_every_mode, is_another, routes};
 use crate::server::{
     Asked, CLUSTER, ControlPlane, ENDPOINTS, LISTENER, Mode, ROUTES, SECRET, Variant,
 };
@@ -146,32 +146,27 @@ async fn another_server_is_tried() {
         return;
     }
     for mode in [crate::scene::SOTW_ADS, crate::scene::DELTA_ADS] {
+        let stage = Stage::new(mode).await;
         let second = ControlPlane::start().await;
+        let origin = stage.origin.port();
+        second.set(CLUSTER, vec![mode.eds("backend")]);
+        second.set(ENDPOINTS, vec![assignment("backend", &[origin])]);
+        second.set(LISTENER, vec![mode.web("web", stage.port.number())]);
+        // Another version, or a client that has this one is told nothing.
+        second.set(ROUTES, vec![]);
+        second.set(ROUTES, vec![routes("backend", "from the second")]);
         let patch = json!({
             "dynamic_resources": { "ads_config": { "grpc_services": [
                 { "envoy_grpc": { "cluster_name": "xds" } },
                 { "envoy_grpc": { "cluster_name": "xds-2" } },
             ] } },
-        });
-        let mut bootstrap_clusters = Vec::new();
-        let mut scene = Scene::launch(mode, json!({}), |plane, _, _| {
-            bootstrap_clusters = vec![
-                http2_cluster("xds", plane.port()),
+            "static_resources": { "clusters": [
+                http2_cluster("xds", stage.plane.port()),
                 http2_cluster("xds-2", second.port()),
-            ];
-        })
-        .await;
-        let origin = scene.origin.port();
-        second.set(CLUSTER, vec![mode.eds("backend")]);
-        second.set(ENDPOINTS, vec![assignment("backend", &[origin])]);
-        second.set(LISTENER, vec![mode.web("web", scene.port.number())]);
-        second.set(ROUTES, vec![routes("backend", "from the second")]);
-        let patch = with(
-            patch,
-            json!({ "static_resources": { "clusters": bootstrap_clusters } }),
-        );
-        let bootstrap = with(mode.bootstrap(scene.plane.port()), patch);
-        scene.proxy = crate::common::Proxy::start(&scene.home, &bootstrap, &[]).await;
+            ] },
+        });
+        let bootstrap = with(stage.bootstrap(), patch);
+        let mut scene = stage.start_with(&bootstrap, &[]).await;
         scene.serves("x-mark", "first").await;
         let traffic = Traffic::start(scene.port.number()).await;
         scene.plane.crash().await;
@@ -198,21 +193,20 @@ async fn a_secret_rotates() {
                 "private_key": { "inline_string": identity.key },
             } })
         };
-        let scene = Scene::start_with(mode, json!({}), |plane, port, _| {
-            let mut web = mode.web("web", port.number());
-            web["filter_chains"][0]["transport_socket"] = json!({
-                "name": "envoy.transport_sockets.tls",
-                "typed_config": {
-                    "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-                    "common_tls_context": { "tls_certificate_sds_secret_configs": [
-                        { "name": "cert", "sds_config": mode.source() },
-                    ] },
-                },
-            });
-            plane.set(LISTENER, vec![web]);
-            plane.set(SECRET, vec![secret("one.test")]);
-        })
-        .await;
+        let stage = Stage::new(mode).await;
+        let mut web = mode.web("web", stage.port.number());
+        web["filter_chains"][0]["transport_socket"] = json!({
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+                "common_tls_context": { "tls_certificate_sds_secret_configs": [
+                    { "name": "cert", "sds_config": mode.source() },
+                ] },
+            },
+        });
+        stage.plane.set(LISTENER, vec![web]);
+        stage.plane.set(SECRET, vec![secret("one.test")]);
+        let scene = stage.start().await;
         let admin = scene.proxy.admin();
         let presented = |wanted: &'static str| {
             let port = scene.port.number();

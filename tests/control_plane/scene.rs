@@ -158,14 +158,71 @@ pub fn routes_of(name: &str, cluster: &str, mark: &str) -> Value {
     })
 }
 
+/// Everything but the proxy.
+pub struct Stage {
+    pub mode: Mode,
+    pub plane: ControlPlane,
+    pub port: Port,
+    pub origin: Origin,
+    pub home: Home,
+}
+
+impl Stage {
+    /// A control plane with the resources of a site that works.
+    pub async fn new(mode: Mode) -> Self {
+        let stage = Self {
+            mode,
+            plane: ControlPlane::start().await,
+            port: Port::free(),
+            origin: Origin::http("one").await,
+            home: Home::new(),
+        };
+        let (plane, origin) = (&stage.plane, stage.origin.port());
+        plane.set(CLUSTER, vec![mode.eds("backend")]);
+        plane.set(ENDPOINTS, vec![assignment("backend", &[origin])]);
+        plane.set(LISTENER, vec![mode.web("web", stage.port.number())]);
+        plane.set(ROUTES, vec![routes("backend", "first")]);
+        stage
+    }
+
+    /// The usual bootstrap.
+    pub fn bootstrap(&self) -> Value {
+        self.mode.bootstrap(self.plane.port())
+    }
+
+    /// A proxy with the usual bootstrap, once it is ready.
+    pub async fn start(self) -> Scene {
+        let bootstrap = self.bootstrap();
+        self.start_with(&bootstrap, &[]).await
+    }
+
+    /// A proxy with this bootstrap and these arguments, once it is ready.
+    pub async fn start_with(self, bootstrap: &Value, args: &[&str]) -> Scene {
+        let proxy = Proxy::start(&self.home, bootstrap, args).await;
+        let Self {
+            mode: _,
+            plane,
+            port,
+            origin,
+            home,
+        } = self;
+        Scene {
+            plane,
+            proxy,
+            port,
+            origin,
+            home,
+        }
+    }
+}
+
 /// A proxy and the control plane it asks.
 pub struct Scene {
-    pub mode: Mode,
     pub plane: ControlPlane,
     pub proxy: Proxy,
     pub port: Port,
     pub origin: Origin,
-    /// Lives as long as the proxy.
+    #[expect(dead_code, reason = "it lives as long as the proxy")]
     pub home: Home,
 }
 
@@ -173,46 +230,9 @@ impl Scene {
     /// Everything is there and works: a listener `web`, its routes, the cluster
     /// `backend` with one endpoint.
     pub async fn start(mode: Mode) -> Self {
-        let scene = Self::start_with(mode, json!({}), |_, _, _| {}).await;
+        let scene = Stage::new(mode).await.start().await;
         scene.serves("x-mark", "first").await;
         scene
-    }
-
-    /// As [`Scene::start`], with a patch for the bootstrap, after `prepare` did
-    /// something to the control plane, without waiting for traffic to flow.
-    pub async fn start_with(
-        mode: Mode,
-        patch: Value,
-        prepare: impl FnOnce(&ControlPlane, &Port, &Origin),
-    ) -> Self {
-        let mut scene = Self::launch(mode, patch, prepare).await;
-        scene.proxy.ready().await;
-        scene
-    }
-
-    /// As [`Scene::start_with`], without waiting for the proxy to be ready.
-    pub async fn launch(
-        mode: Mode,
-        patch: Value,
-        prepare: impl FnOnce(&ControlPlane, &Port, &Origin),
-    ) -> Self {
-        let (plane, home, port) = (ControlPlane::start().await, Home::new(), Port::free());
-        let origin = Origin::http("one").await;
-        plane.set(CLUSTER, vec![mode.eds("backend")]);
-        plane.set(ENDPOINTS, vec![assignment("backend", &[origin.port()])]);
-        plane.set(LISTENER, vec![mode.web("web", port.number())]);
-        plane.set(ROUTES, vec![routes("backend", "first")]);
-        prepare(&plane, &port, &origin);
-        let bootstrap = with(mode.bootstrap(plane.port()), patch);
-        let proxy = crate::common::Program::under_test().launch(&home, &bootstrap, &[]);
-        Self {
-            mode,
-            plane,
-            proxy,
-            port,
-            origin,
-            home,
-        }
     }
 
     /// Waits until a response has this header.

@@ -110,10 +110,10 @@ impl Traffic {
 /// Every third request has a body, every fifth is in flight for a while.
 fn request(turn: u64) -> client::Outgoing {
     let mut request = client::request("GET", "example.com", "/");
-    if turn % 5 == 0 {
+    if turn.is_multiple_of(5) {
         request = client::header(request, "x-origin-delay-ms", "60");
     }
-    if turn % 3 == 0 {
+    if turn.is_multiple_of(3) {
         *request.method_mut() = http::Method::POST;
         request = client::body(request, vec![b'p'; 20_000]);
     }

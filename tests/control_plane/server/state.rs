@@ -89,11 +89,6 @@ impl State {
         }
     }
 
-    /// How many streams are open.
-    pub fn open_streams(&self) -> usize {
-        self.streams.len()
-    }
-
     /// Takes a request and answers it as a good control plane does.
     pub fn take(&mut self, asked: Asked) {
         let (id, type_url) = (asked.stream, asked.type_url.clone());
