@@ -169,6 +169,7 @@ fn write_refusals(out: &mut String, config: &dyn ConfigView, now: SystemTime) {
         (Kind::Route, "routes"),
         (Kind::Cluster, "cluster"),
         (Kind::Endpoint, "endpoints"),
+        (Kind::Extension, "filter"),
         (Kind::Runtime, "runtime"),
         (Kind::Secret, "secret"),
     ];

@@ -151,6 +151,8 @@ pub enum Kind {
     Cluster,
     /// `envoy.config.endpoint.v3.ClusterLoadAssignment`
     Endpoint,
+    /// `envoy.config.core.v3.TypedExtensionConfig` of an HTTP filter
+    Extension,
     /// `envoy.config.listener.v3.Listener`
     Listener,
     /// `envoy.config.route.v3.RouteConfiguration`
@@ -167,6 +169,7 @@ impl Kind {
         match self {
             Self::Cluster => "envoy.config.cluster.v3.Cluster",
             Self::Endpoint => "envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Extension => "envoy.config.core.v3.TypedExtensionConfig",
             Self::Listener => "envoy.config.listener.v3.Listener",
             Self::Route => "envoy.config.route.v3.RouteConfiguration",
             Self::Runtime => "envoy.service.runtime.v3.Runtime",

@@ -258,39 +258,36 @@ fn find_route(stream: &mut Stream, manager: &ConnectionManager) -> Found {
 /// Does what a route does by itself; forwarding is left to the router.
 fn act(stream: &mut Stream, found: Found) -> Result<(), LocalReply> {
     let managed = stream.managed.clone();
-    let manager = managed.manager();
+    let stats = &managed.manager().stats;
+    stats.inc(http_stats::rq_total);
     let handle = match (found, stream.route.clone()) {
         (Found::TlsRequired, _) => {
+            stats.inc(http_stats::rq_direct_response);
             let location = https_location(&stream.view());
             let status = StatusCode::MOVED_PERMANENTLY;
             return Err(LocalReply::redirect(status, &location));
         }
         (Found::Route, Some(handle)) => handle,
         (Found::Route, None) | (Found::Nothing, _) => {
-            manager.stats.inc(http_stats::no_route);
+            stats.inc(http_stats::no_route);
             let reply = LocalReply::empty(StatusCode::NOT_FOUND, "route_not_found");
             return Err(reply.flag(ResponseFlag::NoRouteFound));
         }
     };
     let route = handle.route();
     match &route.action {
-        Action::Forward(_) => {
-            manager.stats.inc(http_stats::rq_total);
-            Ok(())
-        }
+        Action::Forward(_) => Ok(()),
         Action::Redirect(redirect) => {
-            manager.stats.inc(http_stats::rq_total);
-            manager.stats.inc(http_stats::rq_redirect);
+            // Envoy counts it as an answer of its own, and none as `rq_redirect`.
+            stats.inc(http_stats::rq_direct_response);
             let location = route.location(redirect, &stream.view());
             Err(LocalReply::redirect(redirect.status, &location))
         }
         Action::DirectResponse(direct) => {
-            manager.stats.inc(http_stats::rq_total);
-            manager.stats.inc(http_stats::rq_direct_response);
+            stats.inc(http_stats::rq_direct_response);
             Err(direct_reply(stream, direct))
         }
         Action::NonForwarding => {
-            manager.stats.inc(http_stats::rq_total);
             let status = StatusCode::SERVICE_UNAVAILABLE;
             let reply = LocalReply::empty(status, "cluster_not_found");
             Err(reply.flag(ResponseFlag::NoClusterFound))

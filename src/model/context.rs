@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     api::envoy::config::core::v3::ConfigSource,
     config::{At, Reported},
+    http::filters::Filter,
     runtime::Runtime,
     stats,
     xds::slot::Slot,
@@ -54,6 +55,19 @@ pub trait Sources {
         at: &At<'_>,
     ) -> Result<Arc<Slot<EndpointSet>>, Reported>;
 
+    /// An HTTP filter by ECDS, and what stands in its place meanwhile.
+    ///
+    /// # Errors
+    /// As for [`Sources::routes`].
+    fn filter(
+        &self,
+        source: &ConfigSource,
+        name: &str,
+        want: FilterWanted,
+        meanwhile: Meanwhile,
+        at: &At<'_>,
+    ) -> Result<Arc<Slot<Extension>>, Reported>;
+
     /// Tells that the resource being compiled refers to this cluster. When
     /// `must_exist` (`validate_clusters`), the resource is refused until there is
     /// one; otherwise only validation looks.
@@ -66,6 +80,34 @@ pub trait Sources {
     /// certificate, a direct response body): it is compiled again when one of
     /// them is replaced.
     fn depends_on_file(&self, path: &std::path::Path);
+}
+
+/// An HTTP filter that came by ECDS.
+#[derive(Debug)]
+pub struct Extension {
+    /// The filter.
+    pub filter: Arc<dyn Filter>,
+}
+
+/// What a chain expects of a filter that comes by ECDS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FilterWanted {
+    /// `http.STAT_PREFIX.` of the connection manager.
+    pub stat_prefix: Box<str>,
+    /// The full names of the messages that may configure it.
+    pub types: Box<[Box<str>]>,
+}
+
+/// What stands in the place of a filter that has not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meanwhile {
+    /// Nothing: requests are answered with 500.
+    Nothing,
+    /// A default.
+    Default {
+        /// The listener need not warm for the filter.
+        at_once: bool,
+    },
 }
 
 /// Handed through every `compile` function.

@@ -5,7 +5,10 @@ use std::{cell::RefCell, path::Path, path::PathBuf, sync::Arc};
 use prost::{Message, Name};
 
 use super::{
-    Context, Shared, Sources, cluster::EndpointSet, context::ServerInfo, route::RouteTable,
+    Context, Shared, Sources,
+    cluster::EndpointSet,
+    context::{Extension, FilterWanted, Meanwhile, ServerInfo},
+    route::RouteTable,
     secret::Secret,
 };
 use crate::{
@@ -108,6 +111,17 @@ impl Sources for Given {
         _at: &At<'_>,
     ) -> Result<Arc<Slot<EndpointSet>>, Reported> {
         Ok(slot(&self.endpoints, name))
+    }
+
+    fn filter(
+        &self,
+        _source: &ConfigSource,
+        name: &str,
+        _want: FilterWanted,
+        _meanwhile: Meanwhile,
+        _at: &At<'_>,
+    ) -> Result<Arc<Slot<Extension>>, Reported> {
+        Ok(Arc::new(Slot::new(name)))
     }
 
     fn cluster(&self, _name: &str, _must_exist: bool, _at: &At<'_>) -> Result<(), Reported> {

@@ -11,7 +11,13 @@ use crate::{
     api::envoy::config::{bootstrap::v3::Admin as Message, core::v3::ConfigSource},
     cli::Options,
     config::{At, Reported},
-    model::{Context, Shared, Sources, cluster::EndpointSet, route::RouteTable, secret::Secret},
+    model::{
+        Context, Shared, Sources,
+        cluster::EndpointSet,
+        context::{Extension, FilterWanted, Meanwhile},
+        route::RouteTable,
+        secret::Secret,
+    },
     xds::slot::Slot,
 };
 
@@ -120,6 +126,17 @@ impl Sources for NoSources {
         _: &str,
         at: &At<'_>,
     ) -> Result<Arc<Slot<EndpointSet>>, Reported> {
+        Err(at.error(NONE))
+    }
+
+    fn filter(
+        &self,
+        _: &ConfigSource,
+        _: &str,
+        _: FilterWanted,
+        _: Meanwhile,
+        at: &At<'_>,
+    ) -> Result<Arc<Slot<Extension>>, Reported> {
         Err(at.error(NONE))
     }
 

@@ -28,6 +28,35 @@ pub trait Awaited {
     fn timeout(&self) -> Option<Duration>;
 }
 
+/// A subscription in whose place a default stands until it has a value.
+pub(super) struct WithDefault {
+    /// The subscription.
+    pub named: Rc<dyn Awaited>,
+    /// The default need not wait for the first answer.
+    pub at_once: bool,
+}
+
+impl Awaited for WithDefault {
+    fn target(&self) -> String {
+        self.named.target()
+    }
+
+    fn is_answered(&self) -> bool {
+        self.at_once || self.named.is_answered()
+    }
+
+    fn has_value(&self) -> bool {
+        self.is_answered()
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        match self.at_once {
+            true => Some(Duration::ZERO),
+            false => self.named.timeout(),
+        }
+    }
+}
+
 /// What a compiled resource needs besides its own message. Subscriptions end
 /// when no resource holds them here.
 #[derive(Default)]

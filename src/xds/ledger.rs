@@ -15,7 +15,7 @@ use crate::{
     upstream::stats::cluster_stats,
 };
 
-use super::stats::{subscription_stats as names, update_stats};
+use super::stats::{extension_stats, subscription_stats as names, update_stats};
 
 /// One subscription's account, kept for the stats, the log and the admin.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub struct Ledger {
     place: Arc<str>,
     stats: Arc<Block>,
     updates: Updates,
+    /// Counts all that goes wrong with a filter's configuration.
+    extension: Option<Arc<Block>>,
     state: RefCell<State>,
 }
 
@@ -83,6 +85,7 @@ impl Ledger {
             place,
             stats: stats.block(prefix, &names::TABLE),
             updates: Updates::new(kind, stats, prefix),
+            extension: (kind == "ecds").then(|| stats.block(prefix, &extension_stats::TABLE)),
             state: RefCell::default(),
         }
     }
@@ -148,6 +151,7 @@ impl Ledger {
     }
 
     fn wrong(&self, version_info: Arc<str>, resources: Option<usize>, details: Arc<str>) {
+        self.count_failure();
         let mut state = self.state.borrow_mut();
         state.curable = resources.is_some();
         state.resources = resources.unwrap_or(state.resources);
@@ -175,10 +179,17 @@ impl Ledger {
     /// The first answer did not come in time.
     pub fn timed_out(&self) {
         self.stats.inc(names::init_fetch_timeout);
+        self.count_failure();
         tracing::warn!(
             target: "config",
             "{}: no answer from {} within initial_fetch_timeout", self.kind, self.place
         );
+    }
+
+    fn count_failure(&self) {
+        if let Some(extension) = &self.extension {
+            extension.inc(extension_stats::config_fail);
+        }
     }
 
     /// The server cannot be reached, for the reason that its stream has logged.

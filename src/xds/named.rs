@@ -3,6 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    hash::Hash,
     path::Path,
     rc::Rc,
     sync::Arc,
@@ -30,7 +31,7 @@ use super::{
     ledger::{Ledger, now_in_milliseconds},
     resource::{Encoded, Refused, Version},
     slot::Slot,
-    stats::{empty_stats, reload_stats, rotation_stats},
+    stats::{empty_stats, extension_stats, reload_stats, rotation_stats},
     stream::Interest,
     subscriptions::Subscriptions,
     update::{Received, Update},
@@ -49,6 +50,8 @@ pub trait NamedKind: 'static {
     const KIND: state::Kind;
     /// The subscription as `/init_dump` names it.
     const TARGET: &'static str;
+    /// What who asks for it says besides its name; most say nothing.
+    type Want: Clone + Default + Eq + Hash;
 
     /// The resource's name.
     fn name(message: &Self::Message) -> &str;
@@ -59,14 +62,38 @@ pub trait NamedKind: 'static {
     /// What is wrong has been reported.
     fn compile(
         message: Self::Message,
+        want: &Self::Want,
         cx: &Context<'_>,
         at: &At<'_>,
     ) -> Result<Self::Value, Reported>;
 }
 
+/// What is subscribed to.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Wanted<W> {
+    /// The resource's name.
+    pub name: Box<str>,
+    /// Where the stats of the subscription stand.
+    pub prefix: Box<str>,
+    /// See [`NamedKind::Want`].
+    pub want: W,
+}
+
+impl<W: Default> Wanted<W> {
+    /// A resource of which nothing but its name is said.
+    pub fn named(name: &str, prefix: &str) -> Self {
+        Self {
+            name: name.into(),
+            prefix: prefix.into(),
+            want: W::default(),
+        }
+    }
+}
+
 /// One named subscription, alive for as long as a resource depends on it.
 pub struct Named<K: NamedKind> {
     name: Arc<str>,
+    want: K::Want,
     /// `None` for a resource of the bootstrap.
     source: Option<ConfigSource>,
     /// Ends with this.
@@ -94,6 +121,7 @@ struct NamedStats {
     reload: Option<Arc<Block>>,
     empty: Option<(Arc<Block>, Counter)>,
     rotation: Option<Arc<Block>>,
+    extension: Option<Arc<Block>>,
 }
 
 #[derive(Default)]
@@ -119,7 +147,8 @@ pub trait AnyNamed: Awaited {
         version_info: &Arc<str>,
         subscriptions: &Subscriptions,
     ) -> Result<(), Arc<str>>;
-    /// A server says that there is no such resource. What is in force stays.
+    /// A server says that there is no such resource. What is in force stays, but
+    /// for a filter's configuration.
     fn gone(&self, version_info: &Arc<str>);
     /// A server's answer, which may hold the resource, is refused as a whole.
     fn refuse(&self, details: &Arc<str>);
@@ -139,17 +168,16 @@ pub trait AnyNamed: Awaited {
 }
 
 impl<K: NamedKind> Named<K> {
-    /// Subscribes to `name` of `source`, for as long as it is `held`: reads the
-    /// file, or waits for what the server says. Stats stand under `prefix`.
+    /// Subscribes to what is wanted of `source`, for as long as it is `held`: reads
+    /// the file, or waits for what the server says.
     pub(super) fn subscribe(
-        name: &str,
+        wanted: &Wanted<K::Want>,
         source: ConfigSource,
         held: Held,
-        prefix: &str,
         subscriptions: &Subscriptions,
     ) -> Rc<Self> {
         let place = source.origin.place();
-        let named = Self::new(name, Some(source), held, place, prefix, subscriptions);
+        let named = Self::new(wanted, Some(source), held, place, subscriptions);
         if let Held::Interest(_) = &named._held {
             named.ledger.attempt();
             named.limit_wait();
@@ -187,16 +215,11 @@ impl<K: NamedKind> Named<K> {
         subscriptions: &Subscriptions,
     ) -> Result<Rc<Self>, Reported> {
         let encoded = Encoded::of(&message);
-        let named = Self::new(
-            K::name(&message),
-            None,
-            Held::Nothing,
-            "bootstrap".into(),
-            prefix,
-            subscriptions,
-        );
+        let wanted = Wanted::named(K::name(&message), prefix);
+        let place = "bootstrap".into();
+        let named = Self::new(&wanted, None, Held::Nothing, place, subscriptions);
         let collector = subscriptions.collector();
-        let value = K::compile(message, &collector.context(), at)?;
+        let value = K::compile(message, &named.want, &collector.context(), at)?;
         named.slot.set(Arc::new(value));
         named.state.borrow_mut().active = Some(Version {
             hash: encoded.hash(),
@@ -210,22 +233,24 @@ impl<K: NamedKind> Named<K> {
     }
 
     fn new(
-        name: &str,
+        wanted: &Wanted<K::Want>,
         source: Option<ConfigSource>,
         held: Held,
         place: Arc<str>,
-        prefix: &str,
         subscriptions: &Subscriptions,
     ) -> Rc<Self> {
+        let Wanted { name, prefix, want } = wanted;
         let stats = subscriptions.stats();
         let is_route = K::KIND == state::Kind::Route;
         let is_secret = K::KIND == state::Kind::Secret;
+        let is_extension = K::KIND == state::Kind::Extension;
         Rc::new(Self {
-            name: name.into(),
+            name: (**name).into(),
+            want: want.clone(),
             source,
             _held: held,
             timer: Cell::new(None),
-            slot: Arc::new(Slot::new(name)),
+            slot: Arc::new(Slot::new(&**name)),
             ledger: Ledger::new(K::SHORT, place, stats, prefix),
             stats: NamedStats {
                 reload: is_route.then(|| stats.block(prefix, &reload_stats::TABLE)),
@@ -241,6 +266,7 @@ impl<K: NamedKind> Named<K> {
                     _ => None,
                 },
                 rotation: is_secret.then(|| stats.block(prefix, &rotation_stats::TABLE)),
+                extension: is_extension.then(|| stats.block(prefix, &extension_stats::TABLE)),
             },
             state: RefCell::default(),
         })
@@ -354,7 +380,7 @@ impl<K: NamedKind> Named<K> {
             .and_then(|message: K::Message| {
                 let at = report.root();
                 check_name::<K>(&message, &self.name, &at)?;
-                K::compile(message, &collector.context(), &at)
+                K::compile(message, &self.want, &collector.context(), &at)
             });
         let dependencies = collector.into_dependencies();
         let hash = encoded.hash();
@@ -377,6 +403,9 @@ impl<K: NamedKind> Named<K> {
                 if let Some(reload) = &self.stats.reload {
                     reload.inc(reload_stats::config_reload);
                     reload.gauge_set(reload_stats::config_reload_time_ms, now_in_milliseconds());
+                }
+                if let Some(extension) = &self.stats.extension {
+                    extension.inc(extension_stats::config_reload);
                 }
                 true
             }
@@ -407,10 +436,14 @@ pub(super) fn the_only<K: NamedKind, R>(
 ) -> Result<Option<R>, String> {
     let short = K::SHORT.to_uppercase();
     match resources.len() {
+        1 => Ok(resources.pop()),
+        count if K::KIND == state::Kind::Extension => Err(format!(
+            "{place}: Unexpected number of resources in ExtensionConfigDS response: {count}"
+        )),
         0 if matches!(K::KIND, state::Kind::Secret | state::Kind::Runtime) => Err(format!(
             "{place}: Missing {short} resources for {name} in onConfigUpdate()"
         )),
-        0 | 1 => Ok(resources.pop()),
+        0 => Ok(None),
         count => Err(format!(
             "{place}: Unexpected {short} resource length: {count}; there has to be one, {name}"
         )),
@@ -431,9 +464,17 @@ pub(super) fn check_name<K: NamedKind>(
         return Ok(());
     }
     let short = K::SHORT.to_uppercase();
-    Err(at.error(format_args!(
-        "Unexpected {short} configuration (expecting {name}): {found}"
-    )))
+    Err(match K::KIND {
+        state::Kind::Extension => at.error(format_args!(
+            "Unexpected resource name in ExtensionConfigDS response: {found}"
+        )),
+        state::Kind::Runtime => at.error(format_args!(
+            "Unexpected RTDS runtime (expecting {name}): {found}"
+        )),
+        _ => at.error(format_args!(
+            "Unexpected {short} configuration (expecting {name}): {found}"
+        )),
+    })
 }
 
 impl<K: NamedKind> Drop for Named<K> {
@@ -494,6 +535,11 @@ impl<K: NamedKind> AnyNamed for Named<K> {
 
     fn gone(&self, version_info: &Arc<str>) {
         self.ledger.attempt();
+        if K::KIND == state::Kind::Extension {
+            // Its default takes its place, where there is one.
+            *self.state.borrow_mut() = State::default();
+            self.slot.clear();
+        }
         self.is_empty(version_info);
         self.is_answered_now();
     }

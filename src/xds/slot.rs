@@ -67,6 +67,15 @@ impl<T> Slot<T> {
         });
     }
 
+    /// Takes the value away, then tells those who wait.
+    pub fn clear(&self) {
+        self.value.store(None);
+        self.changed.send_modify(|(answer, version)| {
+            *answer = Answer::Given;
+            *version += 1;
+        });
+    }
+
     /// Ends the wait without a value: refused, missing, or timed out.
     pub fn give_up(&self) {
         self.changed

@@ -46,6 +46,16 @@ crate::stat_table! {
 }
 
 crate::stat_table! {
+    /// `extension_config_discovery.http_filter.NAME.`
+    pub mod extension_stats {
+        counters { config_conflict, config_fail, config_reload }
+        gauges {}
+        histograms {}
+        texts {}
+    }
+}
+
+crate::stat_table! {
     /// `sds.NAME.`
     pub mod rotation_stats {
         counters { key_rotation_failed }

@@ -22,7 +22,10 @@ use crate::{
     },
     config::{At, Reported, Strictness, suggest},
     model::{
-        Context, Shared, Sources, cluster::EndpointSet, context::ServerInfo, route::RouteTable,
+        Context, Shared, Sources,
+        cluster::EndpointSet,
+        context::{Extension, FilterWanted, Meanwhile, ServerInfo},
+        route::RouteTable,
         secret::Secret,
     },
     runtime::{Runtime, Values},
@@ -32,18 +35,19 @@ use crate::{
 use super::{
     api_source::Management,
     config_source::{ConfigSource, Origin},
-    dependencies::{Dependencies, TrackedFile},
-    kinds::{EndpointKind, RouteKind, RuntimeKind, SecretKind},
+    dependencies::{Awaited, Dependencies, TrackedFile, WithDefault},
+    kinds::{EndpointKind, ExtensionKind, RouteKind, RuntimeKind, SecretKind},
     mux::{Push, TypeUrl, Verdict},
-    named::{AnyNamed, Held, Named, NamedKind},
+    named::{AnyNamed, Held, Named, NamedKind, Wanted},
     slot::Slot,
     stream::{Stream, Streams},
     update::{Gone, Update},
     watcher::{Change, WatchId, Watcher},
 };
 
-/// Named subscriptions of one kind, by where they come from, name and stat prefix.
-type Registry<K> = RefCell<HashMap<(ConfigSource, Box<str>, Box<str>), Weak<Named<K>>>>;
+/// Named subscriptions of one kind, by where they come from and what is wanted.
+type Registry<K> = RefCell<HashMap<Key<K>, Weak<Named<K>>>>;
+type Key<K> = (ConfigSource, Wanted<<K as NamedKind>::Want>);
 
 /// Who hears of a watch.
 enum Reader {
@@ -65,6 +69,7 @@ pub struct Subscriptions {
     secrets: Registry<SecretKind>,
     endpoints: Registry<EndpointKind>,
     runtimes: Registry<RuntimeKind>,
+    extensions: Registry<ExtensionKind>,
     static_secrets: RefCell<BTreeMap<Arc<str>, Rc<Named<SecretKind>>>>,
     files: RefCell<HashMap<PathBuf, Weak<TrackedFile>>>,
     readers: RefCell<HashMap<WatchId, Reader>>,
@@ -108,6 +113,7 @@ impl Subscriptions {
             secrets: Registry::default(),
             endpoints: Registry::default(),
             runtimes: Registry::default(),
+            extensions: Registry::default(),
             static_secrets: RefCell::default(),
             files: RefCell::default(),
             readers: RefCell::default(),
@@ -278,6 +284,7 @@ impl Subscriptions {
         // Secrets first: what else is compiled may refer to them.
         add(&mut all, &self.secrets);
         add(&mut all, &self.endpoints);
+        add(&mut all, &self.extensions);
         add(&mut all, &self.routes);
         add(&mut all, &self.runtimes);
         all
@@ -299,6 +306,9 @@ impl Subscriptions {
             .borrow_mut()
             .retain(|_, named| named.strong_count() > 0);
         self.endpoints
+            .borrow_mut()
+            .retain(|_, named| named.strong_count() > 0);
+        self.extensions
             .borrow_mut()
             .retain(|_, named| named.strong_count() > 0);
         self.runtimes
@@ -376,7 +386,8 @@ impl Collector<'_> {
         name: &str,
         at: &At<'_>,
     ) -> Result<Arc<Slot<Values>>, Reported> {
-        self.subscribe(&self.subscriptions.runtimes, source, name, "runtime.", at)
+        let wanted = Wanted::named(name, "runtime.");
+        self.subscribe(&self.subscriptions.runtimes, source, wanted, at)
     }
 
     /// Joins a subscription, or begins it. Secrets keep their name's prefix, so
@@ -385,29 +396,37 @@ impl Collector<'_> {
         &self,
         registry: &Registry<K>,
         source: &ConfigSourceMessage,
-        name: &str,
-        prefix: &str,
+        wanted: Wanted<K::Want>,
         at: &At<'_>,
     ) -> Result<Arc<Slot<K::Value>>, Reported> {
-        let subscriptions = self.subscriptions;
-        let source = ConfigSource::compile(source, &subscriptions.management, at)?;
-        source.check_node(&subscriptions.server, at)?;
-        let key = (source, Box::from(name), Box::from(prefix));
-        let known = registry.borrow().get(&key).and_then(Weak::upgrade);
-        let named = match known {
-            Some(named) => named,
-            None => {
-                let named = match &key.0.origin {
-                    Origin::File(_) => self.watch(&key.0, name, prefix, at)?,
-                    origin => self.ask(origin, &key.0, name, prefix, at)?,
-                };
-                registry.borrow_mut().insert(key, Rc::downgrade(&named));
-                named
-            }
-        };
+        let named = self.join(registry, source, wanted, at)?;
         let slot = named.slot().clone();
         self.found.borrow_mut().subscriptions.push(named);
         Ok(slot)
+    }
+
+    fn join<K: NamedKind>(
+        &self,
+        registry: &Registry<K>,
+        source: &ConfigSourceMessage,
+        wanted: Wanted<K::Want>,
+        at: &At<'_>,
+    ) -> Result<Rc<Named<K>>, Reported> {
+        let subscriptions = self.subscriptions;
+        let source = ConfigSource::compile(source, &subscriptions.management, at)?;
+        source.check_node(&subscriptions.server, at)?;
+        let key = (source, wanted);
+        let known = registry.borrow().get(&key).and_then(Weak::upgrade);
+        if let Some(named) = known {
+            return Ok(named);
+        }
+        let (source, wanted) = &key;
+        let named = match &source.origin {
+            Origin::File(_) => self.watch(source, wanted, at)?,
+            origin => self.ask(origin, source, wanted, at)?,
+        };
+        registry.borrow_mut().insert(key, Rc::downgrade(&named));
+        Ok(named)
     }
 }
 
@@ -416,8 +435,7 @@ impl Collector<'_> {
     fn watch<K: NamedKind>(
         &self,
         source: &ConfigSource,
-        name: &str,
-        prefix: &str,
+        wanted: &Wanted<K::Want>,
         at: &At<'_>,
     ) -> Result<Rc<Named<K>>, Reported> {
         let Origin::File(file) = &source.origin else {
@@ -435,7 +453,7 @@ impl Collector<'_> {
         }
         let id = watch.id();
         let held = Held::Watch(watch);
-        let named = Named::subscribe(name, source.clone(), held, prefix, subscriptions);
+        let named = Named::subscribe(wanted, source.clone(), held, subscriptions);
         let reader: Weak<dyn AnyNamed> = Rc::<Named<K>>::downgrade(&named);
         let mut readers = subscriptions.readers.borrow_mut();
         readers.insert(id, Reader::Named(reader));
@@ -448,16 +466,16 @@ impl Collector<'_> {
         &self,
         origin: &Origin,
         source: &ConfigSource,
-        name: &str,
-        prefix: &str,
+        wanted: &Wanted<K::Want>,
         at: &At<'_>,
     ) -> Result<Rc<Named<K>>, Reported> {
+        let Wanted { name, prefix, .. } = wanted;
         let subscriptions = self.subscriptions;
         let type_url: TypeUrl = format!("{TYPE_URL_PREFIX}{}", K::Message::full_name()).into();
         let stream = subscriptions.streams.join(origin, &type_url, prefix, at)?;
         let interest = stream.subscribe(&type_url, name);
         let held = Held::Interest(interest);
-        let named = Named::subscribe(name, source.clone(), held, prefix, subscriptions);
+        let named = Named::subscribe(wanted, source.clone(), held, subscriptions);
         let watcher: Weak<dyn AnyNamed> = Rc::<Named<K>>::downgrade(&named);
         stream.watch(&type_url, name, watcher);
         if let Some(known) = stream.known(&type_url, name) {
@@ -477,8 +495,8 @@ impl Sources for Collector<'_> {
         stat_prefix: &str,
         at: &At<'_>,
     ) -> Result<Arc<Slot<RouteTable>>, Reported> {
-        let prefix = format!("{stat_prefix}rds.{name}.");
-        self.subscribe(&self.subscriptions.routes, source, name, &prefix, at)
+        let wanted = Wanted::named(name, &format!("{stat_prefix}rds.{name}."));
+        self.subscribe(&self.subscriptions.routes, source, wanted, at)
     }
 
     fn secret(
@@ -488,8 +506,8 @@ impl Sources for Collector<'_> {
         at: &At<'_>,
     ) -> Result<Arc<Slot<Secret>>, Reported> {
         if let Some(source) = source {
-            let prefix = format!("sds.{name}.");
-            return self.subscribe(&self.subscriptions.secrets, source, name, &prefix, at);
+            let wanted = Wanted::named(name, &format!("sds.{name}."));
+            return self.subscribe(&self.subscriptions.secrets, source, wanted, at);
         }
         let secrets = self.subscriptions.static_secrets.borrow();
         match secrets.get(name) {
@@ -508,7 +526,31 @@ impl Sources for Collector<'_> {
         stat_prefix: &str,
         at: &At<'_>,
     ) -> Result<Arc<Slot<EndpointSet>>, Reported> {
-        self.subscribe(&self.subscriptions.endpoints, source, name, stat_prefix, at)
+        let wanted = Wanted::named(name, stat_prefix);
+        self.subscribe(&self.subscriptions.endpoints, source, wanted, at)
+    }
+
+    fn filter(
+        &self,
+        source: &ConfigSourceMessage,
+        name: &str,
+        want: FilterWanted,
+        meanwhile: Meanwhile,
+        at: &At<'_>,
+    ) -> Result<Arc<Slot<Extension>>, Reported> {
+        let wanted = Wanted {
+            name: name.into(),
+            prefix: format!("extension_config_discovery.http_filter.{name}.").into(),
+            want,
+        };
+        let named = self.join(&self.subscriptions.extensions, source, wanted, at)?;
+        let slot = named.slot().clone();
+        let awaited: Rc<dyn Awaited> = match meanwhile {
+            Meanwhile::Nothing => named,
+            Meanwhile::Default { at_once } => Rc::new(WithDefault { named, at_once }),
+        };
+        self.found.borrow_mut().subscriptions.push(awaited);
+        Ok(slot)
     }
 
     fn cluster(&self, name: &str, must_exist: bool, at: &At<'_>) -> Result<(), Reported> {

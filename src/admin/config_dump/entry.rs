@@ -51,6 +51,7 @@ pub fn lists(state: &State, kind: Kind) -> Vec<(&'static str, Vec<Entry>)> {
             "dynamic_endpoint_configs",
             "dynamic_endpoint_configs",
         ],
+        Kind::Extension => ["ecds_filters"; 3],
         Kind::Runtime => return Vec::new(),
         Kind::Secret => [
             "static_secrets",
@@ -68,6 +69,7 @@ pub fn lists(state: &State, kind: Kind) -> Vec<(&'static str, Vec<Entry>)> {
     for resource in state.config.resources(kind) {
         let has_list_of_warming = last == 2;
         let index = match (&resource.origin, &resource.active) {
+            _ if last == 0 => 0,
             (Origin::Static, _) => 0,
             (Origin::Dynamic(_), None) if has_list_of_warming => 2,
             (Origin::Dynamic(_), _) => 1,
@@ -183,6 +185,13 @@ fn resource_message(kind: Kind, resource: &Resource, list: &str) -> DynamicMessa
                 client_status,
             })
         }
+        (Kind::Extension, _) => json::reflect(&pb::ecds_config_dump::EcdsFilterConfig {
+            version_info,
+            ecds_filter: any,
+            last_updated,
+            error_state,
+            client_status,
+        }),
         // Not in the dump, see `lists`.
         (Kind::Runtime, _) => json::reflect(&any.unwrap_or_default()),
         (Kind::Secret, true) => json::reflect(&pb::secrets_config_dump::StaticSecret {

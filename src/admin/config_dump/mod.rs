@@ -82,6 +82,10 @@ fn sections(state: &State, include_eds: bool) -> Vec<Section> {
         },
         entry::lists(state, Kind::Cluster),
     ));
+    let filters = entry::lists(state, Kind::Extension);
+    if filters.iter().any(|(_, entries)| !entries.is_empty()) {
+        sections.push(Section::new(&pb::EcdsConfigDump::default(), filters));
+    }
     if include_eds {
         let lists = endpoints::lists(state);
         sections.push(Section::new(&pb::EndpointsConfigDump::default(), lists));

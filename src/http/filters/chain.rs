@@ -5,11 +5,19 @@
 
 use std::{any::Any, future::poll_fn, rc::Rc, sync::Arc, task::Poll};
 
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use smallvec::SmallVec;
 
 use super::filter::{Filter, Passage, ResponseHead, Step, Wait};
-use crate::http::{LocalReply, RequestBody, Stream, config::ConnectionManager, stream::Limit};
+use crate::{
+    formatter::ResponseFlag,
+    http::{
+        LocalReply, RequestBody, Stream, config::ConnectionManager, stats::http_stats,
+        stream::Limit,
+    },
+    model::context::Extension,
+    xds::slot::Slot,
+};
 
 /// `http_filters` but for the router.
 #[derive(Debug, Default)]
@@ -24,8 +32,52 @@ pub struct Element {
     pub name: Box<str>,
     /// It is off where a route does not turn it on.
     pub disabled: bool,
-    /// The filter.
-    pub filter: Arc<dyn Filter>,
+    /// Where the filter is.
+    pub filter: Source,
+}
+
+/// Where a filter of a chain is.
+#[derive(Debug)]
+pub enum Source {
+    /// In the chain itself.
+    Fixed(Arc<dyn Filter>),
+    /// It comes by ECDS, and may be another at the next request.
+    Discovered {
+        /// Where it comes to.
+        slot: Arc<Slot<Extension>>,
+        /// What stands in its place meanwhile.
+        default: Option<Arc<dyn Filter>>,
+    },
+}
+
+impl Source {
+    /// The filter of this moment.
+    fn now(&self) -> Option<Arc<dyn Filter>> {
+        match self {
+            Self::Fixed(filter) => Some(filter.clone()),
+            Self::Discovered { slot, default } => match &*slot.get() {
+                Some(found) => Some(found.filter.clone()),
+                None => default.clone(),
+            },
+        }
+    }
+
+    /// Whether that is still this one.
+    fn is_still(&self, filter: Option<&Arc<dyn Filter>>) -> bool {
+        let is = |now: Option<&Arc<dyn Filter>>| match (now, filter) {
+            (Some(now), Some(filter)) => Arc::ptr_eq(now, filter),
+            (None, None) => true,
+            _ => false,
+        };
+        match self {
+            // It changes with the chain only.
+            Self::Fixed(_) => true,
+            Self::Discovered { slot, default } => match &*slot.get() {
+                Some(found) => is(Some(&found.filter)),
+                None => is(default.as_ref()),
+            },
+        }
+    }
 }
 
 impl FilterChain {
@@ -43,8 +95,8 @@ impl FilterChain {
 
     /// The filters as they are now, which a connection keeps so that its
     /// requests touch no counter that another worker touches.
-    fn resolve(&self) -> Box<[Arc<dyn Filter>]> {
-        let filters = self.elements.iter().map(|element| element.filter.clone());
+    fn resolve(&self) -> Box<[Option<Arc<dyn Filter>>]> {
+        let filters = self.elements.iter().map(|element| element.filter.now());
         filters.collect()
     }
 }
@@ -53,7 +105,8 @@ impl FilterChain {
 #[derive(Debug)]
 pub struct Resolved {
     manager: Arc<ConnectionManager>,
-    filters: Box<[Arc<dyn Filter>]>,
+    /// `None` for one that has not come.
+    filters: Box<[Option<Arc<dyn Filter>>]>,
 }
 
 impl Resolved {
@@ -67,7 +120,10 @@ impl Resolved {
 
     /// Whether these are still the filters of this manager.
     pub fn is_current(&self, manager: &Arc<ConnectionManager>) -> bool {
+        let elements = &self.manager.filters.elements;
         Arc::ptr_eq(&self.manager, manager)
+            && (elements.iter().zip(&self.filters))
+                .all(|(element, filter)| element.filter.is_still(filter.as_ref()))
     }
 }
 
@@ -127,7 +183,10 @@ impl Passing {
                 name: &chain.manager.filters.elements[index].name,
                 state: &mut place.state,
             };
-            match chain.filters[index].request(&mut at, body) {
+            let Some(filter) = &chain.filters[index] else {
+                return Err(not_found());
+            };
+            match filter.request(&mut at, body) {
                 Step::Continue => {}
                 Step::Answer(reply) => return Err(*reply),
                 Step::Wait(wait) => within_limits(wait, stream, body).await?,
@@ -150,14 +209,22 @@ impl Passing {
         let Self { chain, places } = self;
         for place in places.iter_mut().rev() {
             let index = usize::from(place.index);
+            let Some(filter) = &chain.filters[index] else {
+                continue;
+            };
             let mut at = Passage {
                 stream,
                 name: &chain.manager.filters.elements[index].name,
                 state: &mut place.state,
             };
-            visit(&*chain.filters[index], &mut at);
+            visit(&**filter, &mut at);
         }
     }
+}
+
+/// The answer where a filter is missing.
+fn not_found() -> LocalReply {
+    LocalReply::empty(StatusCode::INTERNAL_SERVER_ERROR, "").flag(ResponseFlag::NoFilterConfigFound)
 }
 
 /// Waits for as long as the stream's limits allow.
@@ -180,8 +247,6 @@ async fn within_limits(
 
 /// The answer to a request that used up a time limit before it was forwarded.
 fn exceeded(stream: &mut Stream, limit: Limit) -> LocalReply {
-    use crate::{formatter::ResponseFlag, http::stats::http_stats};
-    use http::StatusCode;
     let received = stream.request_received;
     let stats = &stream.manager().stats;
     let late = match received {

@@ -7,18 +7,29 @@ pub mod filter;
 pub mod router;
 pub mod table;
 
+use std::sync::Arc;
+
+use prost_types::Any;
+
 use crate::{
-    api::envoy::extensions::filters::network::http_connection_manager::v3::{
-        HttpFilter, http_filter::ConfigType,
+    api::envoy::{
+        config::core::v3::ExtensionConfigSource,
+        extensions::filters::network::http_connection_manager::v3::{
+            HttpFilter, http_filter::ConfigType,
+        },
     },
-    config::{At, Reported, type_name, unpack},
+    config::{At, Reported, type_name, type_of_url, unpack},
+    model::{
+        Context,
+        context::{FilterWanted, Meanwhile},
+    },
 };
 
 pub use chain::{FilterChain, Passing, Resolved};
 pub use filter::{Filter, FilterContext};
 pub use router::Router;
 
-use chain::Element;
+use chain::{Element, Source};
 
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
@@ -77,8 +88,13 @@ fn compile_filter(
     } = filter;
     let any = match config_type {
         Some(ConfigType::TypedConfig(any)) => any,
-        Some(ConfigType::ConfigDiscovery(_)) => {
-            return Err(at.field("config_discovery").unsupported());
+        Some(ConfigType::ConfigDiscovery(source)) => {
+            let at = at.field("config_discovery");
+            return Ok(Compiled::Filter(Element {
+                filter: compile_source(&name, source, cx, &at)?,
+                name: name.into(),
+                disabled,
+            }));
         }
         None => return Err(at.error(format_args!("the filter {name:?} has no typed_config"))),
     };
@@ -92,7 +108,7 @@ fn compile_filter(
         }
         message => match table::of_message(message) {
             Some(kind) => Ok(Compiled::Filter(Element {
-                filter: (kind.compile)(&any, cx, &at_config)?,
+                filter: Source::Fixed((kind.compile)(&any, cx, &at_config)?),
                 name: name.into(),
                 disabled,
             })),
@@ -103,6 +119,90 @@ fn compile_filter(
                 known()
             ))),
         },
+    }
+}
+
+/// A filter that comes by ECDS.
+fn compile_source(
+    name: &str,
+    message: ExtensionConfigSource,
+    cx: FilterContext<'_>,
+    at: &At<'_>,
+) -> Result<Source, Reported> {
+    let ExtensionConfigSource {
+        config_source,
+        default_config,
+        apply_default_config_without_warming,
+        type_urls,
+    } = message;
+    let mut outcome = Ok(());
+    let at_types = at.field("type_urls");
+    for (index, url) in type_urls.iter().enumerate() {
+        let at = at_types.index(index);
+        match type_of_url(url) {
+            ROUTER => {
+                outcome = Err(at.error("the router ends the chain and cannot be discovered"));
+            }
+            name if table::of_message(name).is_none() => {
+                outcome = Err(at.error(format_args!(
+                    "Error: no factory found for a required type URL {name}.; there is {}",
+                    known()
+                )));
+            }
+            _ => {}
+        }
+    }
+    let types = type_urls.iter().map(|url| type_of_url(url).into());
+    let want = FilterWanted {
+        stat_prefix: cx.stat_prefix.into(),
+        types: types.collect(),
+    };
+    let at_default = at.field("default_config");
+    let default = match default_config {
+        Some(any) => compile_discovered(&any, &want, cx.cx, &at_default).map(Some),
+        None if apply_default_config_without_warming => {
+            let at = at.field("apply_default_config_without_warming");
+            Err(at.error(format_args!(
+                "Error: filter config {name} applied without warming but has no default config."
+            )))
+        }
+        None => Ok(None),
+    };
+    let at_source = at.field("config_source");
+    let source = config_source.ok_or_else(|| at_source.error("is required"));
+    outcome?;
+    let (default, source) = (default?, source?);
+    let meanwhile = match default {
+        None => Meanwhile::Nothing,
+        Some(_) => Meanwhile::Default {
+            at_once: apply_default_config_without_warming,
+        },
+    };
+    let sources = cx.cx.sources;
+    let slot = sources.filter(&source, name, want, meanwhile, &at_source)?;
+    Ok(Source::Discovered { slot, default })
+}
+
+/// Compiles the configuration of a filter that came by ECDS, or its default.
+///
+/// # Errors
+/// When it is not of one of the types that are wanted, or not valid; reported.
+pub fn compile_discovered(
+    any: &Any,
+    want: &FilterWanted,
+    cx: &Context<'_>,
+    at: &At<'_>,
+) -> Result<Arc<dyn Filter>, Reported> {
+    let FilterWanted { stat_prefix, types } = want;
+    let message = type_name(any);
+    match table::of_message(message) {
+        Some(kind) if types.iter().any(|wanted| **wanted == *message) => {
+            (kind.compile)(any, FilterContext { cx, stat_prefix }, at)
+        }
+        _ => Err(at.error(format_args!(
+            "Error: filter config has type URL {message} but expect {}.",
+            types.join(", ")
+        ))),
     }
 }
 

@@ -21,7 +21,7 @@ impl ConfigView for Configurator {
         match kind {
             Kind::Cluster => self.state.borrow().clusters.view(strictness),
             Kind::Listener => self.state.borrow().listeners.view(strictness),
-            Kind::Endpoint | Kind::Route | Kind::Runtime | Kind::Secret => {
+            Kind::Endpoint | Kind::Extension | Kind::Route | Kind::Runtime | Kind::Secret => {
                 self.subscriptions.view(kind)
             }
         }

@@ -6,4 +6,4 @@ mod named;
 
 pub use cluster::ClusterKind;
 pub use listener::ListenerKind;
-pub use named::{EndpointKind, RouteKind, RuntimeKind, SecretKind};
+pub use named::{EndpointKind, ExtensionKind, RouteKind, RuntimeKind, SecretKind};

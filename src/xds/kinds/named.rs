@@ -3,12 +3,22 @@
 use crate::{
     admin::state,
     api::envoy::{
-        config::{endpoint::v3::ClusterLoadAssignment, route::v3::RouteConfiguration},
+        config::{
+            core::v3::TypedExtensionConfig, endpoint::v3::ClusterLoadAssignment,
+            route::v3::RouteConfiguration,
+        },
         extensions::transport_sockets::tls::v3::Secret as SecretMessage,
         service::runtime::v3::Runtime as RuntimeMessage,
     },
     config::{At, Reported},
-    model::{Context, cluster::EndpointSet, route::RouteTable, secret::Secret},
+    http::filters,
+    model::{
+        Context,
+        cluster::EndpointSet,
+        context::{Extension, FilterWanted},
+        route::RouteTable,
+        secret::Secret,
+    },
     runtime::{self, Values},
     xds::named::NamedKind,
 };
@@ -21,6 +31,8 @@ pub enum SecretKind {}
 pub enum EndpointKind {}
 /// Layers of the runtime, by RTDS.
 pub enum RuntimeKind {}
+/// HTTP filters, by ECDS.
+pub enum ExtensionKind {}
 
 impl NamedKind for RouteKind {
     type Message = RouteConfiguration;
@@ -28,6 +40,7 @@ impl NamedKind for RouteKind {
     const SHORT: &'static str = "rds";
     const KIND: state::Kind = state::Kind::Route;
     const TARGET: &'static str = "RdsRouteConfigSubscription init";
+    type Want = ();
 
     fn name(message: &Self::Message) -> &str {
         &message.name
@@ -35,6 +48,7 @@ impl NamedKind for RouteKind {
 
     fn compile(
         message: Self::Message,
+        (): &(),
         cx: &Context<'_>,
         at: &At<'_>,
     ) -> Result<Self::Value, Reported> {
@@ -48,6 +62,7 @@ impl NamedKind for SecretKind {
     const SHORT: &'static str = "sds";
     const KIND: state::Kind = state::Kind::Secret;
     const TARGET: &'static str = "SdsApi";
+    type Want = ();
 
     fn name(message: &Self::Message) -> &str {
         &message.name
@@ -55,6 +70,7 @@ impl NamedKind for SecretKind {
 
     fn compile(
         message: Self::Message,
+        (): &(),
         cx: &Context<'_>,
         at: &At<'_>,
     ) -> Result<Self::Value, Reported> {
@@ -68,6 +84,7 @@ impl NamedKind for EndpointKind {
     const SHORT: &'static str = "eds";
     const KIND: state::Kind = state::Kind::Endpoint;
     const TARGET: &'static str = "EDS";
+    type Want = ();
 
     fn name(message: &Self::Message) -> &str {
         &message.cluster_name
@@ -75,6 +92,7 @@ impl NamedKind for EndpointKind {
 
     fn compile(
         message: Self::Message,
+        (): &(),
         cx: &Context<'_>,
         at: &At<'_>,
     ) -> Result<Self::Value, Reported> {
@@ -88,6 +106,7 @@ impl NamedKind for RuntimeKind {
     const SHORT: &'static str = "rtds";
     const KIND: state::Kind = state::Kind::Runtime;
     const TARGET: &'static str = "RTDS";
+    type Want = ();
 
     fn name(message: &Self::Message) -> &str {
         &message.name
@@ -95,10 +114,40 @@ impl NamedKind for RuntimeKind {
 
     fn compile(
         message: Self::Message,
+        (): &(),
         _cx: &Context<'_>,
         at: &At<'_>,
     ) -> Result<Self::Value, Reported> {
         let RuntimeMessage { name: _, layer } = message;
         runtime::flatten(&layer.unwrap_or_default()).map_err(|error| at.field("layer").error(error))
+    }
+}
+
+impl NamedKind for ExtensionKind {
+    type Message = TypedExtensionConfig;
+    type Value = Extension;
+    const SHORT: &'static str = "ecds";
+    const KIND: state::Kind = state::Kind::Extension;
+    const TARGET: &'static str = "FilterConfigSubscription init";
+    type Want = FilterWanted;
+
+    fn name(message: &Self::Message) -> &str {
+        &message.name
+    }
+
+    fn compile(
+        message: Self::Message,
+        want: &FilterWanted,
+        cx: &Context<'_>,
+        at: &At<'_>,
+    ) -> Result<Self::Value, Reported> {
+        let TypedExtensionConfig {
+            name: _,
+            typed_config,
+        } = message;
+        let at = at.field("typed_config");
+        let any = typed_config.ok_or_else(|| at.error("is required"))?;
+        let filter = filters::compile_discovered(&any, want, cx, &at)?;
+        Ok(Extension { filter })
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     model::{
         Context, Shared, Sources,
         cluster::{Cluster, EndpointSet},
-        context::ServerInfo,
+        context::{Extension, FilterWanted, Meanwhile, ServerInfo},
         listener::Listener,
         route::RouteTable,
         secret::Secret,
@@ -41,7 +41,7 @@ use crate::{
 use super::{
     api_source::Management,
     config_source::{ConfigSource, Origin},
-    kinds::{EndpointKind, RouteKind, RuntimeKind, SecretKind},
+    kinds::{EndpointKind, ExtensionKind, RouteKind, RuntimeKind, SecretKind},
     named::{NamedKind, check_name, the_only},
     slot::Slot,
 };
@@ -76,6 +76,7 @@ pub fn validate(
         secrets: RefCell::default(),
         endpoints: RefCell::default(),
         runtimes: RefCell::default(),
+        extensions: RefCell::default(),
         management: {
             let at = at.field("dynamic_resources");
             let at = at.field("ads_config");
@@ -92,7 +93,7 @@ pub fn validate(
 }
 
 /// Slots by file and name.
-type Known<T> = RefCell<HashMap<(ConfigSource, Box<str>), Arc<Slot<T>>>>;
+type Known<T, W = ()> = RefCell<HashMap<(ConfigSource, Box<str>, W), Arc<Slot<T>>>>;
 
 struct Validator<'a> {
     checks: Checks,
@@ -105,6 +106,7 @@ struct Validator<'a> {
     secrets: Known<Secret>,
     endpoints: Known<EndpointSet>,
     runtimes: Known<Values>,
+    extensions: Known<Extension, FilterWanted>,
     report: &'a Report,
 }
 
@@ -136,7 +138,7 @@ impl Validator<'_> {
             let at = at.field("rtds_layer");
             let at = at.field("rtds_config");
             // Failures are on the report.
-            self.named::<RuntimeKind>(&self.runtimes, &layer.source, &layer.resource, &at)
+            self.named::<RuntimeKind>(&self.runtimes, &layer.source, &layer.resource, (), &at)
                 .ok();
         }
 
@@ -288,7 +290,7 @@ impl Validator<'_> {
             at.error(format_args!("duplicate static secret {name:?}"));
             return;
         }
-        let slot = match SecretKind::compile(secret, &self.context(), at) {
+        let slot = match SecretKind::compile(secret, &(), &self.context(), at) {
             Ok(secret) => Slot::fixed(&*name, Arc::new(secret)),
             Err(_) => Slot::new(&*name),
         };
@@ -298,9 +300,10 @@ impl Validator<'_> {
     /// A resource by name from a file, read at once and only once.
     fn named<K: NamedKind>(
         &self,
-        known: &Known<K::Value>,
+        known: &Known<K::Value, K::Want>,
         source: &ConfigSourceMessage,
         name: &str,
+        want: K::Want,
         at: &At<'_>,
     ) -> Result<Arc<Slot<K::Value>>, Reported> {
         let source = ConfigSource::compile(source, &self.management, at)?;
@@ -310,7 +313,7 @@ impl Validator<'_> {
         };
         file.check_exists(at)?;
         let path = file.path.clone();
-        let key = (source, Box::from(name));
+        let key = (source, Box::from(name), want);
         if let Some(slot) = known.borrow().get(&key) {
             return Ok(Arc::clone(slot));
         }
@@ -319,7 +322,7 @@ impl Validator<'_> {
             Ok(None) => None,
             Ok(Some(raw)) => self.compile(&raw, |message, cx, at| {
                 check_name::<K>(&message, name, at)?;
-                K::compile(message, cx, at)
+                K::compile(message, &key.2, cx, at)
             }),
             Err(message) => {
                 self.report.push(ConfigError {
@@ -347,7 +350,7 @@ impl Sources for Validator<'_> {
         _stat_prefix: &str,
         at: &At<'_>,
     ) -> Result<Arc<Slot<RouteTable>>, Reported> {
-        self.named::<RouteKind>(&self.routes, source, name, at)
+        self.named::<RouteKind>(&self.routes, source, name, (), at)
     }
 
     fn secret(
@@ -357,7 +360,7 @@ impl Sources for Validator<'_> {
         at: &At<'_>,
     ) -> Result<Arc<Slot<Secret>>, Reported> {
         match source {
-            Some(source) => self.named::<SecretKind>(&self.secrets, source, name, at),
+            Some(source) => self.named::<SecretKind>(&self.secrets, source, name, (), at),
             None => match self.static_secrets.get(name) {
                 Some(slot) => Ok(Arc::clone(slot)),
                 None => {
@@ -376,7 +379,18 @@ impl Sources for Validator<'_> {
         _stat_prefix: &str,
         at: &At<'_>,
     ) -> Result<Arc<Slot<EndpointSet>>, Reported> {
-        self.named::<EndpointKind>(&self.endpoints, source, name, at)
+        self.named::<EndpointKind>(&self.endpoints, source, name, (), at)
+    }
+
+    fn filter(
+        &self,
+        source: &ConfigSourceMessage,
+        name: &str,
+        want: FilterWanted,
+        _meanwhile: Meanwhile,
+        at: &At<'_>,
+    ) -> Result<Arc<Slot<Extension>>, Reported> {
+        self.named::<ExtensionKind>(&self.extensions, source, name, want, at)
     }
 
     fn cluster(&self, name: &str, _must_exist: bool, at: &At<'_>) -> Result<(), Reported> {

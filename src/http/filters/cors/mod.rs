@@ -12,7 +12,7 @@ use crate::{
     api::envoy::extensions::filters::http::cors::v3 as pb,
     config::unpack,
     http::{LocalReply, RequestBody},
-    model::route::RouteHandle,
+    model::route::{Action, RouteHandle},
     stats::Block,
 };
 
@@ -72,7 +72,9 @@ impl Filter for Cors {
         else {
             return Step::Continue;
         };
-        let Some(route) = at.route() else {
+        // What is not forwarded is answered as if there were no policy, as in Envoy.
+        let forwards = |route: &RouteHandle| matches!(route.route().action, Action::Forward(_));
+        let Some(route) = at.route().filter(forwards) else {
             return Step::Continue;
         };
         let policies = Policies::of(&route, at.name);
