@@ -39,7 +39,10 @@ pub use reply::LocalReply;
 pub use response_body::ResponseBody;
 pub use stream::Stream;
 
-use crate::{formatter::ResponseFlag, upstream::pool::http1::Http1Error};
+use crate::{
+    formatter::ResponseFlag,
+    upstream::pool::{http1::Http1Error, http2::Http2Error},
+};
 
 /// Why a stream is cut in the middle of its response.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +52,7 @@ pub enum StreamError {
     Upstream(#[from] Http1Error),
     /// The upstream failed, over HTTP/2.
     #[error("the upstream's HTTP/2 stream failed: {0}")]
-    Http2(hyper::Error),
+    Http2(Http2Error),
     /// Nothing moved for `stream_idle_timeout`.
     #[error("nothing moved within the stream idle timeout")]
     Idle,
@@ -66,13 +69,13 @@ impl StreamError {
                 ResponseFlag::UpstreamProtocolError,
                 "upstream_reset_after_response_started{protocol_error}",
             ),
-            Self::Upstream(_) => (
-                ResponseFlag::UpstreamConnectionTermination,
-                "upstream_reset_after_response_started{connection_termination}",
-            ),
-            Self::Http2(_) => (
+            Self::Http2(error) if error.is_reset() => (
                 ResponseFlag::UpstreamRemoteReset,
                 "upstream_reset_after_response_started{remote_reset}",
+            ),
+            Self::Upstream(_) | Self::Http2(_) => (
+                ResponseFlag::UpstreamConnectionTermination,
+                "upstream_reset_after_response_started{connection_termination}",
             ),
             Self::Idle | Self::Timeout => return,
         };

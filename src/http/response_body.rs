@@ -8,7 +8,6 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::{
     StreamError,
@@ -28,7 +27,7 @@ pub enum Source {
     /// From an HTTP/1 upstream.
     Http1(Exchange),
     /// From an HTTP/2 upstream.
-    Http2(Incoming, SharedExchange),
+    Http2(Box<SharedExchange>),
     /// None: the stream has become a tunnel.
     Tunnel(Box<Tunnel>),
 }
@@ -52,7 +51,7 @@ impl ResponseBody {
             Source::Empty | Source::Tunnel(_) => Some(0),
             Source::Full(data) => Some(data.len() as u64),
             Source::Http1(exchange) => exchange.body_left(),
-            Source::Http2(incoming, _) => incoming.size_hint().exact(),
+            Source::Http2(exchange) => exchange.body_left(),
         };
         let mut body = Self {
             source,
@@ -101,8 +100,8 @@ impl ResponseBody {
 
     fn finish(&mut self) {
         if let Some(mut stream) = self.stream.take() {
-            if let Source::Http2(_, exchange) = &self.source {
-                stream.info.bytes_received = exchange.body.borrow().received;
+            if let Source::Http2(exchange) = &mut self.source {
+                stream.info.bytes_received = exchange.body().received;
             }
             if self.whole {
                 // Nothing was waited for, so the clock need not be read again.
@@ -132,14 +131,7 @@ impl ResponseBody {
                 }
                 Poll::Ready(frame)
             }
-            Source::Http2(incoming, exchange) => {
-                let frame = match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
-                    Some(Ok(frame)) => Some(Ok(frame)),
-                    Some(Err(error)) => Some(Err(exchange.failed(error))),
-                    None => None,
-                };
-                Poll::Ready(frame)
-            }
+            Source::Http2(exchange) => exchange.poll_frame(cx),
         }
     }
 }
@@ -159,8 +151,10 @@ impl Body for ResponseBody {
                 let Some(stream) = &mut this.stream else {
                     return Poll::Pending;
                 };
-                if let Source::Http1(exchange) = &mut this.source {
-                    stream.received(exchange.body().received);
+                match &mut this.source {
+                    Source::Http1(exchange) => stream.received(exchange.body().received),
+                    Source::Http2(exchange) => stream.received(exchange.body().received),
+                    _ => {}
                 }
                 let limit = ready!(stream.poll_limits(cx, None));
                 let (flag, details, error) = match limit {
@@ -221,7 +215,7 @@ impl Body for ResponseBody {
             Source::Empty | Source::Tunnel(_) => true,
             Source::Full(data) => data.is_empty(),
             Source::Http1(exchange) => exchange.is_complete(),
-            Source::Http2(incoming, _) => incoming.is_end_stream(),
+            Source::Http2(exchange) => exchange.is_complete(),
         }
     }
 
@@ -231,7 +225,9 @@ impl Body for ResponseBody {
             (Source::Http1(exchange), Some(_)) => exchange
                 .body_left()
                 .map_or_else(SizeHint::default, SizeHint::with_exact),
-            (Source::Http2(incoming, _), _) => incoming.size_hint(),
+            (Source::Http2(exchange), Some(_)) => exchange
+                .body_left()
+                .map_or_else(SizeHint::default, SizeHint::with_exact),
             (_, Some(length)) => SizeHint::with_exact(length),
             (_, None) => SizeHint::default(),
         }

@@ -5,7 +5,6 @@
 //! responses writes them all at once.
 
 mod body;
-mod keepalive;
 mod stream;
 
 use std::{
@@ -13,6 +12,7 @@ use std::{
     pin::pin,
     rc::Rc,
     task::Poll,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -25,7 +25,7 @@ use super::{
     downstream::DownstreamIo,
     stats::http_stats,
 };
-use crate::net::Stream;
+use crate::net::{Stream, http2::until_silent};
 
 /// Bytes of a stream's response that may wait for the connection to write them.
 const SEND_BUFFER: usize = 400 * 1024;
@@ -48,7 +48,12 @@ async fn run(session: &Rc<Session>, manager: &ConnectionManager, io: DownstreamI
         return manager.stats.inc(http_stats::downstream_cx_protocol_error);
     };
     let pings = connection.ping_pong();
-    let mut silent = pin!(keepalive::until_silent(pings, manager.http2.keepalive));
+    let keepalive = manager.http2.keepalive;
+    let mut silent = pin!(until_silent(
+        pings,
+        keepalive.map(|k| k.interval),
+        keepalive.map_or(Duration::ZERO, |k| k.timeout),
+    ));
     let mut asked = false;
     poll_fn(|cx| {
         session.served_by(cx.waker());

@@ -27,7 +27,7 @@ use crate::{
     stats::Block,
     upstream::{
         Endpoint, HostStat, LbContext,
-        pool::{Lease, http1::Http1Error, http2::SharedBody},
+        pool::{Lease, http1::Http1Error},
         stats::cluster_stats,
     },
 };
@@ -45,7 +45,7 @@ impl Answered {
     pub fn give_up(self) -> RequestBody {
         match (self.source, self.body) {
             (Source::Http1(exchange), _) => exchange.fail(false),
-            (Source::Http2(_, exchange), _) => exchange.body.replace(RequestBody::empty()),
+            (Source::Http2(exchange), _) => exchange.fail(false),
             (_, body) => body.unwrap_or_else(RequestBody::empty),
         }
     }
@@ -53,7 +53,7 @@ impl Answered {
     pub fn request_body_may_rewind(&mut self) -> bool {
         match (&mut self.source, &mut self.body) {
             (Source::Http1(exchange), _) => exchange.body().rewind(),
-            (Source::Http2(_, exchange), _) => exchange.body.borrow_mut().rewind(),
+            (Source::Http2(exchange), _) => exchange.body().rewind(),
             (_, Some(body)) => body.rewind(),
             (_, None) => false,
         }
@@ -172,8 +172,11 @@ impl Attempt<'_> {
             }
             Lease::Http2(connection) => {
                 stream.info.upstream_connection = Some(connection.facts.info.clone());
-                let exchange = SharedExchange::begin(connection, pool, self.cluster.clone(), body);
-                Box::pin(self.shared_exchange(stream, exchange, per_try)).await
+                let request = http2_request(stream);
+                let cluster = self.cluster.clone();
+                let exchange = SharedExchange::start(connection, pool, cluster, request, body);
+                self.shared_exchange(stream, Box::new(exchange), per_try)
+                    .await
             }
         }
     }
@@ -308,36 +311,42 @@ impl Attempt<'_> {
     async fn shared_exchange(
         &self,
         stream: &mut Stream,
-        exchange: SharedExchange,
+        mut exchange: Box<SharedExchange>,
         per_try: Option<Instant>,
     ) -> Result<Answered, (Failure, RequestBody)> {
-        let body = exchange.body.clone();
-        let request = http2_request(stream, SharedBody(body.clone()));
-        let mut sender = exchange.connection().sender();
-        let mut response = pin!(sender.send_request(request));
         let outcome = poll_fn(|cx| {
-            if let Poll::Ready(outcome) = response.as_mut().poll(cx) {
-                return Poll::Ready(outcome.map_err(Failure::from));
+            if let Poll::Ready(outcome) = exchange.poll_head(cx) {
+                return Poll::Ready(outcome.map_err(Ok));
             }
-            stream.received(body.borrow().received);
-            if body.borrow().is_received() {
+            stream.received(exchange.body().received);
+            if exchange.body().is_received() {
                 self.start_clock(stream);
             }
             stream
                 .poll_limits(cx, per_try)
-                .map(|limit| Err(self.exceeded(stream, limit)))
+                .map(|limit| Err(Err(self.exceeded(stream, limit))))
         })
         .await;
         match outcome {
-            Ok(response) => {
-                let (head, incoming) = response.into_parts();
-                Ok(Answered {
-                    head,
-                    source: Source::Http2(incoming, exchange),
-                    body: None,
-                })
+            Ok(head) => Ok(Answered {
+                head,
+                source: Source::Http2(exchange),
+                body: None,
+            }),
+            Err(Err(failure)) => Err((failure, exchange.fail(false))),
+            Err(Ok(error)) => {
+                let not_processed = error.was_not_processed();
+                let went_away = error.went_away();
+                let reused = exchange.requests_on_connection() > 1;
+                let failure = Failure::from(error);
+                let mut body = exchange.fail(went_away);
+                let unseen = matches!(failure, Failure::Terminated) && reused;
+                let safe = not_processed || (unseen && is_idempotent(&stream.request.method));
+                match safe && body.rewind() {
+                    true => Err((Failure::Stale, body)),
+                    false => Err((failure, body)),
+                }
             }
-            Err(failure) => Err((failure, body.replace(RequestBody::empty()))),
         }
     }
 }
@@ -355,9 +364,9 @@ fn is_idempotent(method: &Method) -> bool {
 }
 
 /// The request in the form that goes over HTTP/2.
-fn http2_request(stream: &Stream, body: SharedBody) -> http::Request<SharedBody> {
+fn http2_request(stream: &Stream) -> http::Request<()> {
     let parts = &stream.request;
-    let mut request = http::Request::new(body);
+    let mut request = http::Request::new(());
     *request.method_mut() = parts.method.clone();
     *request.version_mut() = http::Version::HTTP_2;
     let mut uri = http::uri::Parts::default();

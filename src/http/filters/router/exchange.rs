@@ -1,7 +1,6 @@
 //! A request on its way over a pooled connection, until its response has ended.
 
 use std::{
-    cell::RefCell,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
@@ -18,7 +17,7 @@ use crate::{
         pool::{
             Connection, Pool,
             http1::{Http1Error, RequestFraming},
-            http2::Http2Connection,
+            http2::{Http2Connection, Http2Error, Http2Exchange},
         },
     },
 };
@@ -170,44 +169,87 @@ impl Drop for Exchange {
 /// An exchange on an HTTP/2 connection.
 #[derive(Debug)]
 pub struct SharedExchange {
+    http2: Http2Exchange,
+    body: RequestBody,
+    place: Place,
+}
+
+/// A stream's place on its connection, given back when it is dropped.
+#[derive(Debug)]
+struct Place {
     connection: Rc<Http2Connection>,
     pool: Rc<Pool>,
     cluster: Rc<WorkerCluster>,
-    /// The request's body.
-    pub body: Rc<RefCell<RequestBody>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.connection.release();
+        self.pool.serve_waiting(&self.cluster);
+    }
 }
 
 impl SharedExchange {
-    /// Counts a stream on the connection.
-    pub fn begin(
+    /// Opens a stream for a request.
+    pub fn start(
         connection: Rc<Http2Connection>,
         pool: Rc<Pool>,
         cluster: Rc<WorkerCluster>,
+        request: http::Request<()>,
         body: RequestBody,
     ) -> Self {
         connection.facts.begin();
         Self {
-            connection,
-            pool,
-            cluster,
-            body: Rc::new(RefCell::new(body)),
+            http2: Http2Exchange::start(&connection, request),
+            body,
+            place: Place {
+                connection,
+                pool,
+                cluster,
+            },
         }
     }
 
-    /// The connection.
-    pub fn connection(&self) -> &Rc<Http2Connection> {
-        &self.connection
+    /// Waits for the head of the response.
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, Http2Error>> {
+        self.http2.poll_head(cx, Pin::new(&mut self.body), false)
     }
 
-    /// What a failure inside the response is.
-    pub fn failed(&self, error: hyper::Error) -> StreamError {
-        StreamError::Http2(error)
+    /// Reads the body and the trailers.
+    pub fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        let frame = self.http2.poll_frame(cx, Pin::new(&mut self.body));
+        frame.map(|frame| frame.map(|frame| frame.map_err(StreamError::Http2)))
     }
-}
 
-impl Drop for SharedExchange {
-    fn drop(&mut self) {
-        self.connection.release();
-        self.pool.serve_waiting(&self.cluster);
+    /// Whether the response has been read to its end.
+    pub fn is_complete(&self) -> bool {
+        self.http2.is_complete()
+    }
+
+    /// Bytes of body still to come, where that is known.
+    pub fn body_left(&self) -> Option<u64> {
+        self.http2.body_left()
+    }
+
+    /// How many requests the connection has had, with this one.
+    pub fn requests_on_connection(&self) -> u32 {
+        self.place.connection.facts.requests()
+    }
+
+    /// The request's body.
+    pub fn body(&mut self) -> &mut RequestBody {
+        &mut self.body
+    }
+
+    /// Gives the exchange up, for the request's body. `went_away`: because the
+    /// host takes no more requests on this connection.
+    pub fn fail(self, went_away: bool) -> RequestBody {
+        if went_away {
+            self.place.connection.went_away();
+        }
+        self.body
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     formatter::ResponseFlag,
     http::{LocalReply, names},
     model::route::RetryOn,
-    upstream::pool::{ConnectError, PoolError, http1::Http1Error},
+    upstream::pool::{ConnectError, PoolError, http1::Http1Error, http2::Http2Error},
 };
 
 /// How a try ended without a response to pass on.
@@ -72,17 +72,18 @@ impl From<Http1Error> for Failure {
     }
 }
 
-impl From<hyper::Error> for Failure {
-    fn from(error: hyper::Error) -> Self {
-        let reason = std::error::Error::source(&error)
-            .and_then(|source| source.downcast_ref::<h2::Error>())
-            .and_then(h2::Error::reason);
-        match reason {
+impl From<Http2Error> for Failure {
+    fn from(error: Http2Error) -> Self {
+        let error = match error {
+            Http2Error::RequestBody => return Self::RequestBody,
+            Http2Error::Stream(error) => error,
+        };
+        match error.reason() {
+            _ if error.is_io() => Self::Terminated,
             Some(h2::Reason::REFUSED_STREAM) => Self::Refused,
             Some(h2::Reason::PROTOCOL_ERROR) => Self::Protocol,
-            Some(_) => Self::Reset,
-            None if error.is_user() => Self::RequestBody,
-            None => Self::Terminated,
+            Some(_) if error.is_reset() => Self::Reset,
+            _ => Self::Terminated,
         }
     }
 }

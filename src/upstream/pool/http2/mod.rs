@@ -1,55 +1,33 @@
 //! A shared HTTP/2 connection to a host.
 
+mod exchange;
+
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     future::{Future, poll_fn},
-    pin::Pin,
+    pin::pin,
     rc::Rc,
-    task::{Context, Poll},
-    time::Instant,
+    task::Poll,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
-use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use h2::client::{Builder, SendRequest};
 
 use super::{ConnectError, connection::ConnectionFacts, io::Io};
 use crate::{
-    http::{BodyAborted, RequestBody},
-    net::LocalExecutor,
-    upstream::stats::cluster_stats,
+    model::cluster::HttpOptions, net::http2::until_silent, upstream::stats::cluster_stats,
 };
 
-/// A request's body, shared between the stream that may have to send it again
-/// and the connection that sends it.
-#[derive(Debug)]
-pub struct SharedBody(pub Rc<RefCell<RequestBody>>);
+pub use exchange::{Http2Error, Http2Exchange};
 
-impl Body for SharedBody {
-    type Data = Bytes;
-    type Error = BodyAborted;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyAborted>>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.borrow().is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.borrow().size_hint()
-    }
-}
+/// Bytes of a request that may wait for the connection to write them.
+const SEND_BUFFER: usize = 400 * 1024;
 
 /// An HTTP/2 connection, driven by a task of its own.
 #[derive(Debug)]
 pub struct Http2Connection {
-    sender: SendRequest<SharedBody>,
+    sender: SendRequest<Bytes>,
     /// What is known and counted.
     pub facts: ConnectionFacts,
     idle_since: Cell<Instant>,
@@ -64,32 +42,19 @@ impl Http2Connection {
         io: Io,
         facts: ConnectionFacts,
     ) -> Result<Rc<Self>, ConnectError> {
-        let options = &facts.options().http2;
-        let mut builder = Builder::new(LocalExecutor);
-        builder
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(options.stream_window)
-            .initial_connection_window_size(options.connection_window)
-            .max_header_list_size(facts.options().max_response_headers_kb * 1024)
-            .max_concurrent_streams(options.max_concurrent_streams);
-        if let Some(size) = options.hpack_table_size {
-            builder.header_table_size(size);
-        }
-        if let Some(keep_alive) = &options.keep_alive {
-            builder
-                .keep_alive_interval(keep_alive.interval)
-                .keep_alive_timeout(keep_alive.timeout);
-        }
-        let (sender, mut connection) = builder
-            .handshake(TokioIo::new(io))
+        let options = facts.options();
+        let (sender, mut connection) = builder(options)
+            .handshake(io)
             .await
             .map_err(|error| ConnectError::Handshake(error.to_string().into()))?;
         facts
             .cluster()
             .stats
             .inc(cluster_stats::upstream_cx_http2_total);
+        let keepalive = options.http2.keep_alive.clone();
+        let pings = connection.ping_pong();
         let closing = Rc::new(Cell::new(false));
-        let offered = Rc::new(Cell::new(u32::MAX));
+        let offered = Rc::new(Cell::new(allowed(connection.max_concurrent_send_streams())));
         let shared = Rc::new(Self {
             sender,
             facts,
@@ -99,12 +64,19 @@ impl Http2Connection {
         });
         let weak = Rc::downgrade(&shared);
         tokio::task::spawn_local(async move {
-            // How it ends shows at each of its streams.
+            let mut connection = pin!(connection);
+            let mut silent = pin!(until_silent(
+                pings,
+                keepalive.as_ref().and_then(|k| k.interval),
+                keepalive.map_or(Duration::ZERO, |k| k.timeout),
+            ));
             poll_fn(|cx| {
-                let over = Pin::new(&mut connection).poll(cx).map(drop);
-                let streams = connection.current_max_send_streams();
-                offered.set(u32::try_from(streams).unwrap_or(u32::MAX));
-                over
+                // How it ends shows at each of its streams.
+                if connection.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                offered.set(allowed(connection.max_concurrent_send_streams()));
+                silent.as_mut().poll(cx)
             })
             .await;
             closing.set(true);
@@ -116,13 +88,18 @@ impl Http2Connection {
     }
 
     /// A handle to send one request with.
-    pub fn sender(&self) -> SendRequest<SharedBody> {
+    pub(super) fn sender(&self) -> SendRequest<Bytes> {
         self.sender.clone()
     }
 
     /// Whether it takes no more requests.
     pub fn is_closed(&self) -> bool {
-        self.closing.get() || self.sender.is_closed()
+        self.closing.get()
+    }
+
+    /// The host said that it takes no more requests.
+    pub fn went_away(&self) {
+        self.closing.set(true);
     }
 
     /// Whether another stream may be opened.
@@ -150,4 +127,24 @@ impl Http2Connection {
     pub(super) fn close_when_idle(&self) {
         self.closing.set(true);
     }
+}
+
+fn builder(options: &HttpOptions) -> Builder {
+    let http2 = &options.http2;
+    let mut builder = Builder::new();
+    builder
+        .enable_push(false)
+        .initial_window_size(http2.stream_window)
+        .initial_connection_window_size(http2.connection_window)
+        .max_header_list_size(options.max_response_headers_kb * 1024)
+        .max_concurrent_streams(http2.max_concurrent_streams)
+        .max_send_buffer_size(SEND_BUFFER);
+    if let Some(size) = http2.hpack_table_size {
+        builder.header_table_size(size);
+    }
+    builder
+}
+
+fn allowed(streams: usize) -> u32 {
+    u32::try_from(streams).unwrap_or(u32::MAX)
 }
