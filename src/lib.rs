@@ -11,6 +11,7 @@ pub mod access_log;
 pub mod admin;
 pub mod api;
 pub mod cli;
+pub mod codec;
 pub mod config;
 pub mod formatter;
 pub mod http;

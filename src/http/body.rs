@@ -7,9 +7,8 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
-use super::http2::Http2Body;
+use super::{http1::Http1Body, http2::Http2Body};
 
 /// The client's request ended before its body did.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -20,7 +19,7 @@ pub struct BodyAborted;
 #[derive(Debug)]
 pub enum ClientBody {
     /// Over HTTP/1.
-    Http1(Incoming),
+    Http1(Http1Body),
     /// Over HTTP/2.
     Http2(Http2Body),
 }
@@ -33,11 +32,10 @@ impl Body for ClientBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyAborted>>> {
-        let frame = match self.get_mut() {
-            Self::Http1(body) => ready!(Pin::new(body).poll_frame(cx)),
-            Self::Http2(body) => return Pin::new(body).poll_frame(cx),
-        };
-        Poll::Ready(frame.map(|frame| frame.map_err(|_| BodyAborted)))
+        match self.get_mut() {
+            Self::Http1(body) => Pin::new(body).poll_frame(cx),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx),
+        }
     }
 
     fn is_end_stream(&self) -> bool {

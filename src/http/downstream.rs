@@ -29,6 +29,11 @@ impl<T> DownstreamIo<T> {
         }
     }
 
+    /// The stream itself.
+    pub fn get_ref(&self) -> &T {
+        self.inner.get_ref()
+    }
+
     fn sent(&self, n: usize) {
         self.stats
             .add(http_stats::downstream_cx_tx_bytes_total, n as u64);

@@ -126,12 +126,12 @@ pub fn drop_nominated(headers: &mut HeaderMap) -> Result<(), ()> {
             .split(|b| *b == b',')
             .map(<[u8]>::trim_ascii)
         {
-            // What is no name cannot name a header; these three name none.
+            // What is no name cannot name a header; these name none.
             let Ok(name) = HeaderName::from_bytes(token) else {
                 continue;
             };
             match name.as_str() {
-                "close" | "keep-alive" | "upgrade" | "http2-settings" | "te" => {}
+                "close" | "keep-alive" | "upgrade" | "te" => {}
                 _ if KEPT.contains(&name) => return Err(()),
                 _ => nominated.push(name),
             }
@@ -199,7 +199,12 @@ pub fn prepare(
         headers.remove(names::KEEP_ALIVE);
         headers.remove(names::PROXY_CONNECTION);
         headers.remove(header::TRANSFER_ENCODING);
-        headers.remove(header::EXPECT);
+        // Answered here; any other expectation is the upstream's to meet.
+        let answered =
+            |expect: &HeaderValue| expect.as_bytes().eq_ignore_ascii_case(b"100-continue");
+        if headers.get(header::EXPECT).is_some_and(answered) {
+            headers.remove(header::EXPECT);
+        }
     }
     if seen.te {
         keep_te_trailers(headers);

@@ -75,6 +75,16 @@ impl ResponseBody {
         }
     }
 
+    /// No body, of no stream.
+    pub fn nothing() -> Self {
+        Self {
+            source: Source::Empty,
+            stream: None,
+            length: Some(0),
+            whole: true,
+        }
+    }
+
     /// The tunnel that the stream has become, if it has.
     pub fn take_tunnel(&mut self) -> Option<Tunnel> {
         match std::mem::replace(&mut self.source, Source::Empty) {

@@ -9,6 +9,7 @@ mod clusters;
 mod files;
 mod filters;
 mod http;
+mod http1;
 mod process;
 mod routing;
 mod runtime;

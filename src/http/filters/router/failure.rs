@@ -192,7 +192,7 @@ impl Failure {
             }
             Self::Duration { .. } => text("max_duration_timeout", "downstream duration timeout")
                 .flag(ResponseFlag::DurationTimeout),
-            Self::RequestBody => text("downstream_remote_disconnect", "")
+            Self::RequestBody => text("downstream_remote_disconnect", "Bad Request")
                 .flag(ResponseFlag::DownstreamConnectionTermination)
                 .closing(),
             _ => self.reset_reply(retried),

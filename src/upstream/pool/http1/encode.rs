@@ -1,7 +1,9 @@
 //! Requests onto the wire.
 
 use bytes::{BufMut, BytesMut};
-use http::{HeaderMap, Method, header, request};
+use http::{Method, header, request};
+
+use crate::codec::encode::lines;
 
 /// How the length of a request's body is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,55 +70,9 @@ pub(super) fn head(request: &request::Parts, framing: RequestFraming, out: &mut 
     out.put_slice(b"\r\n");
 }
 
-fn lines(headers: &HeaderMap, out: &mut BytesMut) {
-    for (name, value) in headers {
-        out.put_slice(name.as_str().as_bytes());
-        out.put_slice(b": ");
-        out.put_slice(value.as_bytes());
-        out.put_slice(b"\r\n");
-    }
-}
-
-/// Writes the line before a chunk.
-pub(super) fn chunk_size(n: usize, out: &mut BytesMut) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut line = [0; 18];
-    let mut at = line.len() - 2;
-    line[at..].copy_from_slice(b"\r\n");
-    let mut rest = n;
-    loop {
-        at -= 1;
-        line[at] = DIGITS[rest & 15];
-        rest >>= 4;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.put_slice(&line[at..]);
-}
-
-/// Writes the end of a chunked body.
-pub(super) fn last_chunk(trailers: &HeaderMap, out: &mut BytesMut) {
-    out.put_slice(b"0\r\n");
-    lines(trailers, out);
-    out.put_slice(b"\r\n");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn chunk_sizes_are_hexadecimal() {
-        for (n, line) in [(1, "1\r\n"), (0x1f, "1f\r\n"), (65536, "10000\r\n")] {
-            let mut out = BytesMut::new();
-            chunk_size(n, &mut out);
-            assert_eq!(out, line);
-        }
-        let mut out = BytesMut::new();
-        chunk_size(usize::MAX, &mut out);
-        assert_eq!(out, "ffffffffffffffff\r\n");
-    }
 
     #[test]
     fn a_post_without_a_body_says_so_and_a_get_does_not() {

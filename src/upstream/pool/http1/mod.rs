@@ -7,33 +7,23 @@
 //! to forward a byte, and what is known at a failure is exact: whether any byte
 //! of a response was seen decides if a request may be sent again.
 
-mod chunked;
 mod decode;
 mod encode;
 
 use std::{
-    io::{self, IoSlice},
-    pin::{Pin, pin},
+    io,
+    pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, request, response};
 use http_body::{Body, Frame};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite};
 
+use self::decode::ResponseFraming;
 pub use self::encode::RequestFraming;
-use self::{chunked::ChunkedDecoder, decode::ResponseFraming};
-
-/// Bytes asked for with the first read of a response.
-const READ_MIN: usize = 8 * 1024;
-/// Bytes asked for at most with one read; reached by doubling while reads are full.
-const READ_MAX: usize = 256 * 1024;
-/// A body chunk up to this long is copied behind what waits to be written; a
-/// longer one is written from where it is.
-const COPY_MAX: usize = 4 * 1024;
-/// Bytes of a request that may wait for the socket before its body is asked for more.
-const OUTBOUND_MAX: usize = 64 * 1024;
+use crate::codec::{ChunkedDecoder, Inbound, Malformed, Outbound, Step, encode::last_chunk};
 
 /// What a response head may be at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +40,12 @@ impl Default for HeadLimits {
             bytes: 60 * 1024,
             headers: 100,
         }
+    }
+}
+
+impl From<Malformed> for Http1Error {
+    fn from(Malformed(what): Malformed) -> Self {
+        Self::Protocol(what)
     }
 }
 
@@ -76,30 +72,6 @@ pub enum Http1Error {
     RequestBody,
 }
 
-/// Bytes on their way to the host, in this order.
-#[derive(Debug, Default)]
-struct Outbound {
-    head: BytesMut,
-    chunk: Bytes,
-    tail: &'static [u8],
-}
-
-impl Outbound {
-    fn len(&self) -> usize {
-        self.head.len() + self.chunk.len() + self.tail.len()
-    }
-
-    fn advance(&mut self, mut n: usize) {
-        let head = n.min(self.head.len());
-        self.head.advance(head);
-        n -= head;
-        let chunk = n.min(self.chunk.len());
-        self.chunk.advance(chunk);
-        n -= chunk;
-        self.tail = &self.tail[n..];
-    }
-}
-
 /// An HTTP/1 connection to a host. At most one exchange at a time.
 ///
 /// An exchange is: [`start`](Self::start), then
@@ -109,9 +81,8 @@ impl Outbound {
 #[derive(Debug)]
 pub struct Http1Connection<T> {
     io: T,
-    inbound: BytesMut,
+    inbound: Inbound,
     outbound: Outbound,
-    read_size: usize,
     limits: HeadLimits,
     sending: RequestFraming,
     receiving: ResponseFraming,
@@ -128,9 +99,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
     pub fn new(io: T, limits: HeadLimits) -> Self {
         Self {
             io,
-            inbound: BytesMut::new(),
+            inbound: Inbound::default(),
             outbound: Outbound::default(),
-            read_size: READ_MIN,
             limits,
             sending: RequestFraming::None,
             receiving: ResponseFraming::Done,
@@ -163,10 +133,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
     {
         loop {
             let mut starved = false;
-            while !self.sending.is_done()
-                && self.outbound.chunk.is_empty()
-                && self.outbound.len() < OUTBOUND_MAX
-            {
+            while !self.sending.is_done() && self.outbound.has_room() {
                 match body.as_mut().poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => self.enqueue(frame)?,
                     Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(Http1Error::RequestBody)),
@@ -197,18 +164,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
                     .take(data.len() as u64)
                     .map_err(|()| Http1Error::RequestBody)?;
                 let chunked = self.sending == RequestFraming::Chunked;
-                if chunked {
-                    encode::chunk_size(data.len(), &mut self.outbound.head);
-                }
-                if data.len() <= COPY_MAX {
-                    self.outbound.head.extend_from_slice(&data);
-                    if chunked {
-                        self.outbound.head.extend_from_slice(b"\r\n");
-                    }
-                } else {
-                    self.outbound.chunk = data;
-                    self.outbound.tail = if chunked { b"\r\n" } else { b"" };
-                }
+                self.outbound.push(data, chunked);
                 return Ok(());
             }
             Err(frame) => frame,
@@ -216,7 +172,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
         if let Ok(trailers) = frame.into_trailers()
             && self.sending == RequestFraming::Chunked
         {
-            encode::last_chunk(&trailers, &mut self.outbound.head);
+            last_chunk(&trailers, &mut self.outbound.head);
             self.sending = RequestFraming::None;
         }
         Ok(())
@@ -224,9 +180,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
 
     fn finish_request(&mut self) -> Result<(), Http1Error> {
         match self.sending {
-            RequestFraming::Chunked => {
-                encode::last_chunk(&HeaderMap::new(), &mut self.outbound.head)
-            }
+            RequestFraming::Chunked => last_chunk(&HeaderMap::new(), &mut self.outbound.head),
             RequestFraming::Length(left) if left > 0 => return Err(Http1Error::RequestBody),
             _ => {}
         }
@@ -235,39 +189,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Http1Error>> {
-        while self.outbound.len() > 0 {
-            let out = &self.outbound;
-            let n = if out.chunk.is_empty() && out.tail.is_empty() {
-                ready!(Pin::new(&mut self.io).poll_write(cx, &out.head))?
-            } else {
-                let slices = [
-                    IoSlice::new(&out.head),
-                    IoSlice::new(&out.chunk),
-                    IoSlice::new(out.tail),
-                ];
-                ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices))?
-            };
-            if n == 0 {
-                return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
-            }
-            self.sent += n as u64;
-            self.outbound.advance(n);
-        }
-        // Only TLS buffers; for a socket this is free.
-        Pin::new(&mut self.io).poll_flush(cx).map_err(Into::into)
+        let written = self.outbound.poll_write(cx, &mut self.io, &mut self.sent);
+        written.map_err(Into::into)
     }
 
     /// Reads once; ready with the number of bytes, 0 at the end of the stream.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.inbound.reserve(self.read_size);
-        let room = self.inbound.capacity() - self.inbound.len();
-        let n = ready!(pin!(self.io.read_buf(&mut self.inbound)).poll(cx))?;
+        let n = ready!(self.inbound.poll_read(cx, &mut self.io))?;
         self.received += n as u64;
-        if n == room {
-            self.read_size = (self.read_size * 2).min(READ_MAX);
-        } else if n < self.read_size / 4 {
-            self.read_size = (self.read_size / 2).max(READ_MIN);
-        }
         Poll::Ready(Ok(n))
     }
 
@@ -287,8 +216,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
     {
         let writing = self.poll_request(cx, body);
         loop {
-            if !self.inbound.is_empty() {
-                match decode::head(&mut self.inbound, self.limits)? {
+            if !self.inbound.bytes.is_empty() {
+                match decode::head(&mut self.inbound.bytes, self.limits)? {
                     Some(head) if head.status.is_informational() && head.status != 101 => continue,
                     Some(head) => {
                         self.accept(&head)?;
@@ -298,7 +227,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
                 }
             }
             match self.poll_read(cx) {
-                Poll::Ready(Ok(0)) if self.inbound.is_empty() => {
+                Poll::Ready(Ok(0)) if self.inbound.bytes.is_empty() => {
                     return Poll::Ready(Err(Http1Error::Closed));
                 }
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Http1Error::Incomplete)),
@@ -345,7 +274,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
     where
         B: Body<Data = Bytes>,
     {
-        if !self.sending.is_done() || self.outbound.len() > 0 {
+        if !self.sending.is_done() || !self.outbound.is_empty() {
             // A failed write spoils the connection, not the response: the host
             // may have answered without wanting the rest.
             if let Poll::Ready(Err(_)) = self.poll_request(cx, body) {
@@ -362,6 +291,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
                 ResponseFraming::Length(left) => {
                     let n = self
                         .inbound
+                        .bytes
                         .len()
                         .min(usize::try_from(*left).unwrap_or(usize::MAX));
                     if n > 0 {
@@ -369,38 +299,41 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
                         if *left == 0 {
                             self.receiving = ResponseFraming::Done;
                         }
-                        let data = self.inbound.split_to(n).freeze();
+                        let data = self.inbound.bytes.split_to(n).freeze();
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
                     Ok(())
                 }
                 ResponseFraming::Close => {
-                    if !self.inbound.is_empty() {
-                        let data = self.inbound.split().freeze();
+                    if !self.inbound.bytes.is_empty() {
+                        let data = self.inbound.bytes.split().freeze();
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
                     Ok(())
                 }
-                ResponseFraming::Chunked(decoder) => match decoder.decode(&mut self.inbound) {
-                    Ok(chunked::Step::Data(data)) => {
-                        // Look ahead, so that the end is known with the last data.
-                        if let Ok(chunked::Step::End) = decoder.decode_end(&mut self.inbound) {
-                            self.receiving = ResponseFraming::Done;
+                ResponseFraming::Chunked(decoder) => {
+                    match decoder.decode(&mut self.inbound.bytes) {
+                        Ok(Step::Data(data)) => {
+                            // Look ahead, so that the end is known with the last data.
+                            if let Ok(Step::End) = decoder.decode_end(&mut self.inbound.bytes) {
+                                self.receiving = ResponseFraming::Done;
+                            }
+                            return Poll::Ready(Some(Ok(Frame::data(data))));
                         }
-                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                        Ok(Step::Trailers(trailers)) => {
+                            self.receiving = ResponseFraming::Done;
+                            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                        }
+                        Ok(Step::End) => {
+                            self.receiving = ResponseFraming::Done;
+                            return Poll::Ready(None);
+                        }
+                        Ok(Step::More) => Ok(()),
+                        Err(error) => Err(error.into()),
                     }
-                    Ok(chunked::Step::Trailers(trailers)) => {
-                        self.receiving = ResponseFraming::Done;
-                        return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
-                    }
-                    Ok(chunked::Step::End) => {
-                        self.receiving = ResponseFraming::Done;
-                        return Poll::Ready(None);
-                    }
-                    Ok(chunked::Step::More) => Ok(()),
-                    Err(error) => Err(error),
-                },
+                }
             };
+            let step: Result<(), Http1Error> = step;
             if let Err(error) = step {
                 return Poll::Ready(Some(Err(error)));
             }
@@ -429,7 +362,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
     /// [`poll_body`](Self::poll_body) gives it whole.
     pub fn has_whole_body(&self) -> bool {
         match self.receiving {
-            ResponseFraming::Length(left) => self.inbound.len() as u64 >= left,
+            ResponseFraming::Length(left) => self.inbound.bytes.len() as u64 >= left,
             _ => self.is_complete(),
         }
     }
@@ -444,8 +377,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
         self.keep_alive
             && self.is_complete()
             && self.sending.is_done()
-            && self.outbound.len() == 0
-            && self.inbound.is_empty()
+            && self.outbound.is_empty()
+            && self.inbound.bytes.is_empty()
     }
 
     /// Whether an idle connection is still good: the host has neither closed it
@@ -464,7 +397,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
 
     /// Gives the byte stream back after a 101, with what was read beyond the head.
     pub fn into_tunnel(self) -> (T, Bytes) {
-        (self.io, self.inbound.freeze())
+        (self.io, self.inbound.bytes.freeze())
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::Http1Error;
+use super::Malformed;
 
 /// Bytes of one chunk-size line, extensions included, at most.
 const SIZE_LINE_MAX: usize = 4 * 1024;
@@ -23,15 +23,18 @@ enum State {
 
 /// Reads one chunked body.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct ChunkedDecoder {
+pub struct ChunkedDecoder {
     state: State,
 }
 
 /// What [`ChunkedDecoder::decode`] found.
 #[derive(Debug)]
-pub(super) enum Step {
+pub enum Step {
+    /// Bytes of the body.
     Data(Bytes),
+    /// The end, with trailers.
     Trailers(HeaderMap),
+    /// The end.
     End,
     /// More bytes have to be read first.
     More,
@@ -39,7 +42,10 @@ pub(super) enum Step {
 
 impl ChunkedDecoder {
     /// Takes the next data or the end off the buffer.
-    pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Step, Http1Error> {
+    ///
+    /// # Errors
+    /// When what is there can be read in two ways or exceeds a limit.
+    pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Step, Malformed> {
         loop {
             match self.state {
                 State::Size => match size_line(buffer)? {
@@ -66,7 +72,7 @@ impl ChunkedDecoder {
                         return Ok(Step::More);
                     }
                     if !buffer.starts_with(b"\r\n") {
-                        return Err(Http1Error::Protocol("end of chunk"));
+                        return Err(Malformed("end of chunk"));
                     }
                     buffer.advance(2);
                     self.state = State::Size;
@@ -78,7 +84,10 @@ impl ChunkedDecoder {
 
     /// As [`decode`](Self::decode), but only over the end of a chunk and of the
     /// body, never into the next data or into trailers.
-    pub(super) fn decode_end(&mut self, buffer: &mut BytesMut) -> Result<Step, Http1Error> {
+    ///
+    /// # Errors
+    /// None: what is not the end is left to `decode`.
+    pub fn decode_end(&mut self, buffer: &mut BytesMut) -> Result<Step, Malformed> {
         if self.state == State::DataEnd && &buffer[..] == b"\r\n0\r\n\r\n" {
             buffer.clear();
             self.state = State::Trailers;
@@ -89,17 +98,17 @@ impl ChunkedDecoder {
 }
 
 /// Takes a chunk-size line off the buffer.
-fn size_line(buffer: &mut BytesMut) -> Result<Option<u64>, Http1Error> {
+fn size_line(buffer: &mut BytesMut) -> Result<Option<u64>, Malformed> {
     let Some(end) = memchr::memchr(b'\n', buffer) else {
         return match buffer.len() > SIZE_LINE_MAX {
-            true => Err(Http1Error::Protocol("chunk size line too long")),
+            true => Err(Malformed("chunk size line too long")),
             false => Ok(None),
         };
     };
     let line = &buffer[..end];
     let line = line
         .strip_suffix(b"\r")
-        .ok_or(Http1Error::Protocol("chunk size line"))?;
+        .ok_or(Malformed("chunk size line"))?;
     let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
     let extension = line[digits..].trim_ascii_start();
     let valid = (1..=16).contains(&digits)
@@ -107,7 +116,7 @@ fn size_line(buffer: &mut BytesMut) -> Result<Option<u64>, Http1Error> {
         && (extension.is_empty() || extension[0] == b';')
         && !line.contains(&b'\r');
     if !valid {
-        return Err(Http1Error::Protocol("chunk size line"));
+        return Err(Malformed("chunk size line"));
     }
     let size = line[..digits].iter().fold(0u64, |size, digit| {
         let digit = char::from(*digit).to_digit(16).unwrap_or_default();
@@ -117,7 +126,7 @@ fn size_line(buffer: &mut BytesMut) -> Result<Option<u64>, Http1Error> {
     Ok(Some(size))
 }
 
-fn trailers(buffer: &mut BytesMut) -> Result<Step, Http1Error> {
+fn trailers(buffer: &mut BytesMut) -> Result<Step, Malformed> {
     if buffer.starts_with(b"\r\n") {
         buffer.advance(2);
         return Ok(Step::End);
@@ -130,7 +139,7 @@ fn trailers(buffer: &mut BytesMut) -> Result<Step, Http1Error> {
                 let name = HeaderName::from_bytes(header.name.as_bytes());
                 let value = HeaderValue::from_bytes(header.value);
                 let (Ok(name), Ok(value)) = (name, value) else {
-                    return Err(Http1Error::Protocol("trailers"));
+                    return Err(Malformed("trailers"));
                 };
                 trailers.append(name, value);
             }
@@ -138,7 +147,7 @@ fn trailers(buffer: &mut BytesMut) -> Result<Step, Http1Error> {
             Ok(Step::Trailers(trailers))
         }
         Ok(httparse::Status::Partial) if buffer.len() <= TRAILERS_MAX => Ok(Step::More),
-        _ => Err(Http1Error::Protocol("trailers")),
+        _ => Err(Malformed("trailers")),
     }
 }
 
@@ -147,7 +156,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn read(input: &[u8], pieces: usize) -> Result<(Vec<u8>, HeaderMap, usize), Http1Error> {
+    fn read(input: &[u8], pieces: usize) -> Result<(Vec<u8>, HeaderMap, usize), Malformed> {
         let mut decoder = ChunkedDecoder::default();
         let mut buffer = BytesMut::new();
         let mut rest = input;
@@ -157,7 +166,7 @@ mod tests {
                 Step::Data(data) => body.extend_from_slice(&data),
                 Step::Trailers(trailers) => return Ok((body, trailers, buffer.len() + rest.len())),
                 Step::End => return Ok((body, HeaderMap::new(), buffer.len() + rest.len())),
-                Step::More if rest.is_empty() => return Err(Http1Error::Incomplete),
+                Step::More if rest.is_empty() => return Err(Malformed("incomplete")),
                 Step::More => {
                     let (piece, later) = rest.split_at(pieces.min(rest.len()));
                     buffer.extend_from_slice(piece);
@@ -190,7 +199,7 @@ mod tests {
             "3\r\nabcd\r\n0\r\n\r\n",
         ] {
             assert!(
-                matches!(read(input.as_bytes(), 99), Err(Http1Error::Protocol(_))),
+                read(input.as_bytes(), 99).is_err_and(|e| e.0 != "incomplete"),
                 "{input:?}"
             );
         }

@@ -1,0 +1,147 @@
+//! Bytes between a connection and its socket.
+
+use std::{
+    future::Future,
+    io::{self, IoSlice},
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+
+use super::encode;
+
+/// Bytes asked for with the first read of a message.
+const READ_MIN: usize = 8 * 1024;
+/// Bytes asked for at most with one read; reached by doubling while reads are full.
+const READ_MAX: usize = 256 * 1024;
+/// A body chunk up to this long is copied behind what waits to be written; a
+/// longer one is written from where it is.
+const COPY_MAX: usize = 4 * 1024;
+/// Bytes of a message that may wait for the socket before its body is asked for more.
+const OUTBOUND_MAX: usize = 64 * 1024;
+
+/// What has been read and not been understood yet.
+#[derive(Debug)]
+pub struct Inbound {
+    /// The bytes.
+    pub bytes: BytesMut,
+    read_size: usize,
+}
+
+impl Default for Inbound {
+    fn default() -> Self {
+        Self {
+            bytes: BytesMut::new(),
+            read_size: READ_MIN,
+        }
+    }
+}
+
+impl Inbound {
+    /// Reads once; ready with the number of bytes, 0 at the end of the stream.
+    ///
+    /// # Errors
+    /// When reading fails.
+    pub fn poll_read<T>(&mut self, cx: &mut Context<'_>, io: &mut T) -> Poll<io::Result<usize>>
+    where
+        T: AsyncRead + Unpin,
+    {
+        self.bytes.reserve(self.read_size);
+        let room = self.bytes.capacity() - self.bytes.len();
+        let n = ready!(pin!(io.read_buf(&mut self.bytes)).poll(cx))?;
+        if n == room {
+            self.read_size = (self.read_size * 2).min(READ_MAX);
+        } else if n < self.read_size / 4 {
+            self.read_size = (self.read_size / 2).max(READ_MIN);
+        }
+        Poll::Ready(Ok(n))
+    }
+}
+
+/// Bytes on their way out, in this order.
+#[derive(Debug, Default)]
+pub struct Outbound {
+    /// A head, chunk sizes, and small pieces of a body.
+    pub head: BytesMut,
+    chunk: Bytes,
+    tail: &'static [u8],
+}
+
+impl Outbound {
+    /// Bytes that wait.
+    pub fn len(&self) -> usize {
+        self.head.len() + self.chunk.len() + self.tail.len()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether more of a body may be put behind what waits.
+    pub fn has_room(&self) -> bool {
+        self.chunk.is_empty() && self.len() < OUTBOUND_MAX
+    }
+
+    /// Puts a piece of a body behind what waits, which has room for it.
+    pub fn push(&mut self, data: Bytes, chunked: bool) {
+        debug_assert!(self.chunk.is_empty(), "one large piece at a time");
+        if chunked {
+            encode::chunk_size(data.len(), &mut self.head);
+        }
+        let end: &'static [u8] = if chunked { b"\r\n" } else { b"" };
+        if data.len() <= COPY_MAX {
+            self.head.extend_from_slice(&data);
+            self.head.extend_from_slice(end);
+        } else {
+            self.chunk = data;
+            self.tail = end;
+        }
+    }
+
+    fn advance(&mut self, mut n: usize) {
+        let head = n.min(self.head.len());
+        self.head.advance(head);
+        n -= head;
+        let chunk = n.min(self.chunk.len());
+        self.chunk.advance(chunk);
+        n -= chunk;
+        self.tail = &self.tail[n..];
+    }
+
+    /// Writes all of it, and adds what was written to `sent`.
+    ///
+    /// # Errors
+    /// When writing fails.
+    pub fn poll_write<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut T,
+        sent: &mut u64,
+    ) -> Poll<io::Result<()>>
+    where
+        T: AsyncWrite + Unpin,
+    {
+        while !self.is_empty() {
+            let n = if self.chunk.is_empty() && self.tail.is_empty() {
+                ready!(Pin::new(&mut *io).poll_write(cx, &self.head))?
+            } else {
+                let slices = [
+                    IoSlice::new(&self.head),
+                    IoSlice::new(&self.chunk),
+                    IoSlice::new(self.tail),
+                ];
+                ready!(Pin::new(&mut *io).poll_write_vectored(cx, &slices))?
+            };
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            *sent += n as u64;
+            self.advance(n);
+        }
+        // Only TLS buffers; for a socket this is free.
+        Pin::new(io).poll_flush(cx)
+    }
+}

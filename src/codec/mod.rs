@@ -1,0 +1,17 @@
+//! HTTP/1 on the wire, as far as it is the same on both sides: chunks, header
+//! lines, and the buffers between a connection and its socket.
+//!
+//! What a message means is the business of the sides: the client's in
+//! `http/http1`, the host's in `upstream/pool/http1`.
+
+mod buffer;
+mod chunked;
+pub mod encode;
+
+pub use buffer::{Inbound, Outbound};
+pub use chunked::{ChunkedDecoder, Step};
+
+/// What came is not HTTP/1, or could be read in two ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not valid HTTP/1: {0}")]
+pub struct Malformed(pub &'static str);

@@ -1,0 +1,332 @@
+//! Request heads off the wire.
+
+use std::{mem::MaybeUninit, ops::Range};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request};
+
+/// What a request head may be at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Bytes: `max_request_headers_kb`.
+    pub bytes: usize,
+    /// Headers: `max_headers_count`.
+    pub headers: usize,
+    /// HTTP/1.0 is spoken too: `accept_http_10`.
+    pub http_10: bool,
+}
+
+/// How the end of a request's body is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// After so many bytes.
+    Length(u64),
+    /// By chunks.
+    Chunked,
+}
+
+/// Why a head is refused. The connection cannot go on: where the next request
+/// begins is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadHead {
+    /// It is not HTTP/1, or can be read in two ways.
+    #[error("the request is not valid HTTP/1")]
+    Malformed,
+    /// A version that is not spoken here.
+    #[error("the version is not supported")]
+    Version,
+    /// A transfer coding other than chunked.
+    #[error("the transfer coding is not supported")]
+    Coding,
+    /// The target has a fragment, which is none of a server's business.
+    #[error("the target has a fragment")]
+    Fragment,
+    /// It exceeds its limits.
+    #[error("the head is too large")]
+    TooLarge,
+}
+
+/// Headers parsed without an allocation; a request with more is parsed again
+/// with room up to its limit.
+const USUAL_HEADERS: usize = 32;
+/// Room for what the proxy adds to a request.
+const HEADERS_ADDED: usize = 8;
+
+struct Parsed {
+    length: usize,
+    method: Method,
+    target: Range<usize>,
+    version: Version,
+    headers: smallvec::SmallVec<[(HeaderName, Range<usize>); USUAL_HEADERS]>,
+}
+
+/// Takes a request head off the buffer, or gives `None` when it is not all
+/// there. Empty lines before it are passed over.
+///
+/// # Errors
+/// Any of [`BadHead`].
+pub fn head(
+    buffer: &mut BytesMut,
+    limits: HeadLimits,
+) -> Result<Option<(request::Parts, Framing)>, BadHead> {
+    let blank = buffer
+        .iter()
+        .take_while(|b| matches!(b, b'\r' | b'\n'))
+        .count();
+    buffer.advance(blank);
+    if buffer.is_empty() {
+        return Ok(None);
+    }
+    let mut few = [const { MaybeUninit::uninit() }; USUAL_HEADERS];
+    let parsed = match parse(buffer, &mut few, limits) {
+        Err(BadHead::TooLarge)
+            if limits.headers > USUAL_HEADERS && buffer.len() <= limits.bytes =>
+        {
+            let mut many = vec![MaybeUninit::uninit(); limits.headers];
+            parse(buffer, &mut many, limits)?
+        }
+        outcome => outcome?,
+    };
+    let Some(parsed) = parsed else {
+        return Ok(None);
+    };
+    let head: Bytes = buffer.split_to(parsed.length).freeze();
+    let uri = target(&parsed.method, head.slice(parsed.target))?;
+    let mut headers = HeaderMap::with_capacity(parsed.headers.len() + HEADERS_ADDED);
+    for (name, place) in parsed.headers {
+        let value = HeaderValue::from_maybe_shared(head.slice(place));
+        headers.append(name, value.map_err(|_| BadHead::Malformed)?);
+    }
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = parsed.method;
+    parts.uri = uri;
+    parts.version = parsed.version;
+    parts.headers = headers;
+    if parts.version == Version::HTTP_10 && !limits.http_10 {
+        return Err(BadHead::Version);
+    }
+    let framing = framing(&parts)?;
+    Ok(Some((parts, framing)))
+}
+
+fn parse<'b>(
+    buffer: &'b [u8],
+    slots: &mut [MaybeUninit<httparse::Header<'b>>],
+    limits: HeadLimits,
+) -> Result<Option<Parsed>, BadHead> {
+    let mut request = httparse::Request::new(&mut []);
+    let length = match request.parse_with_uninit_headers(buffer, slots) {
+        Ok(httparse::Status::Complete(length)) if length > limits.bytes => {
+            return Err(BadHead::TooLarge);
+        }
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) if buffer.len() > limits.bytes => {
+            return Err(BadHead::TooLarge);
+        }
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(BadHead::TooLarge),
+        Err(_) if names_other_version(buffer) => return Err(BadHead::Version),
+        Err(_) => return Err(BadHead::Malformed),
+    };
+    let offset = |part: &[u8]| {
+        let start = part.as_ptr() as usize - buffer.as_ptr() as usize;
+        start..start + part.len()
+    };
+    let method = request.method.unwrap_or_default().as_bytes();
+    let mut headers = smallvec::SmallVec::new();
+    for header in request.headers.iter() {
+        let name = HeaderName::from_bytes(header.name.as_bytes());
+        headers.push((name.map_err(|_| BadHead::Malformed)?, offset(header.value)));
+    }
+    if headers.len() > limits.headers {
+        return Err(BadHead::TooLarge);
+    }
+    Ok(Some(Parsed {
+        length,
+        method: Method::from_bytes(method).map_err(|_| BadHead::Malformed)?,
+        target: offset(request.path.unwrap_or_default().as_bytes()),
+        version: match request.version {
+            Some(0) => Version::HTTP_10,
+            _ => Version::HTTP_11,
+        },
+        headers,
+    }))
+}
+
+/// The target in one of its four forms (RFC 9112, 3.2).
+fn target(method: &Method, target: Bytes) -> Result<Uri, BadHead> {
+    let form = match target.first() {
+        _ if *method == Method::CONNECT => !target.starts_with(b"/") && !target.contains(&b'?'),
+        Some(b'/') => true,
+        Some(b'*') => *method == Method::OPTIONS && target.len() == 1,
+        _ => memchr::memmem::find(&target, b"://").is_some(),
+    };
+    if !form || !target.is_ascii() {
+        return Err(BadHead::Malformed);
+    }
+    if target.contains(&b'#') {
+        return Err(BadHead::Fragment);
+    }
+    Uri::from_maybe_shared(target).map_err(|_| BadHead::Malformed)
+}
+
+/// Whether the request line is one but for its version, which is not spoken here
+/// or, as before HTTP/1.0, not there.
+fn names_other_version(buffer: &[u8]) -> bool {
+    let line = buffer.split(|b| *b == b'\n').next().unwrap_or_default();
+    let mut words = line.trim_ascii_end().split(|b| *b == b' ').skip(1);
+    match (words.next(), words.next(), words.next()) {
+        (Some(_), None, _) => true,
+        (Some(_), Some(&[b'H', b'T', b'T', b'P', b'/', major, b'.', minor]), None) => {
+            let spoken = major == b'1' && matches!(minor, b'0' | b'1');
+            major.is_ascii_digit() && minor.is_ascii_digit() && !spoken
+        }
+        _ => false,
+    }
+}
+
+/// How the body of a request ends (RFC 9112, 6.3).
+///
+/// # Errors
+/// When the head contradicts itself, which is how requests are smuggled.
+fn framing(head: &request::Parts) -> Result<Framing, BadHead> {
+    let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
+    let length = match (lengths.next(), lengths.next()) {
+        (None, _) => None,
+        (Some(length), None) => Some(decimal(length.as_bytes()).ok_or(BadHead::Malformed)?),
+        (Some(_), Some(_)) => return Err(BadHead::Malformed),
+    };
+    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(Framing::Length(length.unwrap_or(0))),
+        (Some(_), _) if length.is_some() => Err(BadHead::Malformed),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+            // Who speaks 1.0 does not know of chunks (RFC 9112, 6.1).
+            match head.version {
+                Version::HTTP_10 => Err(BadHead::Malformed),
+                _ => Ok(Framing::Chunked),
+            }
+        }
+        _ => Err(BadHead::Coding),
+    }
+}
+
+fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMITS: HeadLimits = HeadLimits {
+        bytes: 1000,
+        headers: 50,
+        http_10: false,
+    };
+
+    fn read(input: &[u8]) -> Result<Option<(request::Parts, Framing)>, BadHead> {
+        head(&mut BytesMut::from(input), LIMITS)
+    }
+
+    fn framing_of(headers: &str) -> Result<Framing, BadHead> {
+        let input = format!("POST / HTTP/1.1\r\nhost: a\r\n{headers}\r\n");
+        read(input.as_bytes()).map(|read| read.unwrap().1)
+    }
+
+    #[test]
+    fn a_length_is_told_once_and_in_one_way() {
+        for (headers, expected) in [
+            ("", Ok(Framing::Length(0))),
+            ("content-length: 12\r\n", Ok(Framing::Length(12))),
+            ("transfer-encoding: Chunked\r\n", Ok(Framing::Chunked)),
+            (
+                "content-length: 3\r\ntransfer-encoding: chunked\r\n",
+                Err(BadHead::Malformed),
+            ),
+            (
+                "transfer-encoding: chunked\r\ncontent-length: 3\r\n",
+                Err(BadHead::Malformed),
+            ),
+            (
+                "content-length: 3\r\ncontent-length: 3\r\n",
+                Err(BadHead::Malformed),
+            ),
+            ("content-length: 3, 3\r\n", Err(BadHead::Malformed)),
+            ("content-length: +3\r\n", Err(BadHead::Malformed)),
+            ("content-length: 0x3\r\n", Err(BadHead::Malformed)),
+            ("content-length:\r\n", Err(BadHead::Malformed)),
+            (
+                "content-length: 18446744073709551616\r\n",
+                Err(BadHead::Malformed),
+            ),
+            ("transfer-encoding: gzip, chunked\r\n", Err(BadHead::Coding)),
+            ("transfer-encoding: identity\r\n", Err(BadHead::Coding)),
+        ] {
+            assert_eq!(framing_of(headers), expected, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_read_is_taken_and_no_more() {
+        let mut buffer = BytesMut::from(&b"\r\n\nGET /a?b HTTP/1.1\r\nHost: x\r\n\r\nnext"[..]);
+        let (parts, _) = head(&mut buffer, LIMITS).unwrap().unwrap();
+        assert_eq!(
+            (&parts.method, &*parts.uri.to_string()),
+            (&Method::GET, "/a?b")
+        );
+        assert_eq!(parts.headers["host"], "x");
+        assert_eq!(buffer, "next");
+    }
+
+    #[test]
+    fn limits_hold_exactly() {
+        let of_size = |n: usize| {
+            let empty = "GET / HTTP/1.1\r\na: \r\n\r\n".len();
+            format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "x".repeat(n - empty))
+        };
+        assert!(read(of_size(1000).as_bytes()).unwrap().is_some());
+        assert_eq!(
+            read(of_size(1001).as_bytes()).unwrap_err(),
+            BadHead::TooLarge
+        );
+        assert_eq!(read(&[b'G'; 1001]).unwrap_err(), BadHead::TooLarge);
+        let of_count = |n| format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(n));
+        assert!(read(of_count(50).as_bytes()).unwrap().is_some());
+        assert_eq!(
+            read(of_count(51).as_bytes()).unwrap_err(),
+            BadHead::TooLarge
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_end_in_an_answer(input in proptest::collection::vec(any::<u8>(), 0..300)) {
+            drop(read(&input));
+        }
+
+        #[test]
+        fn where_it_is_cut_makes_no_difference(
+            line in "[A-Z]{1,6} /[a-z?=]{0,9} HTTP/1\\.[019]",
+            headers in proptest::collection::vec("[a-z-]{1,9} {0,1}:[ -~]{0,9}", 0..5),
+            cut in any::<proptest::sample::Index>(),
+        ) {
+            let input = format!("{line}\r\n{}\r\n", headers.iter().map(|h| format!("{h}\r\n")).collect::<String>());
+            let whole = read(input.as_bytes());
+            let mut buffer = BytesMut::from(&input.as_bytes()[..cut.index(input.len())]);
+            let early = head(&mut buffer, LIMITS);
+            if let Ok(None) = early {
+                let seen = input.len() - (input.len() - cut.index(input.len()));
+                buffer.extend_from_slice(&input.as_bytes()[seen..]);
+                let late = head(&mut buffer, LIMITS);
+                prop_assert_eq!(format!("{whole:?}"), format!("{late:?}"));
+            } else {
+                prop_assert!(early.is_err() && whole.is_err());
+            }
+        }
+    }
+}

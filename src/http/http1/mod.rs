@@ -1,0 +1,503 @@
+//! Serving HTTP/1, driven by the one task of the connection.
+//!
+//! A request is read, handled and answered before the next one is looked at:
+//! nothing is spawned, and nothing goes through a channel. While a request is
+//! handled its body reads the socket in place, whenever the upstream wants more
+//! of it; the response is asked for more as fast as the client takes it.
+
+mod encode;
+mod head;
+mod wire;
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header, request};
+use http_body::Body;
+
+pub use self::wire::Http1Body;
+use self::{
+    encode::{Asked, ResponseFraming},
+    head::{BadHead, Framing, HeadLimits},
+    wire::{Begin, Wire},
+};
+use super::{
+    RequestBody, ResponseBody,
+    body::ClientBody,
+    config::ConnectionManager,
+    connection::{Session, Watch},
+    downstream::DownstreamIo,
+    handle::handle,
+    stats::http_stats,
+    upgrade::Tunnel,
+};
+use crate::net::Stream;
+
+/// How long the end of a connection waits for the client to close it too.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How a request left its connection.
+enum Next {
+    /// Ready for another request.
+    Request,
+    /// Over, after all that was to be said.
+    Close,
+    /// Over: the client has left, or the response broke off.
+    Cut,
+    /// A tunnel.
+    Tunnel(Tunnel),
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(
+    session: &Rc<Session>,
+    manager: &ConnectionManager,
+    io: DownstreamIo<Stream>,
+) {
+    let limits = HeadLimits {
+        bytes: manager.max_request_head,
+        headers: manager.common.max_headers,
+        http_10: manager.http1.accept_http_10,
+    };
+    let wire = Rc::new(RefCell::new(Wire::new(io, limits)));
+    let served = {
+        let server = Server {
+            session,
+            manager,
+            wire: &wire,
+        };
+        let mut watch = pin!(Watch::new(session).run());
+        let mut serving = pin!(server.run());
+        poll_fn(|cx| {
+            // First, for what it finds is for the other to follow.
+            if watch.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            serving.as_mut().poll(cx)
+        })
+        .await
+    };
+    // A tunnel stays on the configuration it began with: nothing watches it.
+    if let Some(tunnel) = served
+        && let Some(wire) = Rc::into_inner(wire)
+    {
+        tunnel.run(wire.into_inner().into_tunnel()).await;
+    }
+}
+
+struct Server<'a> {
+    session: &'a Rc<Session>,
+    /// The configuration in force when the connection began.
+    manager: &'a ConnectionManager,
+    wire: &'a Rc<RefCell<Wire>>,
+}
+
+impl Server<'_> {
+    /// Serves request after request; gives the tunnel if one becomes of them.
+    async fn run(&self) -> Option<Tunnel> {
+        loop {
+            let next = match self.next_request().await {
+                None => return None,
+                Some(Ok((parts, framing))) => self.one(*parts, framing).await,
+                Some(Err(refused)) => {
+                    self.refuse(refused);
+                    self.flush().await
+                }
+            };
+            match next {
+                Next::Request => {}
+                Next::Close => {
+                    self.close().await;
+                    return None;
+                }
+                Next::Cut => return None,
+                Next::Tunnel(tunnel) => return Some(tunnel),
+            }
+        }
+    }
+
+    /// Waits for a request. `None` when the connection is over.
+    async fn next_request(&self) -> Option<Result<(Box<request::Parts>, Framing), Refused>> {
+        let mut began: Option<Instant> = None;
+        poll_fn(|cx| {
+            let mut wire = self.wire.borrow_mut();
+            match wire.poll_head(cx) {
+                Poll::Ready(Begin::Request(parts, framing)) => {
+                    return Poll::Ready(Some(Ok((parts, framing))));
+                }
+                Poll::Ready(Begin::Closed) => return Poll::Ready(None),
+                Poll::Ready(Begin::Bad(bad)) => return Poll::Ready(Some(Err(Refused::Bad(bad)))),
+                Poll::Pending => {}
+            }
+            if !wire.is_in_head() {
+                return match self.session.is_closing() {
+                    true => Poll::Ready(None),
+                    false => Poll::Pending,
+                };
+            }
+            let began = *began.get_or_insert_with(Instant::now);
+            let timeouts = &self.manager.timeouts;
+            let limits = [
+                (timeouts.request_headers, Refused::HeadersTimeout),
+                (timeouts.stream_idle, Refused::Idle),
+                (timeouts.request, Refused::Timeout),
+            ];
+            let set = limits
+                .iter()
+                .filter_map(|(at, why)| at.map(|at| (at, *why)));
+            let Some((limit, why)) = set.min_by_key(|(at, _)| *at) else {
+                return Poll::Pending;
+            };
+            ready!(self.session.alarm().poll(cx, began + limit));
+            Poll::Ready(Some(Err(why)))
+        })
+        .await
+    }
+
+    /// Handles a request and writes the response.
+    async fn one(&self, parts: request::Parts, framing: Framing) -> Next {
+        let asked = Asked {
+            version: parts.version,
+            head: parts.method == Method::HEAD,
+            proper_case: self.manager.http1.proper_case,
+        };
+        let keeps = keeps_alive(&parts);
+        if !keeps {
+            self.session.close();
+        }
+        let waits = parts
+            .headers
+            .get(header::EXPECT)
+            .is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        self.wire.borrow_mut().begin(framing, waits);
+        let body = match framing {
+            Framing::Length(0) => RequestBody::empty(),
+            framing => {
+                let trailers = self.session.current().manager().http1.trailers;
+                let body = Http1Body::new(self.wire.clone(), framing);
+                RequestBody::new(ClientBody::Http1(body), trailers)
+            }
+        };
+        let response = {
+            let mut handled = pin!(handle(self.session.clone(), parts, body));
+            poll_fn(|cx| match handled.as_mut().poll(cx) {
+                Poll::Ready(response) => Poll::Ready(response.ok()),
+                Poll::Pending => self.wire.borrow_mut().poll_left(cx).map(|()| None),
+            })
+            .await
+        };
+        match response {
+            Some(response) => self.respond(response, asked).await,
+            None => Next::Cut,
+        }
+    }
+
+    async fn respond(&self, response: Response<ResponseBody>, asked: Asked) -> Next {
+        let (mut head, mut body) = response.into_parts();
+        if let Some(tunnel) = body.take_tunnel() {
+            self.write_head(
+                head.status,
+                &mut head.headers,
+                ResponseFraming::None,
+                None,
+                asked,
+            );
+            return match self.flush().await {
+                Next::Cut => Next::Cut,
+                _ => Next::Tunnel(tunnel),
+            };
+        }
+        let length = body.size_hint().exact();
+        let framing = ResponseFraming::of(head.status, asked, length);
+        if framing == ResponseFraming::Close {
+            self.session.close();
+        }
+        let closing = self.session.is_closing();
+        match (closing, asked.version) {
+            (true, _) => {
+                let close = HeaderValue::from_static("close");
+                head.headers.insert(header::CONNECTION, close);
+            }
+            (false, Version::HTTP_10) => {
+                let keep = HeaderValue::from_static("keep-alive");
+                head.headers.insert(header::CONNECTION, keep);
+            }
+            _ => {}
+        }
+        self.write_head(head.status, &mut head.headers, framing, length, asked);
+        let mut sending = Sending {
+            // Of a body that nobody gets, nothing is asked.
+            framing: (framing != ResponseFraming::None).then_some(framing),
+            trailers: self.manager.http1.trailers,
+            blocked: None,
+        };
+        let sent = poll_fn(|cx| sending.poll(cx, self, Pin::new(&mut body))).await;
+        drop(body);
+        match sent {
+            Err(Broken) => Next::Cut,
+            Ok(()) if closing || !self.wire.borrow().is_received() => Next::Close,
+            Ok(()) => Next::Request,
+        }
+    }
+
+    /// Writes what waits, as long as the client takes it.
+    async fn flush(&self) -> Next {
+        let mut sending = Sending {
+            framing: None,
+            trailers: false,
+            blocked: None,
+        };
+        let mut nothing = pin!(ResponseBody::nothing());
+        match poll_fn(|cx| sending.poll(cx, self, nothing.as_mut())).await {
+            Ok(()) => Next::Close,
+            Err(Broken) => Next::Cut,
+        }
+    }
+
+    /// Answers what is no request.
+    fn refuse(&self, refused: Refused) {
+        let manager = self.session.current().manager().clone();
+        let (status, text) = refused.answer();
+        manager.stats.inc(refused.counter());
+        manager.stats.inc(http_stats::downstream_rq_4xx);
+        let date = self.session.worker().clock.date(Instant::now());
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_LENGTH, text.len().into());
+        if !text.is_empty() {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        }
+        headers.insert(header::DATE, date);
+        headers.insert(header::SERVER, manager.server_name.clone());
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        let asked = Asked {
+            version: Version::HTTP_11,
+            head: false,
+            proper_case: manager.http1.proper_case,
+        };
+        let length = Some(text.len() as u64);
+        let framing = ResponseFraming::of(status, asked, length);
+        let out: &mut BytesMut = &mut self.wire.borrow_mut().outbound.head;
+        encode::head(status, &mut headers, framing, length, asked, out);
+        out.extend_from_slice(text.as_bytes());
+        self.session.close();
+    }
+
+    fn write_head(
+        &self,
+        status: StatusCode,
+        headers: &mut HeaderMap,
+        framing: ResponseFraming,
+        length: Option<u64>,
+        asked: Asked,
+    ) {
+        let out = &mut self.wire.borrow_mut().outbound.head;
+        encode::head(status, headers, framing, length, asked, out);
+    }
+
+    fn has_room(&self) -> bool {
+        self.wire.borrow().outbound.has_room()
+    }
+
+    /// Closes after the last response.
+    async fn close(&self) {
+        let (unread, tls) = {
+            let wire = self.wire.borrow();
+            (wire.has_unread(), wire.is_tls())
+        };
+        if !unread && !tls {
+            return;
+        }
+        let told = poll_fn(|cx| self.wire.borrow_mut().poll_shutdown(cx)).await;
+        if unread && told.is_ok() {
+            // What is closed on unread bytes may lose its last response on the way.
+            let read = poll_fn(|cx| self.wire.borrow_mut().poll_close(cx));
+            // Whether the client closes in time or not, this is the end.
+            drop(tokio::time::timeout(LINGER, read).await);
+        }
+    }
+}
+
+/// The response broke off, or the client does not take it.
+struct Broken;
+
+/// A response on its way to the client.
+struct Sending {
+    /// How the rest of the body is framed; `None` when nothing is left of it.
+    framing: Option<ResponseFraming>,
+    trailers: bool,
+    /// Since when the client has not taken a byte, and how many it had by then.
+    blocked: Option<(Instant, u64)>,
+}
+
+impl Sending {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        server: &Server<'_>,
+        mut body: Pin<&mut ResponseBody>,
+    ) -> Poll<Result<(), Broken>> {
+        loop {
+            let mut starved = false;
+            while let Some(framing) = self.framing.filter(|_| server.has_room()) {
+                let frame = match body.as_mut().poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => frame,
+                    Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(Broken)),
+                    Poll::Ready(None) => {
+                        self.finish(server, framing, None)?;
+                        break;
+                    }
+                    Poll::Pending => {
+                        starved = true;
+                        break;
+                    }
+                };
+                self.push(server, framing, frame)?;
+            }
+            let mut wire = server.wire.borrow_mut();
+            match wire.poll_write(cx) {
+                Poll::Ready(Ok(())) => self.blocked = None,
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken)),
+                Poll::Pending => {
+                    let sent = wire.sent();
+                    drop(wire);
+                    return self.poll_blocked(cx, server, sent);
+                }
+            }
+            if self.framing.is_none() {
+                return Poll::Ready(Ok(()));
+            }
+            if starved {
+                return wire.poll_left(cx).map(|()| Err(Broken));
+            }
+        }
+    }
+
+    fn push(
+        &mut self,
+        server: &Server<'_>,
+        framing: ResponseFraming,
+        frame: http_body::Frame<bytes::Bytes>,
+    ) -> Result<(), Broken> {
+        match frame.into_data() {
+            Ok(data) if data.is_empty() => Ok(()),
+            Ok(data) => {
+                let n = data.len() as u64;
+                let chunked = framing == ResponseFraming::Chunked;
+                server.wire.borrow_mut().outbound.push(data, chunked);
+                if let ResponseFraming::Length(left) = framing {
+                    // More than was announced would be taken for the next response.
+                    let left = left.checked_sub(n).ok_or(Broken)?;
+                    self.framing = (left > 0).then_some(ResponseFraming::Length(left));
+                }
+                Ok(())
+            }
+            Err(frame) => self.finish(server, framing, frame.into_trailers().ok()),
+        }
+    }
+
+    fn finish(
+        &mut self,
+        server: &Server<'_>,
+        framing: ResponseFraming,
+        trailers: Option<HeaderMap>,
+    ) -> Result<(), Broken> {
+        match framing {
+            ResponseFraming::Chunked => {
+                let trailers = trailers.filter(|_| self.trailers).unwrap_or_default();
+                let out = &mut server.wire.borrow_mut().outbound.head;
+                crate::codec::encode::last_chunk(&trailers, out);
+            }
+            ResponseFraming::Length(left) if left > 0 => return Err(Broken),
+            _ => {}
+        }
+        self.framing = None;
+        Ok(())
+    }
+
+    /// A client that takes nothing for the stream idle timeout is given up.
+    fn poll_blocked(
+        &mut self,
+        cx: &mut Context<'_>,
+        server: &Server<'_>,
+        sent: u64,
+    ) -> Poll<Result<(), Broken>> {
+        let Some(limit) = server.manager.timeouts.stream_idle else {
+            return Poll::Pending;
+        };
+        let since = match self.blocked {
+            Some((since, before)) if before == sent => since,
+            _ => Instant::now(),
+        };
+        self.blocked = Some((since, sent));
+        let rings = server.session.alarm().poll(cx, since + limit);
+        rings.map(|()| {
+            let stats = &server.manager.stats;
+            stats.inc(http_stats::downstream_rq_idle_timeout);
+            Err(Broken)
+        })
+    }
+}
+
+/// Why there is no request to handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    Bad(BadHead),
+    /// `request_headers_timeout`.
+    HeadersTimeout,
+    /// `request_timeout`.
+    Timeout,
+    /// `stream_idle_timeout`.
+    Idle,
+}
+
+impl Refused {
+    fn answer(self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Bad(BadHead::Malformed) => (StatusCode::BAD_REQUEST, "Bad Request"),
+            Self::Bad(BadHead::Fragment) => (StatusCode::BAD_REQUEST, ""),
+            Self::Bad(BadHead::Version) => (StatusCode::UPGRADE_REQUIRED, "Upgrade Required"),
+            Self::Bad(BadHead::Coding) => (StatusCode::NOT_IMPLEMENTED, "Not Implemented"),
+            Self::Bad(BadHead::TooLarge) => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "Request Header Fields Too Large",
+            ),
+            Self::HeadersTimeout => (StatusCode::REQUEST_TIMEOUT, "request header timeout"),
+            Self::Timeout => (StatusCode::REQUEST_TIMEOUT, "request timeout"),
+            Self::Idle => (StatusCode::REQUEST_TIMEOUT, "stream timeout"),
+        }
+    }
+
+    fn counter(self) -> crate::stats::Counter {
+        match self {
+            Self::Bad(_) => http_stats::downstream_cx_protocol_error,
+            Self::HeadersTimeout => http_stats::downstream_rq_header_timeout,
+            Self::Timeout => http_stats::downstream_rq_timeout,
+            Self::Idle => http_stats::downstream_rq_idle_timeout,
+        }
+    }
+}
+
+/// Whether the client means to keep the connection open after this request
+/// (RFC 9112, 9.3).
+fn keeps_alive(head: &request::Parts) -> bool {
+    let mut keeps = head.version == Version::HTTP_11;
+    for name in [header::CONNECTION, super::names::PROXY_CONNECTION] {
+        for value in head.headers.get_all(name) {
+            for option in value.as_bytes().split(|b| *b == b',') {
+                let option = option.trim_ascii();
+                if option.eq_ignore_ascii_case(b"close") {
+                    return false;
+                }
+                keeps |= option.eq_ignore_ascii_case(b"keep-alive");
+            }
+        }
+    }
+    keeps
+}
