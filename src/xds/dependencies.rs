@@ -11,7 +11,9 @@ use std::{
 
 use xxhash_rust::xxh64::xxh64;
 
-use super::watcher::Watch;
+use super::{
+    cluster_names::Reference, config_source::DEFAULT_INITIAL_FETCH_TIMEOUT, watcher::Watch,
+};
 
 /// How often a file is read until two reads in a row agree.
 const MAX_READS: usize = 8;
@@ -65,6 +67,8 @@ pub struct Dependencies {
     pub(super) files: Vec<(Rc<TrackedFile>, u64)>,
     pub(super) missing: Vec<Watch>,
     pub(super) lacks_other: bool,
+    /// Clusters that requests did not find yet when it was compiled.
+    pub(super) clusters: Vec<Reference>,
 }
 
 impl Dependencies {
@@ -78,19 +82,30 @@ impl Dependencies {
         self.subscriptions.iter().all(|s| s.has_value())
     }
 
+    /// Whether a cluster it leads to warms still.
+    pub fn await_clusters(&self) -> bool {
+        self.clusters.iter().any(Reference::is_warming)
+    }
+
     /// What has not been answered yet, as `/init_dump` names it.
     pub fn awaited(&self) -> impl Iterator<Item = String> {
         let open = self.subscriptions.iter().filter(|s| !s.has_value());
+        let clusters = self.clusters.iter().filter(|c| c.is_warming());
         open.map(|s| s.target())
+            .chain(clusters.map(Reference::target))
     }
 
-    /// How long to wait for the slowest of them; `None` is forever.
+    /// How long to wait for the slowest of them; `None` is forever. Clusters,
+    /// which have limits of their own, are awaited no longer than a source is by
+    /// default.
     pub fn timeout(&self) -> Option<Duration> {
-        if self.subscriptions.is_empty() {
-            return None;
-        }
+        let clusters = match self.await_clusters() {
+            true => DEFAULT_INITIAL_FETCH_TIMEOUT,
+            false if self.subscriptions.is_empty() => return None,
+            false => Duration::ZERO,
+        };
         let mut timeouts = self.subscriptions.iter().map(|s| s.timeout());
-        timeouts.try_fold(Duration::ZERO, |longest, next| Some(longest.max(next?)))
+        timeouts.try_fold(clusters, |longest, next| Some(longest.max(next?)))
     }
 
     /// Whether a file has changed since.
@@ -126,6 +141,7 @@ impl fmt::Debug for Dependencies {
 pub struct TrackedFile {
     path: PathBuf,
     _watch: Watch,
+    let_go: Rc<Cell<bool>>,
     /// Hash of the content; `None` when there is no such file.
     content: Cell<Option<u64>>,
     /// Grows by one with each change of the content.
@@ -133,10 +149,11 @@ pub struct TrackedFile {
 }
 
 impl TrackedFile {
-    pub(super) fn new(path: &Path, watch: Watch) -> Self {
+    pub(super) fn new(path: &Path, watch: Watch, let_go: Rc<Cell<bool>>) -> Self {
         Self {
             path: path.to_owned(),
             _watch: watch,
+            let_go,
             content: Cell::new(settled_hash(path)),
             version: Cell::new(0),
         }
@@ -147,13 +164,14 @@ impl TrackedFile {
     }
 
     /// Reads the file again. One that is gone is no change: the last good
-    /// content stays in use.
-    pub(super) fn reload(&self) {
-        if let Some(found) = settled_hash(&self.path)
-            && self.content.replace(Some(found)) != Some(found)
-        {
+    /// content stays in use. True when it has changed.
+    pub(super) fn reload(&self) -> bool {
+        let changed = settled_hash(&self.path)
+            .is_some_and(|found| self.content.replace(Some(found)) != Some(found));
+        if changed {
             self.version.set(self.version.get() + 1);
         }
+        changed
     }
 
     pub(super) fn edited_in_place(&self) {
@@ -163,6 +181,12 @@ impl TrackedFile {
             "{path} was edited in place, which is not applied; \
              move a new file onto it, or send SIGHUP"
         );
+    }
+}
+
+impl Drop for TrackedFile {
+    fn drop(&mut self) {
+        self.let_go.set(true);
     }
 }
 

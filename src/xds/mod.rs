@@ -12,6 +12,7 @@
 //! - [`validate`](mod@validate): reads it all without running it.
 
 pub mod api_source;
+pub mod cluster_names;
 pub mod config_source;
 pub mod configurator;
 pub mod dependencies;

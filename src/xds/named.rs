@@ -13,7 +13,7 @@ use std::{
 use prost::{Message, Name};
 use tokio::{
     task::{self, AbortHandle},
-    time,
+    time::{self, Instant},
 };
 
 use crate::{
@@ -103,7 +103,9 @@ pub struct Named<K: NamedKind> {
     slot: Arc<Slot<K::Value>>,
     ledger: Ledger,
     stats: NamedStats,
-    state: RefCell<State>,
+    state: RefCell<State<K::Value>>,
+    /// Set when it goes.
+    let_go: Rc<Cell<bool>>,
 }
 
 /// What a subscription keeps up.
@@ -124,10 +126,30 @@ struct NamedStats {
     extension: Option<Arc<Block>>,
 }
 
-#[derive(Default)]
-struct State {
+struct State<T> {
     active: Option<Version<()>>,
+    /// Good, but it leads to clusters that warm.
+    waiting: Option<Waiting<T>>,
     refused: Option<Refused>,
+}
+
+impl<T> Default for State<T> {
+    fn default() -> Self {
+        Self {
+            active: None,
+            waiting: None,
+            refused: None,
+        }
+    }
+}
+
+/// A version that is held back until the clusters it leads to are in force: what
+/// was there before serves meanwhile, so that no request meets a cluster that
+/// cannot take it.
+struct Waiting<T> {
+    version: Version<Arc<T>>,
+    /// When it goes on without; `None` is never.
+    until: Option<Instant>,
 }
 
 /// [`Named`] of any kind.
@@ -161,6 +183,11 @@ pub trait AnyNamed: Awaited {
     /// Compiles again what depends on a file that changed, or lacked something
     /// that may have come. True when another value is in force.
     fn refresh(&self, subscriptions: &Subscriptions) -> bool;
+    /// Whether the end of something that is not about it (a cluster warmed, a
+    /// file that was missing came) may change how it stands.
+    fn is_restless(&self) -> bool;
+    /// When it goes on without the clusters that it is held back for.
+    fn held_until(&self) -> Option<Instant>;
     /// The subscription, for the admin; `None` for a resource of the bootstrap.
     fn source(&self) -> Option<Source>;
     /// The resource, for the admin.
@@ -269,6 +296,7 @@ impl<K: NamedKind> Named<K> {
                 extension: is_extension.then(|| stats.block(prefix, &extension_stats::TABLE)),
             },
             state: RefCell::default(),
+            let_go: subscriptions.let_go().clone(),
         })
     }
 
@@ -308,7 +336,8 @@ impl<K: NamedKind> Named<K> {
         if let Some(timer) = self.timer.take() {
             timer.abort();
         }
-        if !self.slot.is_answered() {
+        // One that is held back answers when it is let go on.
+        if !self.slot.is_answered() && self.state.borrow().waiting.is_none() {
             self.slot.give_up();
         }
     }
@@ -335,10 +364,20 @@ impl<K: NamedKind> Named<K> {
         let unchanged = {
             let mut state = self.state.borrow_mut();
             let hash = encoded.hash();
-            let State { active, refused } = &mut *state;
-            match active {
-                Some(active) if active.hash == hash && !active.dependencies.stale() => {
+            let State {
+                active,
+                waiting,
+                refused,
+            } = &mut *state;
+            match (waiting, active) {
+                (Some(waiting), _) if waiting.version.hash == hash => {
+                    waiting.version.encoded = encoded.clone();
+                    *refused = None;
+                    true
+                }
+                (waiting, Some(active)) if active.hash == hash && !active.dependencies.stale() => {
                     active.encoded = encoded.clone();
+                    *waiting = None;
                     *refused = None;
                     true
                 }
@@ -389,23 +428,24 @@ impl<K: NamedKind> Named<K> {
         let mut state = self.state.borrow_mut();
         match compiled {
             Ok(value) => {
-                state.active = Some(Version {
+                let waits = dependencies.await_clusters();
+                let timeout = dependencies.timeout();
+                let version = Version {
                     encoded,
                     hash,
                     version_info,
                     updated: now,
-                    built: (),
+                    built: Arc::new(value),
                     dependencies,
-                });
+                };
                 state.refused = None;
-                drop(state);
-                self.slot.set(Arc::new(value));
-                if let Some(reload) = &self.stats.reload {
-                    reload.inc(reload_stats::config_reload);
-                    reload.gauge_set(reload_stats::config_reload_time_ms, now_in_milliseconds());
-                }
-                if let Some(extension) = &self.stats.extension {
-                    extension.inc(extension_stats::config_reload);
+                state.waiting = None;
+                if waits {
+                    let until = timeout.map(|timeout| Instant::now() + timeout);
+                    state.waiting = Some(Waiting { version, until });
+                } else {
+                    drop(state);
+                    self.put_in_force(version);
                 }
                 true
             }
@@ -422,6 +462,50 @@ impl<K: NamedKind> Named<K> {
                 false
             }
         }
+    }
+}
+
+impl<K: NamedKind> Named<K> {
+    fn put_in_force(&self, version: Version<Arc<K::Value>>) {
+        let Version {
+            encoded,
+            hash,
+            version_info,
+            updated,
+            built,
+            dependencies,
+        } = version;
+        self.state.borrow_mut().active = Some(Version {
+            encoded,
+            hash,
+            version_info,
+            updated,
+            built: (),
+            dependencies,
+        });
+        self.slot.set(built);
+        if let Some(reload) = &self.stats.reload {
+            reload.inc(reload_stats::config_reload);
+            reload.gauge_set(reload_stats::config_reload_time_ms, now_in_milliseconds());
+        }
+        if let Some(extension) = &self.stats.extension {
+            extension.inc(extension_stats::config_reload);
+        }
+    }
+
+    /// Lets go on what was held back, when its clusters are in force or have had
+    /// the time to be. True when it did.
+    fn go_on(&self) -> bool {
+        let ready = |waiting: &mut Waiting<K::Value>| {
+            let over = waiting.until.is_some_and(|until| until <= Instant::now());
+            over || !waiting.version.dependencies.await_clusters()
+        };
+        let waiting = self.state.borrow_mut().waiting.take_if(ready);
+        let went = waiting.is_some();
+        if let Some(Waiting { version, until: _ }) = waiting {
+            self.put_in_force(version);
+        }
+        went
     }
 }
 
@@ -482,6 +566,7 @@ impl<K: NamedKind> Drop for Named<K> {
         if let Some(timer) = self.timer.take() {
             timer.abort();
         }
+        self.let_go.set(true);
     }
 }
 
@@ -563,6 +648,7 @@ impl<K: NamedKind> AnyNamed for Named<K> {
     }
 
     fn refresh(&self, subscriptions: &Subscriptions) -> bool {
+        let went_on = self.go_on();
         let (again, version_info, was_refused) = {
             let state = self.state.borrow();
             match (&state.refused, &state.active) {
@@ -577,7 +663,7 @@ impl<K: NamedKind> AnyNamed for Named<K> {
                 (None, Some(active)) if active.dependencies.stale() => {
                     (active.encoded.clone(), active.version_info.clone(), None)
                 }
-                _ => return false,
+                _ => return went_on,
             }
         };
         if self.compile(again, &version_info, subscriptions) {
@@ -598,7 +684,16 @@ impl<K: NamedKind> AnyNamed for Named<K> {
             }
             tracing::warn!(target: "config", "{} {} not renewed: {details}", K::SHORT, self.name);
         }
-        false
+        went_on
+    }
+
+    fn is_restless(&self) -> bool {
+        let state = self.state.borrow();
+        state.waiting.is_some() || state.refused.as_ref().is_some_and(Refused::may_be_cured)
+    }
+
+    fn held_until(&self) -> Option<Instant> {
+        self.state.borrow().waiting.as_ref()?.until
     }
 
     fn source(&self) -> Option<Source> {
@@ -617,11 +712,15 @@ impl<K: NamedKind> AnyNamed for Named<K> {
                 Some(_) => Origin::Dynamic(self.ledger.place().clone()),
             },
             active: state.active.as_ref().map(view),
-            warming: None,
+            warming: state
+                .waiting
+                .as_ref()
+                .map(|w| w.version.view::<K::Message>(strictness)),
             draining: None,
             error: error.map(|r| r.view::<K::Message>(strictness)),
             status: match (error, &state.active) {
                 (Some(_), _) => ClientResourceStatus::Nacked,
+                (None, _) if state.waiting.is_some() => ClientResourceStatus::Requested,
                 (None, Some(_)) => ClientResourceStatus::Acked,
                 (None, None) if self.slot.is_answered() => ClientResourceStatus::DoesNotExist,
                 (None, None) => ClientResourceStatus::Requested,

@@ -2,14 +2,15 @@
 //! which a resource that is being compiled asks for them.
 
 use std::{
-    cell::RefCell,
-    collections::{BTreeMap, HashMap, HashSet},
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     rc::{Rc, Weak},
     sync::Arc,
 };
 
 use prost::Name;
+use tokio::time::Instant;
 
 use crate::{
     admin::state,
@@ -34,6 +35,7 @@ use crate::{
 
 use super::{
     api_source::Management,
+    cluster_names::{ClusterNames, Reference, Standing},
     config_source::{ConfigSource, Origin},
     dependencies::{Awaited, Dependencies, TrackedFile, WithDefault},
     kinds::{EndpointKind, ExtensionKind, RouteKind, RuntimeKind, SecretKind},
@@ -73,7 +75,14 @@ pub struct Subscriptions {
     static_secrets: RefCell<BTreeMap<Arc<str>, Rc<Named<SecretKind>>>>,
     files: RefCell<HashMap<PathBuf, Weak<TrackedFile>>>,
     readers: RefCell<HashMap<WatchId, Reader>>,
-    clusters: RefCell<HashSet<Arc<str>>>,
+    clusters: Rc<ClusterNames>,
+    /// Whom an event may concern that is not theirs: see [`AnyNamed::is_restless`].
+    restless: RefCell<Vec<Weak<dyn AnyNamed>>>,
+    files_version: Cell<u64>,
+    /// [`Self::files_version`] when everything was last looked through.
+    files_seen: Cell<u64>,
+    /// Something that is listed here may be held by nobody any more.
+    let_go: Rc<Cell<bool>>,
 }
 
 /// Where subscriptions may lead.
@@ -117,7 +126,11 @@ impl Subscriptions {
             static_secrets: RefCell::default(),
             files: RefCell::default(),
             readers: RefCell::default(),
-            clusters: RefCell::default(),
+            clusters: Rc::default(),
+            restless: RefCell::default(),
+            files_version: Cell::new(0),
+            files_seen: Cell::new(0),
+            let_go: Rc::default(),
         }
     }
 
@@ -179,6 +192,7 @@ impl Subscriptions {
                 if let Err(details) = named.deliver(received.clone(), &version_info, self) {
                     refused.insert(name.clone(), details);
                 }
+                self.look_after(named);
             }
         }
         if let Gone::Named(names) = gone {
@@ -224,9 +238,33 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Tells which clusters there are, for [`Sources::cluster`].
-    pub fn set_clusters<'a>(&self, names: impl Iterator<Item = &'a Arc<str>>) {
-        *self.clusters.borrow_mut() = names.cloned().collect();
+    /// Which clusters there are, for [`Sources::cluster`].
+    pub fn clusters(&self) -> &ClusterNames {
+        &self.clusters
+    }
+
+    /// Grows whenever a file that is part of a resource has changed.
+    pub fn files_version(&self) -> u64 {
+        self.files_version.get()
+    }
+
+    fn reload_file(&self, file: &TrackedFile) {
+        if file.reload() {
+            self.files_version.set(self.files_version.get() + 1);
+        }
+    }
+
+    /// Looks at a subscription again after every event for as long as another
+    /// one may change how it stands.
+    fn look_after(&self, named: Rc<dyn AnyNamed>) {
+        if named.is_restless() {
+            self.restless.borrow_mut().push(Rc::downgrade(&named));
+        }
+    }
+
+    /// To be given to whoever is listed here, who sets it when it goes.
+    pub(super) fn let_go(&self) -> &Rc<Cell<bool>> {
+        &self.let_go
     }
 
     /// Passes a file's change on to who reads it. A path that was missing has no
@@ -242,9 +280,12 @@ impl Subscriptions {
             None => None,
         };
         match (found, change) {
-            (Some(Found::Named(named)), Change::Replaced) => named.reload(self),
+            (Some(Found::Named(named)), Change::Replaced) => {
+                named.reload(self);
+                self.look_after(named);
+            }
             (Some(Found::Named(named)), Change::EditedInPlace) => named.edited_in_place(),
-            (Some(Found::File(file)), Change::Replaced) => file.reload(),
+            (Some(Found::File(file)), Change::Replaced) => self.reload_file(&file),
             (Some(Found::File(file)), Change::EditedInPlace) => file.edited_in_place(),
             (None, _) => {}
         }
@@ -253,20 +294,48 @@ impl Subscriptions {
     /// Compiles again what depends on files that changed, or lacked something.
     /// True when anything else is in force now.
     pub fn refresh(&self) -> bool {
+        let unseen = self.files_version.get() != self.files_seen.replace(self.files_version.get());
+        let some = match unseen {
+            true => {
+                self.restless.take();
+                self.all()
+            }
+            false => {
+                let mut some: Vec<_> = self
+                    .restless
+                    .take()
+                    .iter()
+                    .filter_map(Weak::upgrade)
+                    .collect();
+                // One that was answered twice is listed twice.
+                some.sort_by_key(|named| Rc::as_ptr(named).cast::<()>().addr());
+                some.dedup_by(|a, b| Rc::ptr_eq(a, b));
+                some
+            }
+        };
         let mut changed = false;
-        for named in self.all() {
+        for named in some {
             changed |= named.refresh(self);
+            self.look_after(named);
         }
         changed
+    }
+
+    /// When the first of those that are held back for a cluster goes on without.
+    pub fn deadline(&self) -> Option<Instant> {
+        let restless = self.restless.borrow();
+        let live = restless.iter().filter_map(Weak::upgrade);
+        live.filter_map(|named| named.held_until()).min()
     }
 
     /// Reads every file again, whether it was replaced or not.
     pub fn reload_all(&self) {
         for named in self.all() {
             named.reload(self);
+            self.look_after(named);
         }
         for file in self.live_files() {
-            file.reload();
+            self.reload_file(&file);
         }
     }
 
@@ -299,6 +368,9 @@ impl Subscriptions {
 
     /// Forgets what nobody holds any more.
     pub fn prune(&self) {
+        if !self.let_go.take() {
+            return;
+        }
         self.routes
             .borrow_mut()
             .retain(|_, named| named.strong_count() > 0);
@@ -337,7 +409,7 @@ impl Subscriptions {
         }
         let watch = self.watcher.watch(path, None)?;
         let id = watch.id();
-        let file = Rc::new(TrackedFile::new(path, watch));
+        let file = Rc::new(TrackedFile::new(path, watch, self.let_go.clone()));
         let reader = Reader::File(Rc::downgrade(&file));
         self.readers.borrow_mut().insert(id, reader);
         self.files
@@ -426,6 +498,7 @@ impl Collector<'_> {
             origin => self.ask(origin, source, wanted, at)?,
         };
         registry.borrow_mut().insert(key, Rc::downgrade(&named));
+        subscriptions.look_after(named.clone());
         Ok(named)
     }
 }
@@ -554,12 +627,19 @@ impl Sources for Collector<'_> {
     }
 
     fn cluster(&self, name: &str, must_exist: bool, at: &At<'_>) -> Result<(), Reported> {
-        let clusters = self.subscriptions.clusters.borrow();
-        if !must_exist || clusters.contains(name) {
-            return Ok(());
+        let clusters = &self.subscriptions.clusters;
+        match clusters.standing(name) {
+            Some(Standing::InForce) => return Ok(()),
+            Some(Standing::Warming) => {
+                let mut found = self.found.borrow_mut();
+                found.clusters.push(Reference::new(clusters, name));
+                return Ok(());
+            }
+            None if !must_exist => return Ok(()),
+            None => {}
         }
         self.lacks();
-        let near = suggest::near(name, clusters.iter().map(|c| c.to_string()));
+        let near = clusters.near(name);
         Err(at.error(format_args!("unknown cluster '{name}'{near}")))
     }
 

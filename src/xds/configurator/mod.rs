@@ -87,6 +87,8 @@ pub struct Configurator {
     /// What streams tell, for whom [`Configurator::run`] listens.
     arrivals: RefCell<Option<mpsc::Receiver<Arrival>>>,
     state: RefCell<State>,
+    /// Clusters that have changed since the last snapshot.
+    unpublished: RefCell<Vec<Arc<str>>>,
     snapshot: SnapshotSlot,
     bootstrap: (Bytes, SystemTime),
     publish: Box<dyn Fn(u64)>,
@@ -161,6 +163,7 @@ impl Configurator {
                 runtime: RuntimeLayers::default(),
                 lds_begun: false,
             }),
+            unpublished: RefCell::default(),
             snapshot,
             bootstrap,
             publish,
@@ -239,10 +242,7 @@ impl Configurator {
         if let Some(cds) = cds {
             cds.begin(clusters, &self.subscriptions);
         }
-        drop(state);
-        self.subscriptions
-            .set_clusters(self.state.borrow().clusters.names());
-        let mut state = self.state.borrow_mut();
+        self.follow_clusters(clusters);
         let at_listeners = at_static.field("listeners");
         for (i, listener) in listeners.into_iter().enumerate() {
             let at = at_listeners.index(i);
@@ -435,9 +435,20 @@ impl Configurator {
     /// then publishes.
     fn settle(&self) {
         for _ in 0..MAX_ROUNDS {
+            self.move_on();
+            // What leads to clusters waits until requests find them.
+            if !self.publish() {
+                break;
+            }
+        }
+        self.subscriptions.prune();
+    }
+
+    fn move_on(&self) {
+        for _ in 0..MAX_ROUNDS {
             let now = Instant::now();
             let mut state = self.state.borrow_mut();
-            self.subscriptions.set_clusters(state.clusters.names());
+            self.follow_clusters(&mut state.clusters);
             let mut moved = self.subscriptions.refresh();
             state.runtime.follow(&self.runtime);
             moved |= state.clusters.refresh(&self.subscriptions);
@@ -450,8 +461,18 @@ impl Configurator {
                 break;
             }
         }
-        self.publish();
-        self.subscriptions.prune();
+    }
+
+    /// Tells those who refer to clusters which there are.
+    fn follow_clusters(&self, clusters: &mut Manager<ClusterKind>) {
+        let names = self.subscriptions.clusters();
+        for name in clusters.take_touched() {
+            match clusters.has(&name) {
+                true => names.exists(&name),
+                false => names.is_gone(&name),
+            }
+            self.unpublished.borrow_mut().push(name);
+        }
     }
 
     /// Goes on with the start when what it waits for is there.
@@ -460,7 +481,7 @@ impl Configurator {
         let mut state = self.state.borrow_mut();
         match phase {
             ServerState::PreInitializing
-                if state.clusters.warming().next().is_none()
+                if !state.clusters.is_warming()
                     && state.runtime.is_settled(Instant::now())
                     && state.cds.as_ref().is_none_or(Feed::is_answered) =>
             {
@@ -475,7 +496,7 @@ impl Configurator {
                 true
             }
             ServerState::Initializing
-                if state.listeners.warming().next().is_none()
+                if !state.listeners.is_warming()
                     && state.lds.as_ref().is_none_or(Feed::is_answered) =>
             {
                 tracing::info!(target: "config", "all dependencies initialized. starting workers");
@@ -487,8 +508,9 @@ impl Configurator {
         }
     }
 
-    /// Puts what has changed into a new snapshot, in one step.
-    fn publish(&self) {
+    /// Puts what has changed into a new snapshot, in one step. True when clusters
+    /// have come into force that others may wait for.
+    fn publish(&self) -> bool {
         let mut state = self.state.borrow_mut();
         let State {
             clusters,
@@ -504,8 +526,10 @@ impl Configurator {
         }
         let (clusters_changed, listeners_changed) =
             (clusters.take_changed(), listeners.take_changed());
+        // Nobody refers to a listener.
+        listeners.take_touched();
         if !clusters_changed && !listeners_changed {
-            return;
+            return false;
         }
         let old = self.snapshot.load();
         let generation = old.generation + 1;
@@ -531,6 +555,11 @@ impl Configurator {
         (self.publish)(generation);
         let upstreams = self.subscriptions.streams().upstreams();
         upstreams.snapshot_changed(&new);
+        let names = self.subscriptions.clusters();
+        let touched = self.unpublished.take();
+        let in_force = touched.iter().filter(|name| clusters.is_active(name));
+        in_force.for_each(|name| names.is_in_force(name));
+        clusters_changed
     }
 
     /// When something has to be looked at again although no event came.
@@ -547,6 +576,7 @@ impl Configurator {
             state.runtime.deadline(),
             state.clusters.deadline(),
             state.listeners.deadline(),
+            self.subscriptions.deadline(),
             bind,
             first_answer,
             expiry.map(Instant::from_std),

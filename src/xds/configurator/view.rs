@@ -44,7 +44,7 @@ impl ConfigView for Configurator {
     fn unready(&self) -> Vec<Unready> {
         let state = self.state.borrow();
         let mut server = Vec::new();
-        if state.clusters.warming().next().is_some() {
+        if state.clusters.is_warming() {
             server.push("Cluster manager".to_owned());
         }
         if state.lds.is_some() && !state.lds_begun {

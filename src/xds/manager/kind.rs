@@ -89,13 +89,15 @@ pub struct Needs<'a> {
 impl Needs<'_> {
     /// Whether its subscriptions let it serve. The first version of a resource
     /// goes on when each has been answered, good or bad, as in Envoy; one that
-    /// would replace a version that serves waits longer, for values.
+    /// would replace a version that serves waits longer, for values. Neither
+    /// goes before the clusters it leads to.
     pub fn are_met(&self) -> bool {
         self.waited
-            || match self.replaces {
-                true => self.dependencies.complete(),
-                false => self.dependencies.answered(),
-            }
+            || !self.dependencies.await_clusters()
+                && match self.replaces {
+                    true => self.dependencies.complete(),
+                    false => self.dependencies.answered(),
+                }
     }
 }
 

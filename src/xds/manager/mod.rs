@@ -20,6 +20,7 @@
 //! compared by hash first: what is the same is neither decoded nor built.
 
 mod entry;
+mod index;
 mod kind;
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ use super::{
 };
 
 use entry::{Entries, Entry, Warming};
+use index::Index;
 pub use kind::{Event, Kind, Needs, Peers};
 
 /// What came of an answer.
@@ -60,6 +62,9 @@ pub struct Outcome {
 pub struct Manager<K: Kind> {
     kind: K,
     entries: Entries<K::Built>,
+    index: Index,
+    /// [`Subscriptions::files_version`] when everything was last looked through.
+    files_version: u64,
     /// Taken away, but still in the last published snapshot.
     leaving: Vec<Version<K::Built>>,
     changed: bool,
@@ -82,6 +87,8 @@ impl<K: Kind> Manager<K> {
         Self {
             kind,
             entries: Entries::new(),
+            index: Index::default(),
+            files_version: 0,
             leaving: Vec::new(),
             changed: false,
             strays: 0,
@@ -100,38 +107,49 @@ impl<K: Kind> Manager<K> {
             .filter_map(|(name, entry)| Some((name, &entry.active.as_ref()?.built)))
     }
 
-    /// What is in force or warms, by name.
-    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.entries
-            .iter()
-            .filter(|(_, entry)| entry.active.is_some() || entry.warming.is_some())
-            .map(|(name, _)| name)
+    /// Whether there is one of this name, be it that it warms.
+    pub fn has(&self, name: &str) -> bool {
+        self.index.active.contains(name) || self.index.warming.contains(name)
+    }
+
+    /// Whether one of this name is in force.
+    pub fn is_active(&self, name: &str) -> bool {
+        self.index.active.contains(name)
+    }
+
+    /// Names that have changed in any way since this was last asked.
+    pub fn take_touched(&mut self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.index.touched)
     }
 
     /// What warms, and the targets of what each waits for, for `/init_dump`.
     pub fn warming(&self) -> impl Iterator<Item = (&Arc<str>, &K::Built, &Dependencies)> {
-        self.entries.iter().filter_map(|(name, entry)| {
-            let version = &entry.warming.as_ref()?.version;
+        self.index.warming.iter().filter_map(|name| {
+            let version = &self.entries.get(name)?.warming.as_ref()?.version;
             Some((name, &version.built, &version.dependencies))
         })
     }
 
+    /// Whether anything warms.
+    pub fn is_warming(&self) -> bool {
+        !self.index.warming.is_empty()
+    }
+
     /// When the first of what warms goes on without what it waits for.
     pub fn deadline(&self) -> Option<Instant> {
-        let warming = self.entries.values().filter_map(|e| e.warming.as_ref());
+        let warming = self.index.warming.iter();
+        let warming = warming.filter_map(|name| self.entries.get(name)?.warming.as_ref());
         warming.filter_map(|warming| warming.deadline).min()
     }
 
     /// Whether anything was refused that may be good later.
     pub fn may_be_cured(&self) -> bool {
-        let mut refused = self.entries.values().filter_map(|e| e.refused.as_ref());
-        refused.any(Refused::may_be_cured)
+        !self.index.restless.is_empty()
     }
 
     /// Whether nothing of the last answer is refused.
     pub fn is_whole(&self) -> bool {
-        let mut found = self.entries.values().filter(|entry| !entry.is_static());
-        self.strays == 0 && found.all(|entry| entry.refused.is_none())
+        self.strays == 0 && self.index.refused.is_empty()
     }
 
     /// Whether what is in force has changed since this was last asked. What was
@@ -221,13 +239,20 @@ impl<K: Kind> Manager<K> {
             return duplicate::<K>(&first, &encoded, update);
         }
         if let Some(entry) = self.entries.get_mut(encoded.name()) {
+            let name = || Arc::from(encoded.name());
             if entry.is_static() {
-                return skip::<K>(entry, encoded, &version_info);
+                let name = name();
+                skip::<K>(entry, encoded, &version_info);
+                return self.note(&name);
             }
-            let was_warming = entry.warming.is_some();
+            let was = (entry.warming.is_some(), entry.refused.is_some());
             if entry.keep(&encoded) {
-                self.changed |= was_warming != entry.warming.is_some();
+                let is = (entry.warming.is_some(), entry.refused.is_some());
+                self.changed |= was.0 != is.0;
                 update.outcome.unchanged += 1;
+                if was != is {
+                    self.note(&name());
+                }
                 return;
             }
         }
@@ -243,6 +268,7 @@ impl<K: Kind> Manager<K> {
                 let origin = || Entry::new(Origin::Dynamic(update.place.clone()));
                 let entry = self.entries.entry(name.clone()).or_insert_with(origin);
                 entry.refused = Some(*refused);
+                self.note(&name);
                 update.outcome.refused.push((name, details));
             }
         }
@@ -326,11 +352,18 @@ impl<K: Kind> Manager<K> {
             deadline: timeout.map(|timeout| Instant::now() + timeout),
         });
         self.changed = true;
-        self.promote(name, false);
+        if !self.promote(name, false) {
+            self.note(name);
+        }
+    }
+
+    /// To be called whenever an entry has changed.
+    fn note(&mut self, name: &Arc<str>) {
+        self.index.note(name, self.entries.get(name));
     }
 
     /// Puts a warming version in force when it is ready. True when it did.
-    fn promote(&mut self, name: &str, waited: bool) -> bool {
+    fn promote(&mut self, name: &Arc<str>, waited: bool) -> bool {
         let Some(entry) = self.entries.get_mut(name) else {
             return false;
         };
@@ -350,14 +383,15 @@ impl<K: Kind> Manager<K> {
         self.kind.activate(&warming.version.built, previous);
         entry.active = Some(warming.version);
         self.changed = true;
+        self.note(name);
         true
     }
 
     /// Puts in force whatever has become ready, or has waited long enough.
     /// True when something did.
     pub fn poll(&mut self, now: Instant) -> bool {
-        let warming = self.entries.iter().filter_map(|(name, entry)| {
-            let deadline = entry.warming.as_ref()?.deadline;
+        let warming = self.index.warming.iter().filter_map(|name| {
+            let deadline = self.entries.get(name)?.warming.as_ref()?.deadline;
             Some((
                 name.clone(),
                 deadline.is_some_and(|deadline| deadline <= now),
@@ -377,11 +411,16 @@ impl<K: Kind> Manager<K> {
     /// Builds again what lacked something that may have come, and what depends
     /// on a file that changed. True when something else is in force or warms.
     pub fn refresh(&mut self, subscriptions: &Subscriptions) -> bool {
-        let again = self.entries.iter().filter_map(|(name, entry)| {
-            let (encoded, version_info) = entry.to_refresh()?;
+        let to_refresh = |name: &Arc<str>| {
+            let (encoded, version_info) = self.entries.get(name)?.to_refresh()?;
             Some((name.clone(), encoded, version_info))
-        });
-        let again: Vec<_> = again.collect();
+        };
+        let files_version = subscriptions.files_version();
+        let again: Vec<_> = match files_version == self.files_version {
+            true => self.index.restless.iter().filter_map(to_refresh).collect(),
+            false => self.entries.keys().filter_map(to_refresh).collect(),
+        };
+        self.files_version = files_version;
         let mut changed = false;
         for (name, encoded, version_info) in again {
             match self.attempt(&name, encoded, &version_info, subscriptions) {
@@ -401,7 +440,7 @@ impl<K: Kind> Manager<K> {
     }
 
     /// What is refused for the same reason as before is said only once.
-    fn refuse_again(&mut self, name: &str, refused: Refused) {
+    fn refuse_again(&mut self, name: &Arc<str>, refused: Refused) {
         let Some(entry) = self.entries.get_mut(name) else {
             return;
         };
@@ -410,6 +449,7 @@ impl<K: Kind> Manager<K> {
             tracing::warn!(target: "config", "{} '{name}' refused: {details}", K::NOUN);
         }
         entry.refused = Some(refused);
+        self.note(name);
     }
 
     fn remove(&mut self, gone: &Gone, update: &mut Update) {
@@ -429,11 +469,13 @@ impl<K: Kind> Manager<K> {
                 && entry.is_static()
             {
                 entry.unskip();
+                self.note(name);
                 continue;
             }
             let Some(entry) = self.entries.remove(name) else {
                 continue;
             };
+            self.note(name);
             let Entry {
                 origin: _,
                 active,
@@ -450,21 +492,19 @@ impl<K: Kind> Manager<K> {
             update.outcome.removed += 1;
         }
         if *gone == Gone::Absent {
-            for (name, entry) in &mut self.entries {
-                if entry.is_static() && !update.named.contains_key(&**name) {
+            let fixed = self.index.fixed.iter();
+            let unskipped = fixed.filter(|name| !update.named.contains_key(&***name));
+            for name in unskipped.cloned().collect::<Vec<_>>() {
+                if let Some(entry) = self.entries.get_mut(&name) {
                     entry.unskip();
                 }
+                self.note(&name);
             }
         }
     }
 
     fn count_totals(&mut self) {
-        let active = self.entries.values().filter(|e| e.active.is_some()).count();
-        let warming = self
-            .entries
-            .values()
-            .filter(|e| e.warming.is_some())
-            .count();
+        let (active, warming) = (self.index.active.len(), self.index.warming.len());
         self.kind.count(Event::Totals { active, warming });
     }
 

@@ -211,7 +211,7 @@ fn what_was_lacking_is_tried_again() {
     assert_eq!(scene.active(), []);
     assert!(!scene.manager.refresh(&scene.subscriptions));
     let there: Arc<str> = "b".into();
-    scene.subscriptions.set_clusters([&there].into_iter());
+    scene.subscriptions.clusters().is_in_force(&there);
     assert!(scene.manager.refresh(&scene.subscriptions));
     assert_eq!(scene.active(), names(&[("a", 1)]));
     assert!(scene.manager.is_whole());
@@ -330,8 +330,8 @@ proptest! {
                 Step::Ready(version) => {
                     scene.ready.borrow_mut().insert(version);
                 }
-                Step::SetNeeded(true) => scene.subscriptions.set_clusters([&needed].into_iter()),
-                Step::SetNeeded(false) => scene.subscriptions.set_clusters([].into_iter()),
+                Step::SetNeeded(true) => scene.subscriptions.clusters().is_in_force(&needed),
+                Step::SetNeeded(false) => scene.subscriptions.clusters().is_gone(&needed),
                 Step::Settle => {
                     scene.manager.refresh(&scene.subscriptions);
                     scene.manager.poll(Instant::now());
