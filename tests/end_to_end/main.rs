@@ -10,6 +10,7 @@ mod files;
 mod filters;
 mod http;
 mod http1;
+mod listener;
 mod process;
 mod routing;
 mod runtime;

@@ -185,11 +185,15 @@ impl ProxyProtocol {
                 return Ok(());
             }
             Found::Disallowed(version) => {
-                stats.inc(match version {
-                    Version::V1 => names::v1_disallowed,
-                    Version::V2 => names::v2_disallowed,
-                });
-                "this version of the PROXY protocol is not allowed"
+                let (found, disallowed) = match version {
+                    Version::V1 => (names::v1_found, names::v1_disallowed),
+                    Version::V2 => (names::v2_found, names::v2_disallowed),
+                };
+                stats.inc(found);
+                stats.inc(disallowed);
+                return Err(Stop::Refused(
+                    "this version of the PROXY protocol is not allowed",
+                ));
             }
             Found::Malformed(version) => {
                 stats.inc(match version {
