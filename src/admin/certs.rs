@@ -148,14 +148,14 @@ fn details(facts: CertificateFacts) -> pb::CertificateDetails {
         SubjectName::Dns(_) => 0,
         SubjectName::Uri(_) => 1,
         SubjectName::Ip(_) => 2,
-        SubjectName::Email(_) => 3,
+        SubjectName::Email(_) | SubjectName::Other { .. } => 3,
     });
     let names = names.into_iter().filter_map(|name| match name {
         SubjectName::Dns(name) => Some(Name::Dns(name)),
         SubjectName::Uri(name) => Some(Name::Uri(name)),
         SubjectName::Ip(ip) => Some(Name::IpAddress(ip.to_string())),
         // The API has no place for it.
-        SubjectName::Email(_) => None,
+        SubjectName::Email(_) | SubjectName::Other { .. } => None,
     });
     pb::CertificateDetails {
         path,

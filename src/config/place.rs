@@ -219,6 +219,15 @@ impl<'a> At<'a> {
         })
     }
 
+    /// Tells what is taken as it is, but is hardly what was meant.
+    pub fn warn(&self, message: impl fmt::Display) {
+        self.report.warn(ConfigError {
+            path: self.to_string(),
+            message: message.to_string(),
+            position: None,
+        });
+    }
+
     /// Reports that a field is valid in the API but does nothing here yet.
     pub fn unsupported(&self) -> Reported {
         self.error("is not supported yet")

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::{
     FormatContext, TimeFormat,
     grpc::{GrpcStatusStyle, grpc_status},
-    plain::{PLAIN, with_underscores},
+    plain::{PLAIN, downstream_tls, upstream_tls, with_underscores},
     value::Value,
     view::{FieldName, HeaderView},
 };
@@ -28,6 +28,12 @@ pub enum Operator {
     StartTime(TimeFormat),
     /// `EMIT_TIME(FORMAT)`: the moment of printing.
     EmitTime(TimeFormat),
+    /// `DOWNSTREAM_PEER_CERT_V_START(FORMAT)` and its like: upstream's, or the end.
+    PeerValidity {
+        upstream: bool,
+        end: bool,
+        format: TimeFormat,
+    },
     /// `COMMON_DURATION(START:END:PRECISION)`, as a point, a point and the
     /// number of nanoseconds in a unit.
     Duration(TimePoint, TimePoint, u32),
@@ -87,6 +93,24 @@ impl Operator {
             Self::Trailer(name, or) => in_response(cx, cx.trailers, name, or.as_ref()),
             Self::StartTime(format) => Value::Time(format, cx.info.start_time.into()),
             Self::EmitTime(format) => Value::Time(format, std::time::SystemTime::now().into()),
+            Self::PeerValidity {
+                upstream,
+                end,
+                format,
+            } => {
+                let tls = match upstream {
+                    true => upstream_tls(cx),
+                    false => downstream_tls(cx),
+                };
+                let text = tls.and_then(|tls| tls.peer.as_ref()?.text());
+                text.map_or(Value::Absent, |text| {
+                    let time = match end {
+                        true => text.expiration,
+                        false => text.valid_from,
+                    };
+                    Value::Time(format, time.into())
+                })
+            }
             Self::Duration(from, to, unit) => {
                 let (from, to) = (from.of(cx), to.of(cx));
                 let between = from.zip(to).and_then(|(a, b)| b.checked_duration_since(a));

@@ -270,6 +270,10 @@ impl<'a> Command<'a> {
             "HOSTNAME" => Operator::Constant(hostname().into()),
             "START_TIME" => Operator::StartTime(time()?),
             "EMIT_TIME" => Operator::EmitTime(time()?),
+            "DOWNSTREAM_PEER_CERT_V_START" => validity(false, false, time()?),
+            "DOWNSTREAM_PEER_CERT_V_END" => validity(false, true, time()?),
+            "UPSTREAM_PEER_CERT_V_START" => validity(true, false, time()?),
+            "UPSTREAM_PEER_CERT_V_END" => validity(true, true, time()?),
             "COMMON_DURATION" => self.duration()?,
             "QUERY_PARAM" => Operator::QueryParam(self.required()?.into()),
             "PATH" => self.path(optional)?,
@@ -369,6 +373,14 @@ impl<'a> Command<'a> {
     }
 }
 
+fn validity(upstream: bool, end: bool, format: TimeFormat) -> Operator {
+    Operator::PeerValidity {
+        upstream,
+        end,
+        format,
+    }
+}
+
 /// The name of this host, read when a format is parsed.
 fn hostname() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
@@ -376,7 +388,11 @@ fn hostname() -> String {
 }
 
 /// Operators that are not plain; not all take an argument.
-const WITH_ARGUMENT: [&str; 16] = [
+const WITH_ARGUMENT: [&str; 20] = [
+    "DOWNSTREAM_PEER_CERT_V_START",
+    "DOWNSTREAM_PEER_CERT_V_END",
+    "UPSTREAM_PEER_CERT_V_START",
+    "UPSTREAM_PEER_CERT_V_END",
     "STREAM_ID",
     "HOSTNAME",
     "REQ",

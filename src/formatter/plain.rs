@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::net::Address;
+use crate::net::{
+    Address, TlsInfo,
+    tls::{CertificateText, Presented},
+};
 
 use super::{
     FormatContext,
@@ -81,6 +84,50 @@ pub(super) fn with_underscores(text: &str) -> Value<'_> {
     match text.contains(char::is_whitespace) {
         true => Value::Owned(text.replace(char::is_whitespace, "_")),
         false => Value::text(text),
+    }
+}
+
+pub(super) fn downstream_tls<'a>(cx: &FormatContext<'a>) -> Option<&'a TlsInfo> {
+    cx.info.connection.tls.as_ref()
+}
+
+pub(super) fn upstream_tls<'a>(cx: &FormatContext<'a>) -> Option<&'a TlsInfo> {
+    cx.info.upstream_connection.as_ref()?.tls.as_ref()
+}
+
+/// Of the certificate that the other end presented.
+fn peer<'a>(
+    tls: Option<&'a TlsInfo>,
+    value: impl FnOnce(&'a CertificateText) -> Value<'a>,
+) -> Value<'a> {
+    let text = tls.and_then(|tls| tls.peer.as_ref()?.text());
+    text.map_or(Value::Absent, value)
+}
+
+/// Of all that the other end presented.
+fn presented<'a>(
+    tls: Option<&'a TlsInfo>,
+    value: impl FnOnce(&'a Presented) -> Value<'a>,
+) -> Value<'a> {
+    let peer = tls.and_then(|tls| tls.peer.as_deref());
+    peer.map_or(Value::Absent, value)
+}
+
+/// Of the certificate that this end presented.
+fn local<'a>(
+    tls: Option<&'a TlsInfo>,
+    value: impl FnOnce(&'a CertificateText) -> Value<'a>,
+) -> Value<'a> {
+    let text = tls.and_then(|tls| tls.local.as_ref()?.text());
+    text.map_or(Value::Absent, value)
+}
+
+/// With commas between them.
+fn list<'a>(values: impl Iterator<Item = impl ToString>) -> Value<'a> {
+    let values: Vec<String> = values.map(|value| value.to_string()).collect();
+    match values.is_empty() {
+        true => Value::Absent,
+        false => Value::Owned(values.join(",")),
     }
 }
 
@@ -195,6 +242,114 @@ pub const PLAIN: &[(&str, Plain)] = &[
     }),
     ("DOWNSTREAM_TLS_CIPHER", |cx| {
         optional(cx.info.connection.tls.as_ref().map(|t| t.cipher))
+    }),
+    ("DOWNSTREAM_TLS_GROUP", |cx| {
+        optional(downstream_tls(cx).map(|tls| tls.group))
+    }),
+    ("DOWNSTREAM_PEER_SUBJECT", |cx| {
+        peer(downstream_tls(cx), |text| Value::text(&text.subject))
+    }),
+    ("DOWNSTREAM_PEER_ISSUER", |cx| {
+        peer(downstream_tls(cx), |text| Value::text(&text.issuer))
+    }),
+    ("DOWNSTREAM_PEER_SERIAL", |cx| {
+        peer(downstream_tls(cx), |text| Value::text(&text.serial))
+    }),
+    ("DOWNSTREAM_PEER_FINGERPRINT_256", |cx| {
+        peer(downstream_tls(cx), |text| Value::text(&text.sha256))
+    }),
+    ("DOWNSTREAM_PEER_FINGERPRINT_1", |cx| {
+        peer(downstream_tls(cx), |text| Value::text(&text.sha1))
+    }),
+    ("DOWNSTREAM_PEER_URI_SAN", |cx| {
+        peer(downstream_tls(cx), |text| list(text.uris()))
+    }),
+    ("DOWNSTREAM_PEER_DNS_SAN", |cx| {
+        peer(downstream_tls(cx), |text| list(text.dns()))
+    }),
+    ("DOWNSTREAM_PEER_IP_SAN", |cx| {
+        peer(downstream_tls(cx), |text| list(text.ips()))
+    }),
+    ("DOWNSTREAM_PEER_EMAIL_SAN", |cx| {
+        peer(downstream_tls(cx), |text| list(text.emails()))
+    }),
+    ("DOWNSTREAM_PEER_OTHERNAME_SAN", |cx| {
+        peer(downstream_tls(cx), |text| list(text.others()))
+    }),
+    ("DOWNSTREAM_PEER_CERT", |cx| {
+        presented(downstream_tls(cx), |peer| Value::Owned(peer.pem()))
+    }),
+    ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256", |cx| {
+        presented(downstream_tls(cx), |peer| list(peer.chain_sha256()))
+    }),
+    ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1", |cx| {
+        presented(downstream_tls(cx), |peer| list(peer.chain_sha1()))
+    }),
+    ("DOWNSTREAM_PEER_CHAIN_SERIALS", |cx| {
+        presented(downstream_tls(cx), |peer| list(peer.chain_serials()))
+    }),
+    ("DOWNSTREAM_LOCAL_SUBJECT", |cx| {
+        local(downstream_tls(cx), |text| Value::text(&text.subject))
+    }),
+    ("DOWNSTREAM_LOCAL_URI_SAN", |cx| {
+        local(downstream_tls(cx), |text| list(text.uris()))
+    }),
+    ("DOWNSTREAM_LOCAL_DNS_SAN", |cx| {
+        local(downstream_tls(cx), |text| list(text.dns()))
+    }),
+    ("DOWNSTREAM_LOCAL_IP_SAN", |cx| {
+        local(downstream_tls(cx), |text| list(text.ips()))
+    }),
+    ("DOWNSTREAM_LOCAL_EMAIL_SAN", |cx| {
+        local(downstream_tls(cx), |text| list(text.emails()))
+    }),
+    ("DOWNSTREAM_LOCAL_OTHERNAME_SAN", |cx| {
+        local(downstream_tls(cx), |text| list(text.others()))
+    }),
+    ("UPSTREAM_TLS_GROUP", |cx| {
+        optional(upstream_tls(cx).map(|tls| tls.group))
+    }),
+    ("UPSTREAM_PEER_SUBJECT", |cx| {
+        peer(upstream_tls(cx), |text| Value::text(&text.subject))
+    }),
+    ("UPSTREAM_PEER_ISSUER", |cx| {
+        peer(upstream_tls(cx), |text| Value::text(&text.issuer))
+    }),
+    ("UPSTREAM_PEER_URI_SAN", |cx| {
+        peer(upstream_tls(cx), |text| list(text.uris()))
+    }),
+    ("UPSTREAM_PEER_DNS_SAN", |cx| {
+        peer(upstream_tls(cx), |text| list(text.dns()))
+    }),
+    ("UPSTREAM_PEER_IP_SAN", |cx| {
+        peer(upstream_tls(cx), |text| list(text.ips()))
+    }),
+    ("UPSTREAM_PEER_EMAIL_SAN", |cx| {
+        peer(upstream_tls(cx), |text| list(text.emails()))
+    }),
+    ("UPSTREAM_PEER_OTHERNAME_SAN", |cx| {
+        peer(upstream_tls(cx), |text| list(text.others()))
+    }),
+    ("UPSTREAM_PEER_CERT", |cx| {
+        presented(upstream_tls(cx), |peer| Value::Owned(peer.pem()))
+    }),
+    ("UPSTREAM_LOCAL_SUBJECT", |cx| {
+        local(upstream_tls(cx), |text| Value::text(&text.subject))
+    }),
+    ("UPSTREAM_LOCAL_URI_SAN", |cx| {
+        local(upstream_tls(cx), |text| list(text.uris()))
+    }),
+    ("UPSTREAM_LOCAL_DNS_SAN", |cx| {
+        local(upstream_tls(cx), |text| list(text.dns()))
+    }),
+    ("UPSTREAM_LOCAL_IP_SAN", |cx| {
+        local(upstream_tls(cx), |text| list(text.ips()))
+    }),
+    ("UPSTREAM_LOCAL_EMAIL_SAN", |cx| {
+        local(upstream_tls(cx), |text| list(text.emails()))
+    }),
+    ("UPSTREAM_LOCAL_OTHERNAME_SAN", |cx| {
+        local(upstream_tls(cx), |text| list(text.others()))
     }),
     ("CUSTOM_FLAGS", |_| Value::Text("")),
     ("BYTES_RETRANSMITTED", |_| Value::Number(0)),

@@ -127,6 +127,7 @@ fn admit(
         upgrade.is_some(),
         manager,
         &session.peer,
+        session.info.tls.as_ref(),
         || worker.random(),
     );
     if let Some(scheme) = said.filter(|_| manager.scheme.is_none()) {

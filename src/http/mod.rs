@@ -9,6 +9,7 @@
 
 mod alarm;
 mod body;
+mod client_cert;
 mod clock;
 pub mod config;
 mod connection;

@@ -6,11 +6,8 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
-use super::{
-    config::{ConnectionManager, ForwardClientCert},
-    names, request_id,
-};
-use crate::net::ConnectionInfo;
+use super::{client_cert::ClientCert, config::ConnectionManager, names, request_id};
+use crate::net::{ConnectionInfo, TlsInfo};
 
 /// Headers an external client may not set.
 const EXTERNAL_MAY_NOT: [HeaderName; 14] = [
@@ -157,6 +154,8 @@ pub struct PeerHeaders {
     pub scheme: &'static str,
     /// The port the client connected to.
     port: u16,
+    /// `x-forwarded-client-cert`.
+    client_cert: ClientCert,
 }
 
 impl PeerHeaders {
@@ -177,6 +176,7 @@ impl PeerHeaders {
             external: ip.and_then(value),
             scheme: if info.tls.is_some() { "https" } else { "http" },
             port: info.local.ip().map_or(0, |a| a.port()),
+            client_cert: ClientCert::default(),
         }
     }
 }
@@ -189,6 +189,7 @@ pub fn prepare(
     upgrade: bool,
     manager: &ConnectionManager,
     peer: &PeerHeaders,
+    tls: Option<&TlsInfo>,
     mut random: impl FnMut() -> u64,
 ) -> Origin {
     if seen.connection && !upgrade {
@@ -309,7 +310,8 @@ pub fn prepare(
             );
         }
     }
-    forward_client_cert(headers, manager);
+    let policy = manager.peer.client_cert;
+    peer.client_cert.apply(headers, seen.forwarded, policy, tls);
     if let Some(via) = &manager.via {
         append(headers, header::VIA, via, b", ");
     }
@@ -386,19 +388,6 @@ fn last_address(headers: &HeaderMap, hops: u32) -> Option<(IpAddr, bool)> {
     let address = all.rsplit(',').nth(hops as usize)?.trim();
     let ip = address.parse().ok()?;
     Some((ip, hops == 0 && !all.contains(',')))
-}
-
-fn forward_client_cert(headers: &mut HeaderMap, manager: &ConnectionManager) {
-    match manager.peer.client_cert {
-        ForwardClientCert::AlwaysForwardOnly => {}
-        // No client certificate is asked for yet, so there is none to speak of.
-        ForwardClientCert::Sanitize
-        | ForwardClientCert::ForwardOnly
-        | ForwardClientCert::AppendForward(_)
-        | ForwardClientCert::SanitizeSet(_) => {
-            headers.remove(names::X_FORWARDED_CLIENT_CERT);
-        }
-    }
 }
 
 #[cfg(test)]

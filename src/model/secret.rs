@@ -30,7 +30,7 @@ pub enum SecretKind {
     /// `validation_context`.
     Validation(Arc<Validation>),
     /// `session_ticket_keys`: the first encrypts, all decrypt.
-    TicketKeys(Vec<[u8; TICKET_KEY_LENGTH]>),
+    TicketKeys(Arc<Vec<[u8; TICKET_KEY_LENGTH]>>),
     /// `generic_secret`.
     Generic {
         /// `secret`.
@@ -58,7 +58,7 @@ impl Secret {
             }
             Some(Type::SessionTicketKeys(keys)) => {
                 let place = at.field("session_ticket_keys");
-                SecretKind::TicketKeys(compile_ticket_keys(keys, cx, &place)?)
+                SecretKind::TicketKeys(Arc::new(compile_ticket_keys(keys, cx, &place)?))
             }
             Some(Type::GenericSecret(generic)) => {
                 compile_generic(generic, cx, &at.field("generic_secret"))?
@@ -79,6 +79,14 @@ impl Secret {
     pub fn certificate(&self) -> Option<&Arc<Certificate>> {
         match &self.kind {
             SecretKind::Certificate(certificate) => Some(certificate),
+            _ => None,
+        }
+    }
+
+    /// The session ticket keys, if it is that.
+    pub fn ticket_keys(&self) -> Option<&Arc<Vec<[u8; TICKET_KEY_LENGTH]>>> {
+        match &self.kind {
+            SecretKind::TicketKeys(keys) => Some(keys),
             _ => None,
         }
     }

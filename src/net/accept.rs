@@ -20,7 +20,6 @@ use super::{
     listener_filters::Stop,
     signal::Signal,
     socket::{ListenSocket, Sockets},
-    tls,
 };
 use crate::{
     model::{
@@ -409,8 +408,7 @@ async fn end_tls(stream: Plain, info: &mut ConnectionInfo, chain: &Chain) -> Opt
         },
     };
     match ended {
-        Ok(stream) => {
-            let (server_name, facts) = tls::facts(&stream);
+        Ok((stream, facts, server_name)) => {
             if !info.offers_tls {
                 // What a listener that looks would have found.
                 info.offers_tls = true;

@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, sync::Arc, time::Instant};
 
-use super::{Address, Stream};
+use super::{Address, Stream, TlsInfo};
 use crate::server::ChainHandle;
 
 /// Facts about a downstream connection, fixed once it is established.
@@ -122,17 +122,6 @@ impl ConnectionInfo {
     pub fn tlvs(&self) -> &[Tlv] {
         self.noted.as_ref().map_or(&[], |noted| &noted.tlvs)
     }
-}
-
-/// Facts about an established downstream TLS session.
-#[derive(Clone, Debug)]
-pub struct TlsInfo {
-    /// `TLSv1.2` or `TLSv1.3`.
-    pub version: &'static str,
-    /// The cipher suite's OpenSSL name.
-    pub cipher: &'static str,
-    /// The protocol ALPN settled on.
-    pub application_protocol: Option<Box<[u8]>>,
 }
 
 /// A connection and the filter chain that was chosen for it.

@@ -17,8 +17,9 @@ pub mod tls;
 pub mod tunnel;
 
 pub use address::Address;
-pub use connection::{Connection, ConnectionInfo, ConnectionMetadata, TlsInfo};
+pub use connection::{Connection, ConnectionInfo, ConnectionMetadata};
 pub use executor::LocalExecutor;
 pub use plain::Plain;
 pub use prefixed::Prefixed;
 pub use stream::Stream;
+pub use tls::TlsInfo;

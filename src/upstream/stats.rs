@@ -135,26 +135,3 @@ crate::stat_table! {
         texts {}
     }
 }
-
-crate::stat_table! {
-    /// `cluster.NAME.ssl.`, of a cluster with TLS.
-    pub mod ssl_stats {
-        counters {
-            connection_error,
-            fail_verify_cert_hash,
-            fail_verify_error,
-            fail_verify_no_cert,
-            fail_verify_san,
-            handshake,
-            no_certificate,
-            ocsp_staple_failed,
-            ocsp_staple_omitted,
-            ocsp_staple_requests,
-            ocsp_staple_responses,
-            session_reused,
-        }
-        gauges {}
-        histograms {}
-        texts {}
-    }
-}

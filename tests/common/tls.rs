@@ -1,6 +1,23 @@
-//! Certificates made for one test.
+//! Certificates made for one test, and a client that uses them.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType,
+    SignatureAlgorithm,
+};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::config::typed;
 
 /// A certificate authority.
 pub struct Authority {
@@ -38,16 +55,240 @@ impl Authority {
     /// A certificate for these names, signed by this authority.
     pub fn issue(&self, names: &[&str]) -> Identity {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params = CertificateParams::new(names).expect("valid names");
+        self.issue_for(
+            "Test server",
+            CertificateParams::new(names).expect("valid names"),
+        )
+    }
+
+    /// A certificate with this common name and these URIs, for a client.
+    pub fn issue_client(&self, common_name: &str, uris: &[&str]) -> Identity {
+        let mut params = CertificateParams::default();
+        let uri = |uri: &&str| SanType::URI((*uri).try_into().expect("ASCII"));
+        params.subject_alt_names = uris.iter().map(uri).collect();
+        self.issue_for(common_name, params)
+    }
+
+    /// A certificate with this common name, as `params` say.
+    pub fn issue_for(&self, common_name: &str, params: CertificateParams) -> Identity {
+        self.issue_with(common_name, params, &rcgen::PKCS_ECDSA_P256_SHA256)
+    }
+
+    /// The same, with another kind of key.
+    pub fn issue_with(
+        &self,
+        common_name: &str,
+        mut params: CertificateParams,
+        algorithm: &'static SignatureAlgorithm,
+    ) -> Identity {
         // Another subject than the issuer's, or it would count as self-signed.
         params
             .distinguished_name
-            .push(DnType::CommonName, "Test server");
-        let key = KeyPair::generate().expect("a key");
+            .push(DnType::CommonName, common_name);
+        let key = KeyPair::generate_for(algorithm).expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("signed");
         Identity {
             certificate: certificate.pem(),
             key: key.serialize_pem(),
         }
+    }
+}
+
+impl Identity {
+    /// A `TlsCertificate`.
+    pub fn inline(&self) -> Value {
+        json!({
+            "certificate_chain": { "inline_string": self.certificate },
+            "private_key": { "inline_string": self.key },
+        })
+    }
+}
+
+/// The transport socket of a filter chain that ends TLS.
+pub fn ends_tls(context: Value) -> Value {
+    json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": typed(
+            "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            context,
+        ),
+    })
+}
+
+/// A TLS client that takes any certificate and looks at it.
+#[derive(Clone, Debug)]
+pub struct TlsClient {
+    /// Everything that a client can choose.
+    pub config: ClientConfig,
+}
+
+/// How a handshake and a request came out.
+#[derive(Debug)]
+pub struct Answer {
+    /// The common name of the certificate that was shown.
+    pub shown: String,
+    /// The protocol that ALPN settled on.
+    pub protocol: Option<Vec<u8>>,
+    /// Whether a session was resumed.
+    pub resumed: bool,
+    /// The response, as it came.
+    pub text: String,
+}
+
+impl TlsClient {
+    /// Without a certificate, for every version.
+    pub fn new() -> Self {
+        Self::with_provider(aws_lc_rs::default_provider())
+    }
+
+    /// One that takes certificates with keys of this kind alone.
+    pub fn taking(kind: &str) -> Self {
+        let mut provider = aws_lc_rs::default_provider();
+        let mapping = provider.signature_verification_algorithms.mapping;
+        let kept = mapping.iter().filter(|(scheme, _)| {
+            let name = format!("{scheme:?}");
+            name.starts_with(kind)
+        });
+        // A few hundred bytes for as long as the test runs.
+        provider.signature_verification_algorithms.mapping =
+            Box::leak(kept.copied().collect::<Box<[_]>>());
+        Self::with_provider(provider)
+    }
+
+    fn with_provider(provider: CryptoProvider) -> Self {
+        let provider = Arc::new(provider);
+        let config = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anything(provider)))
+            .with_no_client_auth();
+        Self { config }
+    }
+
+    /// Presents this certificate.
+    pub fn presenting(mut self, identity: &Identity) -> Self {
+        let certificates = CertificateDer::pem_slice_iter(identity.certificate.as_bytes());
+        let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("a key");
+        let provider = self.config.crypto_provider().clone();
+        let key = rustls::sign::CertifiedKey::from_der(
+            certificates.map(|one| one.expect("PEM")).collect(),
+            key,
+            &provider,
+        );
+        self.config.client_auth_cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(
+            key.expect("a key that fits"),
+        ));
+        self
+    }
+
+    /// Offers these protocols by ALPN.
+    pub fn offering(mut self, protocols: &[&str]) -> Self {
+        self.config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
+        self
+    }
+
+    /// Does the handshake.
+    pub async fn connect(
+        &self,
+        port: u16,
+        server_name: &str,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
+        let name = match server_name {
+            // An address is not sent.
+            "" => ServerName::try_from("127.0.0.1"),
+            name => ServerName::try_from(name),
+        };
+        let connector = TlsConnector::from(Arc::new(self.config.clone()));
+        let name = name.expect("a name").to_owned();
+        connector.connect(name, tcp).await
+    }
+
+    /// One GET over HTTP/1 on a connection of its own. `headers` are whole lines.
+    pub async fn get(
+        &self,
+        port: u16,
+        server_name: &str,
+        headers: &str,
+    ) -> std::io::Result<Answer> {
+        let mut stream = self.connect(port, server_name).await?;
+        let request =
+            format!("GET / HTTP/1.1\r\nhost: a.example.com\r\nconnection: close\r\n{headers}\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut text = Vec::new();
+        // Some just close.
+        let read = stream.read_to_end(&mut text).await;
+        if text.is_empty() {
+            read?;
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let session: &ClientConnection = stream.get_ref().1;
+        Ok(Answer {
+            shown: session
+                .peer_certificates()
+                .map_or_else(String::new, |c| common_name(&c[0])),
+            protocol: session.alpn_protocol().map(<[u8]>::to_vec),
+            resumed: session.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
+            text: String::from_utf8_lossy(&text).into_owned(),
+        })
+    }
+}
+
+impl Answer {
+    /// A response header; empty when there is none.
+    pub fn header(&self, name: &str) -> &str {
+        let mut lines = self.text.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        value.unwrap_or_default()
+    }
+}
+
+fn common_name(certificate: &CertificateDer<'_>) -> String {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    let (_, x509) = X509Certificate::from_der(certificate).expect("a certificate");
+    let name = x509.subject().iter_common_name().next();
+    name.and_then(|name| name.as_str().ok())
+        .unwrap_or_default()
+        .to_owned()
+}
+
+#[derive(Debug)]
+struct Anything(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anything {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

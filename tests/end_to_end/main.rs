@@ -16,3 +16,4 @@ mod routing;
 mod runtime;
 mod shipped;
 mod tcp;
+mod tls;

@@ -143,6 +143,8 @@ pub struct CertDetails {
     pub dns: bool,
     /// `URI`.
     pub uri: bool,
+    /// `Issuer`.
+    pub issuer: bool,
 }
 
 impl CertDetails {
@@ -162,13 +164,14 @@ impl CertDetails {
             format,
             issuer,
         } = message;
-        crate::refuse!(at; format, issuer)?;
+        crate::refuse!(at; format)?;
         Ok(Self {
             subject: subject.unwrap_or(false),
             cert,
             chain,
             dns,
             uri,
+            issuer,
         })
     }
 }

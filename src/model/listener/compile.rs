@@ -105,7 +105,14 @@ impl Listener {
         let timeout = listener_filters_timeout
             .map(|d| crate::config::duration(&d, &at.field("listener_filters_timeout")))
             .transpose();
-        let chains = compile_chains(filter_chains, default_filter_chain, cx, at);
+        let scope = match &addresses {
+            _ if !stat_prefix.is_empty() => stat_prefix,
+            Ok(addresses) => addresses[0].address.to_string().replace(':', "_"),
+            // Nothing will be counted.
+            Err(_) => String::new(),
+        };
+        let stat_prefix = format!("listener.{scope}.");
+        let chains = compile_chains(filter_chains, default_filter_chain, &stat_prefix, cx, at);
         refused?;
         let (addresses, mut filters, timeout, filter_chains) =
             (addresses?, filters?, timeout?, chains?);
@@ -126,19 +133,11 @@ impl Listener {
         }
         let (own, all) = cx.shared.connections.of(&name, cx.runtime);
 
-        let scope = match stat_prefix.is_empty() {
-            true => addresses[0].address.to_string().replace(':', "_"),
-            false => stat_prefix,
-        };
-        let stats = cx
-            .stats
-            .block(&format!("listener.{scope}."), &listener_stats::TABLE);
+        let stats = cx.stats.block(&stat_prefix, &listener_stats::TABLE);
         let worker_stats = (0..cx.server.concurrency)
             .map(|n| {
-                cx.stats.block(
-                    &format!("listener.{scope}.worker_{n}."),
-                    &worker_stats::TABLE,
-                )
+                cx.stats
+                    .block(&format!("{stat_prefix}worker_{n}."), &worker_stats::TABLE)
             })
             .collect();
         Ok(Self {
@@ -212,6 +211,7 @@ fn compile_addresses(
 fn compile_chains(
     chains: Vec<pb::FilterChain>,
     default: Option<pb::FilterChain>,
+    stat_prefix: &str,
     cx: &Context<'_>,
     at: &At<'_>,
 ) -> Result<FilterChains, Reported> {
@@ -223,13 +223,15 @@ fn compile_chains(
     let mut outcome = Ok(());
     for (index, mut chain) in chains.into_iter().enumerate() {
         let rule = chain.filter_chain_match.take();
-        match FilterChain::compile(chain, cx, &at_chains.index(index)) {
+        match FilterChain::compile(chain, stat_prefix, cx, &at_chains.index(index)) {
             Ok(chain) => compiled.push((Arc::new(chain), rule)),
             Err(reported) => outcome = Err(reported),
         }
     }
     let default = default
-        .map(|chain| FilterChain::compile(chain, cx, &at.field("default_filter_chain")))
+        .map(|chain| {
+            FilterChain::compile(chain, stat_prefix, cx, &at.field("default_filter_chain"))
+        })
         .transpose();
     outcome?;
     FilterChains::compile(compiled, default?.map(Arc::new), &at_chains)

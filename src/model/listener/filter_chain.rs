@@ -59,11 +59,13 @@ const NETWORK_FILTERS: [&str; 2] = [
 
 impl FilterChain {
     /// Compiles everything but `filter_chain_match`, which the listener reads.
+    /// `stat_prefix` is the listener's, with its final dot.
     ///
     /// # Errors
     /// What is wrong has been reported.
     pub fn compile(
         message: pb::FilterChain,
+        stat_prefix: &str,
         cx: &Context<'_>,
         at: &At<'_>,
     ) -> Result<Self, Reported> {
@@ -85,7 +87,9 @@ impl FilterChain {
 
         let transport = match transport_socket {
             None => Ok((Transport::Raw, 0)),
-            Some(socket) => compile_transport(socket, cx, &at.field("transport_socket")),
+            Some(socket) => {
+                compile_transport(socket, stat_prefix, cx, &at.field("transport_socket"))
+            }
         };
         let network = compile_filters(filters, cx, &at.field("filters"));
         let timeout = timeout?;
@@ -106,6 +110,7 @@ impl FilterChain {
 
 fn compile_transport(
     socket: crate::api::envoy::config::core::v3::TransportSocket,
+    stat_prefix: &str,
     cx: &Context<'_>,
     at: &At<'_>,
 ) -> Result<(Transport, u64), Reported> {
@@ -127,7 +132,7 @@ fn compile_transport(
         }
         "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext" => {
             let mut context: DownstreamTlsContext = crate::config::unpack(&any, &at)?;
-            let tls = DownstreamTls::compile(context.clone(), cx, &at)?;
+            let tls = DownstreamTls::compile(context.clone(), stat_prefix, cx, &at)?;
             // A new certificate is for new handshakes; it moves no connection.
             if let Some(common) = &mut context.common_tls_context {
                 common.tls_certificates.clear();

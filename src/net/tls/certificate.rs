@@ -3,7 +3,7 @@
 
 use std::{
     hash::{BuildHasher, Hash},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use rustls::{
@@ -23,7 +23,7 @@ use crate::{
     refuse,
 };
 
-use super::certificate_facts::CertificateFacts;
+use super::{CertificateText, certificate_facts::CertificateFacts};
 
 /// A certificate with its chain and its private key.
 #[derive(Debug)]
@@ -34,6 +34,7 @@ pub struct Certificate {
     pub facts: Vec<CertificateFacts>,
     /// A hash of the chain and the key.
     pub identity: u64,
+    text: OnceLock<Option<CertificateText>>,
 }
 
 impl Certificate {
@@ -78,6 +79,9 @@ impl Certificate {
             ))
         })?;
         let facts = facts_of(&chain, &path);
+        if let Some(first) = facts.first() {
+            warn_of_dates(first, &chain_place);
+        }
         let provider = aws_lc_rs::default_provider();
         let mut certified =
             CertifiedKey::from_der(chain, key, &provider).map_err(|error| match error {
@@ -94,13 +98,39 @@ impl Certificate {
             key: Arc::new(certified),
             facts,
             identity,
+            text: OnceLock::new(),
         })
+    }
+
+    /// What it says, read when it is first asked for; `None` when it cannot be
+    /// read.
+    pub fn text(&self) -> Option<&CertificateText> {
+        let read = || CertificateText::read(self.key.cert.first()?);
+        self.text.get_or_init(read).as_ref()
     }
 }
 
 impl Hash for Certificate {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         self.identity.hash(state);
+    }
+}
+
+/// A certificate that clients will not take is used all the same, as in Envoy.
+fn warn_of_dates(facts: &CertificateFacts, at: &At<'_>) {
+    let now = std::time::SystemTime::now();
+    if facts.expiration < now {
+        let days = now.duration_since(facts.expiration).unwrap_or_default();
+        let days = days.as_secs() / (24 * 3600);
+        at.warn(format_args!(
+            "the certificate ({}) expired {days} days ago; clients will refuse it",
+            facts.path
+        ));
+    } else if facts.valid_from > now {
+        at.warn(format_args!(
+            "the certificate ({}) is not valid yet; clients will refuse it",
+            facts.path
+        ));
     }
 }
 

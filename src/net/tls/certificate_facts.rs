@@ -1,11 +1,17 @@
 //! What a certificate says of itself, for `/certs` and for people.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::{
+    der_parser::asn1_rs::Any,
     extensions::{GeneralName, ParsedExtension},
     prelude::{FromDer, X509Certificate},
+};
+
+use super::{
+    distinguished_name::{decode, oid_text},
+    presented::time,
 };
 
 /// The facts of one certificate.
@@ -36,6 +42,13 @@ pub enum SubjectName {
     Ip(std::net::IpAddr),
     /// An e-mail address.
     Email(String),
+    /// A name of another kind, where its value is text.
+    Other {
+        /// The kind: numbers and dots.
+        oid: String,
+        /// The value.
+        value: String,
+    },
 }
 
 impl SubjectName {
@@ -44,6 +57,7 @@ impl SubjectName {
         match self {
             Self::Dns(text) | Self::Uri(text) | Self::Email(text) => text.clone(),
             Self::Ip(ip) => ip.to_string(),
+            Self::Other { value, .. } => value.clone(),
         }
     }
 }
@@ -52,13 +66,6 @@ impl CertificateFacts {
     /// Reads a certificate; `None` when it is not one.
     pub fn read(certificate: &CertificateDer<'_>, path: &str) -> Option<Self> {
         let (_, x509) = X509Certificate::from_der(certificate).ok()?;
-        let time = |seconds: i64| {
-            let offset = Duration::from_secs(seconds.unsigned_abs());
-            match seconds < 0 {
-                true => UNIX_EPOCH - offset,
-                false => UNIX_EPOCH + offset,
-            }
-        };
         let serial = x509.raw_serial();
         let serial = serial.strip_prefix(&[0]).unwrap_or(serial);
         Some(Self {
@@ -107,6 +114,15 @@ fn subject_name(name: &GeneralName<'_>) -> Option<SubjectName> {
                 _ => None,
             };
             ip.map(SubjectName::Ip)
+        }
+        GeneralName::OtherName(oid, value) => {
+            // `[0] EXPLICIT ANY`, and in it a string.
+            let (_, explicit) = Any::from_der(value).ok()?;
+            let (_, inner) = Any::from_der(explicit.data).ok()?;
+            Some(SubjectName::Other {
+                oid: oid_text(oid),
+                value: decode(inner.tag(), inner.data)?,
+            })
         }
         _ => None,
     }

@@ -1,51 +1,34 @@
-//! Verifies a client's certificate as the filter chain asks, which is as Envoy
-//! does: with authorities its chain has to lead to one of them; names and hashes
-//! count besides.
+//! Verifies a client's certificate as the filter chain asks.
 
 use std::sync::Arc;
 
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+    DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
     client::danger::HandshakeSignatureValid,
-    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+    crypto::{verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
-use super::Validation;
+use super::{Parameters, Side, SslStats, Validation};
 
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
-    validation: Arc<Validation>,
-    chain: Option<Arc<dyn ClientCertVerifier>>,
-    required: bool,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ClientVerifier {
-    pub(super) fn new(
-        validation: Arc<Validation>,
-        chain: Option<Arc<dyn ClientCertVerifier>>,
-        required: bool,
-        provider: Arc<CryptoProvider>,
-    ) -> Self {
-        Self {
-            validation,
-            chain,
-            required,
-            provider,
-        }
-    }
+    pub(super) validation: Arc<Validation>,
+    pub(super) required: bool,
+    pub(super) parameters: Parameters,
+    pub(super) stats: Arc<SslStats>,
 }
 
 impl ClientCertVerifier for ClientVerifier {
     fn client_auth_mandatory(&self) -> bool {
-        self.required
+        // As Envoy: what names a certificate asks for one.
+        self.required || self.validation.pins_certificates()
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        match &self.chain {
-            Some(chain) if !self.validation.suppress_client_ca_list => chain.root_hint_subjects(),
+        match &self.validation.trust {
+            Some(trust) if !self.validation.suppress_client_ca_list => &trust.subjects,
             _ => &[],
         }
     }
@@ -56,16 +39,16 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        // Whatever is wrong with it, as in Envoy.
-        if self.validation.accept_untrusted {
-            return Ok(ClientCertVerified::assertion());
+        let algorithms = &self.parameters.provider.signature_verification_algorithms;
+        let verified =
+            self.validation
+                .verify(end_entity, intermediates, now, Side::Server, algorithms);
+        if let Err(error) = verified {
+            self.stats.certificate_failed(&error);
+            if !self.validation.accept_untrusted {
+                return Err(error);
+            }
         }
-        if let Some(chain) = &self.chain {
-            chain.verify_client_cert(end_entity, intermediates, now)?;
-        }
-        self.validation.check(end_entity).map_err(|failure| {
-            Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(failure))))
-        })?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -75,8 +58,11 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
+        self.parameters.check_scheme(signature.scheme)?;
+        let algorithms = &self.parameters.provider.signature_verification_algorithms;
+        let valid = verify_tls12_signature(message, certificate, signature, algorithms)?;
+        self.stats.signed(signature.scheme);
+        Ok(valid)
     }
 
     fn verify_tls13_signature(
@@ -85,13 +71,14 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
+        self.parameters.check_scheme(signature.scheme)?;
+        let algorithms = &self.parameters.provider.signature_verification_algorithms;
+        let valid = verify_tls13_signature(message, certificate, signature, algorithms)?;
+        self.stats.signed(signature.scheme);
+        Ok(valid)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.parameters.verify_schemes()
     }
 }

@@ -188,7 +188,7 @@ fn compile_combined(
     Ok(ValidationSource::Combined(Arc::new(default), slot))
 }
 
-fn subscribe(
+pub(super) fn subscribe(
     message: pb::SdsSecretConfig,
     cx: &Context<'_>,
     at: &At<'_>,

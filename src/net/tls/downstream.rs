@@ -5,31 +5,44 @@
 //! from secrets are looked up at each handshake, so a rotated secret is in force
 //! for the next client and touches no open connection.
 
-use std::{io, sync::Arc};
+use std::{
+    hash::{BuildHasher, Hash, Hasher},
+    io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use arc_swap::ArcSwapOption;
 use rustls::{
-    RootCertStore, ServerConfig,
-    server::{NoServerSessionStorage, ServerSessionMemoryCache, WebPkiClientVerifier},
+    ServerConfig,
+    server::{
+        Acceptor, ClientHello, NoServerSessionStorage, ServerSessionMemoryCache,
+        StoresServerSessions,
+    },
 };
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use super::{
-    Certificate, Common, Side, Source, Validation, ValidationSource,
-    client_verifier::ClientVerifier, params::suite_name, secret,
-    server_certificates::ServerCertificates,
+    Certificate, Common, Side, Source, SslStats, Validation, ValidationSource,
+    client_verifier::ClientVerifier,
+    secret,
+    server_certificates::{ServerCertificates, Shown},
+    tickets::Tickets,
 };
 use crate::{
     api::envoy::extensions::transport_sockets::tls::v3 as pb,
     config::{At, Reported},
-    model::{Context, secret::Secret},
+    model::{
+        Context,
+        secret::{Secret, TICKET_KEY_LENGTH, compile_ticket_keys},
+    },
     net::TlsInfo,
     refuse,
 };
 
-/// Sessions that can be resumed by id (TLS 1.2 without tickets).
-const SESSIONS: usize = 4096;
+/// Sessions of one context that can be resumed by id (TLS 1.2 without tickets).
+const SESSIONS: usize = 1024;
 
 /// TLS as a filter chain ends it.
 #[derive(Debug)]
@@ -37,20 +50,58 @@ pub struct DownstreamTls {
     common: Common,
     require_client_certificate: bool,
     stateful_resumption: bool,
-    tickets: bool,
+    tickets: TicketKeys,
+    /// `session_timeout`.
+    session_timeout: Option<Duration>,
     /// `full_scan_certs_on_sni_mismatch`.
     full_scan: bool,
+    /// `require_sni`.
+    require_sni: bool,
+    /// `prefer_client_ciphers`.
+    prefer_client_ciphers: bool,
+    stats: Arc<SslStats>,
     /// Built from the secrets in force.
     built: ArcSwapOption<Built>,
 }
 
+/// What encrypts session tickets.
+#[derive(Debug)]
+enum TicketKeys {
+    /// `disable_stateless_session_resumption`.
+    Off,
+    /// `session_ticket_keys`, or without any, keys of this process's own.
+    Of(Source<Vec<[u8; TICKET_KEY_LENGTH]>>),
+}
+
 #[derive(Debug)]
 struct Built {
-    config: Arc<ServerConfig>,
+    parts: Parts,
+    selection: ServerCertificates,
+    /// Without a certificate.
+    template: ServerConfig,
+    /// By certificate: with ALPN, and without.
+    configs: Vec<[OnceLock<Arc<ServerConfig>>; 2]>,
+}
+
+/// What a configuration is built from; secrets may put others in their place.
+#[derive(Debug)]
+struct Parts {
     certificates: Vec<Arc<Certificate>>,
     validation: Option<Arc<Validation>>,
-    /// The secret a combined validation context was merged with.
+    /// The secret a combined validation context is merged with.
     merged: Option<Arc<Validation>>,
+    ticket_keys: Option<Arc<Vec<[u8; TICKET_KEY_LENGTH]>>>,
+}
+
+impl Parts {
+    fn is_same(&self, other: &Self) -> bool {
+        let certificates = self.certificates.iter().zip(&other.certificates);
+        self.certificates.len() == other.certificates.len()
+            && certificates.into_iter().all(|(a, b)| Arc::ptr_eq(a, b))
+            && same(&self.validation, &other.validation)
+            && same(&self.merged, &other.merged)
+            && same(&self.ticket_keys, &other.ticket_keys)
+    }
 }
 
 /// Why a handshake did not come about.
@@ -63,12 +114,13 @@ enum NotReady {
 }
 
 impl DownstreamTls {
-    /// Compiles the settings.
+    /// Compiles the settings. `stat_prefix` is the listener's, with its final dot.
     ///
     /// # Errors
     /// What is wrong has been reported.
     pub fn compile(
         message: pb::DownstreamTlsContext,
+        stat_prefix: &str,
         cx: &Context<'_>,
         at: &At<'_>,
     ) -> Result<Self, Reported> {
@@ -77,31 +129,32 @@ impl DownstreamTls {
             common_tls_context,
             require_client_certificate,
             require_sni,
-            // How long a session may be resumed is for the client to shorten;
-            // tickets here live for twelve hours at most.
             session_timeout,
             ocsp_staple_policy,
             full_scan_certs_on_sni_mismatch,
             disable_stateful_session_resumption,
-            // What the server prefers is what rustls does.
             prefer_client_ciphers,
             session_ticket_keys_type,
         } = message;
-        let require_sni = require_sni.filter(|on| *on);
-        let mut refused = refuse!(at; require_sni, session_timeout, ocsp_staple_policy,
-            prefer_client_ciphers);
+        let refused = refuse!(at; ocsp_staple_policy);
+        let session_timeout = session_timeout
+            .map(|d| crate::config::duration(&d, &at.field("session_timeout")))
+            .transpose();
         let tickets = match session_ticket_keys_type {
-            None => true,
-            Some(SessionTicketKeysType::DisableStatelessSessionResumption(off)) => !off,
-            Some(SessionTicketKeysType::SessionTicketKeys(_)) => {
-                refused = Err(at.field("session_ticket_keys").unsupported());
-                true
+            None | Some(SessionTicketKeysType::DisableStatelessSessionResumption(false)) => {
+                Ok(TicketKeys::Of(Source::None))
             }
-            Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(_)) => {
-                refused = Err(at
-                    .field("session_ticket_keys_sds_secret_config")
-                    .unsupported());
-                true
+            Some(SessionTicketKeysType::DisableStatelessSessionResumption(true)) => {
+                Ok(TicketKeys::Off)
+            }
+            Some(SessionTicketKeysType::SessionTicketKeys(keys)) => {
+                let keys = compile_ticket_keys(keys, cx, &at.field("session_ticket_keys"));
+                keys.map(|keys| TicketKeys::Of(Source::Fixed(Arc::new(keys))))
+            }
+            Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(config)) => {
+                let place = at.field("session_ticket_keys_sds_secret_config");
+                super::common::subscribe(config, cx, &place)
+                    .map(|slot| TicketKeys::Of(Source::Secret(slot)))
             }
         };
         let place = at.field("common_tls_context");
@@ -112,7 +165,7 @@ impl DownstreamTls {
             &place,
         );
         refused?;
-        let common = common?;
+        let (common, tickets, session_timeout) = (common?, tickets?, session_timeout?);
         if common.certificates.is_empty() {
             return Err(place.error(
                 "has no certificate; one of tls_certificates, \
@@ -124,23 +177,66 @@ impl DownstreamTls {
             require_client_certificate: require_client_certificate.unwrap_or(false),
             stateful_resumption: !disable_stateful_session_resumption,
             tickets,
+            session_timeout,
             full_scan: full_scan_certs_on_sni_mismatch.unwrap_or(false),
+            require_sni: require_sni.unwrap_or(false),
+            prefer_client_ciphers,
+            stats: Arc::new(SslStats::new(cx.stats, stat_prefix)),
             built: ArcSwapOption::empty(),
         };
         // Without secrets everything is known now, and so is what is wrong.
         if !tls.uses_secrets() {
-            tls.config().map_err(|error| place.error(error))?;
+            tls.built().map_err(|error| place.error(error))?;
         }
         Ok(tls)
     }
 
-    /// Does the handshake of a new connection.
+    /// Does the handshake of a new connection and counts it. Gives the server
+    /// name that the client sent, too.
     ///
     /// # Errors
     /// When a secret is missing, or the client and these settings do not come to terms.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let config = self.config().map_err(io::Error::other)?;
-        TlsAcceptor::from(config).accept(stream).await
+    pub async fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> io::Result<(TlsStream<TcpStream>, TlsInfo, Option<Box<str>>)> {
+        let built = self.built().map_err(io::Error::other)?;
+        let (accepted, index) = match self.handshake(&built, stream).await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                self.stats.failed(&error, false);
+                return Err(error);
+            }
+        };
+        let (_, session) = accepted.get_ref();
+        self.stats.established(session);
+        let info = TlsInfo::new(session, built.parts.certificates.get(index).cloned());
+        let server_name = session.server_name().map(|n| n.to_ascii_lowercase().into());
+        Ok((accepted, info, server_name))
+    }
+
+    async fn handshake(
+        &self,
+        built: &Built,
+        stream: TcpStream,
+    ) -> io::Result<(TlsStream<TcpStream>, usize)> {
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let hello = start.client_hello();
+        let (index, named) = built.selection.choose(&hello);
+        let config = match self.require_sni && !named {
+            true => built.nobody(),
+            false => built.config(index, self.speaks(&hello)),
+        };
+        Ok((start.into_stream(config).await?, index))
+    }
+
+    /// Whether ALPN will settle something: without a protocol in common Envoy
+    /// goes on as if it had not been asked, where rustls would end the handshake.
+    fn speaks(&self, hello: &ClientHello<'_>) -> bool {
+        let offered = hello.alpn();
+        offered.is_none_or(|mut offered| {
+            offered.any(|protocol| self.common.alpn.iter().any(|ours| ours == protocol))
+        })
     }
 
     /// The authorities and each certificate in force, for `/certs`.
@@ -159,16 +255,14 @@ impl DownstreamTls {
             self.common.validation,
             ValidationSource::Of(Source::None | Source::Fixed(_))
         );
+        let certificates = &self.common.certificates;
         validation
-            || self
-                .common
-                .certificates
-                .iter()
-                .any(|c| matches!(c, Source::Secret(_)))
+            || matches!(self.tickets, TicketKeys::Of(Source::Secret(_)))
+            || certificates.iter().any(|c| matches!(c, Source::Secret(_)))
     }
 
-    /// The settings with the secrets in force, made anew when one has changed.
-    fn config(&self) -> Result<Arc<ServerConfig>, NotReady> {
+    /// The parts in force.
+    fn parts(&self) -> Result<Parts, NotReady> {
         let certificates = self.common.certificates.iter().map(|source| {
             source
                 .get(Secret::certificate)
@@ -187,82 +281,152 @@ impl DownstreamTls {
                 (Some(default.clone()), Some(over))
             }
         };
-        if let Some(built) = &*self.built.load()
-            && same_all(&built.certificates, &certificates)
-            && same(&built.validation, &validation)
-            && same(&built.merged, &merged)
-        {
-            return Ok(built.config.clone());
-        }
-        let asked = match (&validation, &merged) {
-            (Some(default), Some(over)) => Some(Arc::new(default.merged(over))),
-            _ => validation.clone(),
+        let ticket_keys = match &self.tickets {
+            TicketKeys::Off | TicketKeys::Of(Source::None) => None,
+            TicketKeys::Of(source) => {
+                let keys = source.get(Secret::ticket_keys);
+                Some(keys.ok_or_else(|| not_ready(source))?)
+            }
         };
-        let config = self
-            .build(&certificates, asked)
-            .map_err(NotReady::Settings)?;
-        let config = Arc::new(config);
-        self.built.store(Some(Arc::new(Built {
-            config: config.clone(),
+        Ok(Parts {
             certificates,
             validation,
             merged,
-        })));
-        Ok(config)
+            ticket_keys,
+        })
     }
 
-    fn build(
-        &self,
-        certificates: &[Arc<Certificate>],
-        validation: Option<Arc<Validation>>,
-    ) -> Result<ServerConfig, String> {
-        let provider = &self.common.parameters.provider;
-        let builder = ServerConfig::builder_with_provider(provider.clone())
-            .with_protocol_versions(self.common.parameters.versions)
+    /// The settings with the secrets in force, made anew when one has changed.
+    fn built(&self) -> Result<Arc<Built>, NotReady> {
+        let parts = self.parts()?;
+        if let Some(built) = &*self.built.load()
+            && built.parts.is_same(&parts)
+        {
+            return Ok(Arc::clone(built));
+        }
+        let built = Arc::new(self.build(parts).map_err(NotReady::Settings)?);
+        self.built.store(Some(Arc::clone(&built)));
+        Ok(built)
+    }
+
+    fn build(&self, parts: Parts) -> Result<Built, String> {
+        let validation = match (&parts.validation, &parts.merged) {
+            (Some(default), Some(over)) => Some(Arc::new(default.merged(over))),
+            (validation, _) => validation.clone(),
+        };
+        let context = self.session_context(&parts.certificates, validation.as_deref());
+        let parameters = &self.common.parameters;
+        let builder = ServerConfig::builder_with_provider(parameters.provider.clone())
+            .with_protocol_versions(parameters.versions)
             .map_err(|error| error.to_string())?;
-        let builder = match validation {
-            None if self.require_client_certificate => {
-                // As Envoy: some certificate has to be there, any one will do.
-                let any = Arc::new(Validation::default());
-                let verifier = ClientVerifier::new(any, None, true, provider.clone());
-                builder.with_client_cert_verifier(Arc::new(verifier))
-            }
+        let asked = match validation {
+            // Some certificate has to be there, any one will do.
+            None if self.require_client_certificate => Some(Arc::new(Validation::default())),
+            validation => validation,
+        };
+        let builder = match asked {
             None => builder.with_no_client_auth(),
             Some(validation) => {
                 validation.check_complete()?;
-                let chain = validation.trust.as_ref().map(|trust| {
-                    let roots: Arc<RootCertStore> = trust.roots.clone();
-                    let mut builder =
-                        WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
-                            .with_crls(trust.revoked.iter().cloned());
-                    if trust.only_leaf_revocation {
-                        builder = builder.only_check_end_entity_revocation();
-                    }
-                    builder
-                        .build()
-                        .map_err(|error| format!("trusted_ca: {error}"))
-                });
-                // As Envoy: what names a certificate asks for one.
-                let required = self.require_client_certificate || validation.pins_certificates();
-                let verifier =
-                    ClientVerifier::new(validation, chain.transpose()?, required, provider.clone());
-                builder.with_client_cert_verifier(Arc::new(verifier))
+                builder.with_client_cert_verifier(Arc::new(ClientVerifier {
+                    validation,
+                    required: self.require_client_certificate,
+                    parameters: parameters.clone(),
+                    stats: Arc::clone(&self.stats),
+                }))
             }
         };
-        let resolver = ServerCertificates::new(certificates, self.full_scan);
-        let mut config = builder.with_cert_resolver(Arc::new(resolver));
-        config.alpn_protocols.clone_from(&self.common.alpn);
-        config.session_storage = match self.stateful_resumption {
-            true => ServerSessionMemoryCache::new(SESSIONS),
+        let mut template = builder.with_cert_resolver(Arc::new(Shown(None)));
+        template.alpn_protocols.clone_from(&self.common.alpn);
+        // Envoy's own order knows equals, among which the client's decides; so it
+        // does here unless an order is given.
+        template.ignore_client_order = parameters.ordered && !self.prefer_client_ciphers;
+        template.session_storage = match self.stateful_resumption {
+            true => Arc::new(Sessions::default()),
             false => Arc::new(NoServerSessionStorage {}),
         };
-        if self.tickets {
-            config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()
-                .map_err(|error| format!("session tickets: {error}"))?;
-        } else {
-            config.send_tls13_tickets = 0;
+        match &self.tickets {
+            TicketKeys::Off => template.send_tls13_tickets = 0,
+            TicketKeys::Of(_) => {
+                let keys = parts.ticket_keys.as_ref().map_or(&[][..], |keys| keys);
+                let tickets = Tickets::new(keys, context, self.session_timeout);
+                let tickets = tickets.ok_or("there are no random numbers for session tickets")?;
+                template.ticketer = Arc::new(tickets);
+            }
         }
-        Ok(config)
+        let keys = parts.certificates.iter();
+        Ok(Built {
+            selection: ServerCertificates::new(&parts.certificates, self.full_scan),
+            configs: keys.map(|_| Default::default()).collect(),
+            template,
+            parts,
+        })
+    }
+
+    /// What a session depends on: it is resumed only where the same is asked of
+    /// the client and certificates for the same names are shown. (That the server
+    /// name is the same, rustls sees to.)
+    fn session_context(
+        &self,
+        certificates: &[Arc<Certificate>],
+        validation: Option<&Validation>,
+    ) -> u64 {
+        let mut hasher = foldhash::quality::FixedState::with_seed(0).build_hasher();
+        self.require_client_certificate.hash(&mut hasher);
+        validation.hash(&mut hasher);
+        for facts in certificates.iter().filter_map(|c| c.facts.first()) {
+            facts.common_name.hash(&mut hasher);
+            for name in &facts.names {
+                name.text().hash(&mut hasher);
+            }
+        }
+        hasher.finish()
+    }
+}
+
+impl Built {
+    /// Shows one certificate.
+    fn config(&self, index: usize, alpn: bool) -> Arc<ServerConfig> {
+        let make = || {
+            let mut config = self.template.clone();
+            let key = Arc::clone(&self.parts.certificates[index].key);
+            config.cert_resolver = Arc::new(Shown(Some(key)));
+            if !alpn {
+                config.alpn_protocols.clear();
+            }
+            Arc::new(config)
+        };
+        let cell = &self.configs[index][usize::from(alpn)];
+        Arc::clone(cell.get_or_init(make))
+    }
+
+    /// Ends the handshake of a client that does not say whom it wants.
+    fn nobody(&self) -> Arc<ServerConfig> {
+        Arc::new(self.template.clone())
+    }
+}
+
+/// Sessions kept here, with room made when the first one comes: most clients
+/// keep their sessions themselves, in tickets.
+#[derive(Debug, Default)]
+struct Sessions(OnceLock<Arc<ServerSessionMemoryCache>>);
+
+impl StoresServerSessions for Sessions {
+    fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
+        let cache = || ServerSessionMemoryCache::new(SESSIONS);
+        self.0.get_or_init(cache).put(key, value)
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.0.get()?.get(key)
+    }
+
+    fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.0.get()?.take(key)
+    }
+
+    fn can_cache(&self) -> bool {
+        true
     }
 }
 
@@ -275,29 +439,4 @@ fn not_ready<T>(source: &Source<T>) -> NotReady {
 
 fn same<T>(a: &Option<Arc<T>>, b: &Option<Arc<T>>) -> bool {
     a.as_ref().map(Arc::as_ptr) == b.as_ref().map(Arc::as_ptr)
-}
-
-fn same_all<T>(a: &[Arc<T>], b: &[Arc<T>]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
-}
-
-/// The server name and facts of an established session.
-pub fn facts(stream: &TlsStream<TcpStream>) -> (Option<Box<str>>, TlsInfo) {
-    let (_, session) = stream.get_ref();
-    let version = match session.protocol_version() {
-        Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
-        _ => "TLSv1.2",
-    };
-    let cipher = session.negotiated_cipher_suite();
-    let cipher = cipher.map_or("", |c| suite_name(c.suite()));
-    let application_protocol = session.alpn_protocol().map(Into::into);
-    let server_name = session.server_name().map(|n| n.to_ascii_lowercase().into());
-    (
-        server_name,
-        TlsInfo {
-            version,
-            cipher,
-            application_protocol,
-        },
-    )
 }

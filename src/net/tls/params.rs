@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustls::{
-    NamedGroup, ProtocolVersion, SupportedCipherSuite, SupportedProtocolVersion,
+    NamedGroup, ProtocolVersion, SignatureScheme, SupportedCipherSuite, SupportedProtocolVersion,
     crypto::{CryptoProvider, aws_lc_rs},
     version::{TLS12, TLS13},
 };
@@ -21,6 +21,11 @@ pub struct Parameters {
     pub provider: Arc<CryptoProvider>,
     /// Versions that may be used.
     pub versions: &'static [&'static SupportedProtocolVersion],
+    /// `signature_algorithms`: by these alone either end may sign; empty for all
+    /// there are.
+    pub schemes: Vec<SignatureScheme>,
+    /// `cipher_suites` are in an order of preference.
+    pub ordered: bool,
 }
 
 /// Which end of a connection is meant: Envoy offers TLS 1.3 by itself only where
@@ -79,6 +84,29 @@ pub fn suite_name(suite: rustls::CipherSuite) -> &'static str {
     }
 }
 
+/// Signature schemes by their names, which are those of TLS itself.
+pub(super) const SCHEMES: [(&str, SignatureScheme); 10] = [
+    (
+        "ecdsa_secp256r1_sha256",
+        SignatureScheme::ECDSA_NISTP256_SHA256,
+    ),
+    (
+        "ecdsa_secp384r1_sha384",
+        SignatureScheme::ECDSA_NISTP384_SHA384,
+    ),
+    (
+        "ecdsa_secp521r1_sha512",
+        SignatureScheme::ECDSA_NISTP521_SHA512,
+    ),
+    ("ed25519", SignatureScheme::ED25519),
+    ("rsa_pkcs1_sha256", SignatureScheme::RSA_PKCS1_SHA256),
+    ("rsa_pkcs1_sha384", SignatureScheme::RSA_PKCS1_SHA384),
+    ("rsa_pkcs1_sha512", SignatureScheme::RSA_PKCS1_SHA512),
+    ("rsa_pss_rsae_sha256", SignatureScheme::RSA_PSS_SHA256),
+    ("rsa_pss_rsae_sha384", SignatureScheme::RSA_PSS_SHA384),
+    ("rsa_pss_rsae_sha512", SignatureScheme::RSA_PSS_SHA512),
+];
+
 impl Parameters {
     /// Compiles the settings; without any, everything that rustls has is used.
     ///
@@ -98,7 +126,7 @@ impl Parameters {
             compliance_policies,
         } = message.unwrap_or_default();
         let mut provider = aws_lc_rs::default_provider();
-        let outcome = refuse!(at; signature_algorithms, compliance_policies);
+        let outcome = refuse!(at; compliance_policies);
         let versions = versions(
             tls_minimum_protocol_version,
             tls_maximum_protocol_version,
@@ -107,6 +135,7 @@ impl Parameters {
         );
         let suites = suites(&cipher_suites, &provider, &at.field("cipher_suites"));
         let groups = groups(&ecdh_curves, &at.field("ecdh_curves"));
+        let schemes = schemes(&signature_algorithms, &at.field("signature_algorithms"));
         outcome?;
         if let Some(suites) = suites? {
             provider.cipher_suites = suites;
@@ -122,7 +151,33 @@ impl Parameters {
         Ok(Self {
             provider: Arc::new(provider),
             versions: versions?,
+            schemes: schemes?,
+            ordered: !cipher_suites.is_empty(),
         })
+    }
+}
+
+impl Parameters {
+    /// The schemes by which the other end may sign.
+    pub fn verify_schemes(&self) -> Vec<SignatureScheme> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        let mut all = algorithms.supported_schemes();
+        all.retain(|scheme| self.allows(*scheme));
+        all
+    }
+
+    /// Whether either end may sign by this scheme.
+    pub fn allows(&self, scheme: SignatureScheme) -> bool {
+        self.schemes.is_empty() || self.schemes.contains(&scheme)
+    }
+
+    /// # Errors
+    /// When the other end signed by a scheme it was not offered.
+    pub fn check_scheme(&self, scheme: SignatureScheme) -> Result<(), rustls::Error> {
+        match self.allows(scheme) {
+            true => Ok(()),
+            false => Err(rustls::PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into()),
+        }
     }
 }
 
@@ -223,4 +278,22 @@ fn groups(names: &[String], at: &At<'_>) -> Result<Option<Vec<NamedGroup>>, Repo
         }
     }
     outcome.map(|()| Some(groups))
+}
+
+fn schemes(names: &[String], at: &At<'_>) -> Result<Vec<SignatureScheme>, Reported> {
+    let mut outcome = Ok(());
+    let mut schemes = Vec::with_capacity(names.len());
+    for (index, name) in names.iter().enumerate() {
+        match SCHEMES.iter().find(|(known, _)| known == name) {
+            Some((_, scheme)) => schemes.push(*scheme),
+            None => {
+                let known: Vec<_> = SCHEMES.iter().map(|(name, _)| *name).collect();
+                outcome = Err(at.index(index).error(format_args!(
+                    "{name:?} is not supported; supported are {}",
+                    known.join(", ")
+                )));
+            }
+        }
+    }
+    outcome.map(|()| schemes)
 }

@@ -9,7 +9,6 @@ use crate::{
     },
     config::{At, Reported},
     model::matcher::StringMatcher,
-    refuse,
 };
 
 use super::certificate_facts::SubjectName;
@@ -18,6 +17,8 @@ use super::certificate_facts::SubjectName;
 #[derive(Clone, Debug)]
 pub struct SanMatcher {
     kind: SanType,
+    /// Of which kind an `OTHER_NAME` has to be.
+    oid: String,
     condition: Condition,
 }
 
@@ -40,17 +41,28 @@ impl SanMatcher {
             matcher,
             oid,
         } = message;
-        refuse!(at; oid)?;
         let place = at.field("san_type");
         let kind = SanType::try_from(san_type).unwrap_or(SanType::Unspecified);
         match kind {
             SanType::Unspecified => return Err(place.error("is required")),
-            SanType::OtherName => return Err(place.error("OTHER_NAME is not supported yet")),
+            SanType::OtherName if !is_oid(&oid) => {
+                let place = at.field("oid");
+                return Err(place.error(format_args!(
+                    "{oid:?} is not an object identifier such as 1.3.6.1.4.1.311.20.2.3, which OTHER_NAME needs"
+                )));
+            }
+            SanType::OtherName => {}
+            SanType::Dns | SanType::Uri | SanType::Email | SanType::IpAddress
+                if !oid.is_empty() =>
+            {
+                let place = at.field("oid");
+                return Err(place.error("only means something with san_type OTHER_NAME"));
+            }
             SanType::Dns | SanType::Uri | SanType::Email | SanType::IpAddress => {}
         }
         let place = at.field("matcher");
         let matcher = matcher.ok_or_else(|| place.error("is required"))?;
-        Self::of_kind(kind, matcher, &place)
+        Self::of_kind(kind, oid, matcher, &place)
     }
 
     /// A matcher of the deprecated form, which does not say of which kind the
@@ -66,16 +78,25 @@ impl SanMatcher {
             SanType::IpAddress,
         ]
         .into_iter()
-        .map(|kind| Self::of_kind(kind, message.clone(), at))
+        .map(|kind| Self::of_kind(kind, String::new(), message.clone(), at))
         .collect()
     }
 
-    fn of_kind(kind: SanType, message: Message, at: &At<'_>) -> Result<Self, Reported> {
+    fn of_kind(
+        kind: SanType,
+        oid: String,
+        message: Message,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
         let condition = match (kind, &message.match_pattern) {
             (SanType::Dns, Some(MatchPattern::Exact(name))) => Condition::HostName(name.clone()),
             _ => Condition::Text(StringMatcher::compile(message, at)?),
         };
-        Ok(Self { kind, condition })
+        Ok(Self {
+            kind,
+            oid,
+            condition,
+        })
     }
 
     /// Whether a name meets the condition.
@@ -86,6 +107,9 @@ impl SanMatcher {
                 | (SanType::Uri, SubjectName::Uri(_))
                 | (SanType::Email, SubjectName::Email(_))
                 | (SanType::IpAddress, SubjectName::Ip(_))
+        ) || matches!(
+            (self.kind, name),
+            (SanType::OtherName, SubjectName::Other { oid, .. }) if *oid == self.oid
         );
         same_kind
             && match &self.condition {
@@ -93,6 +117,12 @@ impl SanMatcher {
                 Condition::Text(matcher) => matcher.is_match(name.text().as_bytes()),
             }
     }
+}
+
+/// Numbers with dots between them.
+fn is_oid(text: &str) -> bool {
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    text.contains('.') && text.split('.').all(digits)
 }
 
 /// Whether the DNS name of a certificate is good for a host: equal but for

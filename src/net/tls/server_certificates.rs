@@ -82,16 +82,28 @@ impl ServerCertificates {
         }
     }
 
+    /// Which certificate to show, and whether it has the name that was asked for.
+    pub(super) fn choose(&self, hello: &ClientHello<'_>) -> (usize, bool) {
+        let server_name = hello.server_name().map(str::to_ascii_lowercase);
+        let scan = server_name.is_none() || self.full_scan;
+        let named = server_name.and_then(|name| {
+            self.best(hello, |names| names.has(&name))
+                .or_else(|| self.best(hello, |names| names.has_wildcard_for(&name)))
+        });
+        let any = || scan.then(|| self.best(hello, |_| true)).flatten();
+        match named {
+            Some(index) => (index, true),
+            None => (any().unwrap_or(0), false),
+        }
+    }
+
     /// The best of those with a name: one of the kind the client prefers at once,
     /// else the first RSA one for a client that would rather see ECDSA.
-    fn best(
-        &self,
-        hello: &ClientHello<'_>,
-        of: impl Fn(&Names) -> bool,
-    ) -> Option<&ServerCertificate> {
+    fn best(&self, hello: &ClientHello<'_>, of: impl Fn(&Names) -> bool) -> Option<usize> {
         let taken = Taken::of(hello);
         let mut rsa = None;
-        for certificate in self.certificates.iter().filter(|c| of(&c.names)) {
+        let all = self.certificates.iter().enumerate();
+        for (index, certificate) in all.filter(|(_, c)| of(&c.names)) {
             let ecdsa = certificate.is_ecdsa();
             let suits = certificate
                 .key
@@ -99,9 +111,9 @@ impl ServerCertificates {
                 .choose_scheme(hello.signature_schemes())
                 .is_some();
             match (taken.ecdsa, ecdsa) {
-                (true, true) if suits => return Some(certificate),
-                (false, false) => return Some(certificate),
-                (true, false) if rsa.is_none() => rsa = Some(certificate),
+                (true, true) if suits => return Some(index),
+                (false, false) => return Some(index),
+                (true, false) if rsa.is_none() => rsa = Some(index),
                 _ => {}
             }
         }
@@ -144,19 +156,13 @@ impl Taken {
     }
 }
 
-impl ResolvesServerCert for ServerCertificates {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let server_name = hello.server_name().map(str::to_ascii_lowercase);
-        let scan = server_name.is_none() || self.full_scan;
-        let named = server_name.and_then(|name| {
-            self.best(&hello, |names| names.has(&name))
-                .or_else(|| self.best(&hello, |names| names.has_wildcard_for(&name)))
-        });
-        let any = || scan.then(|| self.best(&hello, |_| true)).flatten();
-        named
-            .or_else(any)
-            .or(self.certificates.first())
-            .map(|certificate| certificate.key.clone())
+/// One certificate for whoever asks; none for nobody.
+#[derive(Debug)]
+pub(super) struct Shown(pub(super) Option<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.clone()
     }
 }
 

@@ -4,14 +4,18 @@
 use std::{
     hash::{BuildHasher, Hash, Hasher},
     sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject},
+    DistinguishedName,
+    pki_types::{
+        CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime, pem::PemObject,
+    },
 };
+use webpki::{CertRevocationList, OwnedCertRevocationList};
 
 use crate::{
     api::envoy::extensions::transport_sockets::tls::v3::{
@@ -42,7 +46,16 @@ const SYSTEM_ROOTS: [&str; 4] = [
 pub struct Validation {
     /// `trusted_ca`, or the system's.
     pub trust: Option<Arc<Trust>>,
-    /// `trust_chain_verification: ACCEPT_UNTRUSTED`.
+    /// `crl`.
+    pub(super) revoked: Option<Arc<[CertRevocationList<'static>]>>,
+    /// `only_verify_leaf_cert_crl`.
+    pub(super) only_leaf_revocation: bool,
+    /// `allow_expired_certificate`.
+    pub(super) allow_expired: bool,
+    /// `max_verify_depth`: how many certificates there may be above the peer's own.
+    pub(super) max_depth: Option<u32>,
+    /// `trust_chain_verification: ACCEPT_UNTRUSTED`: whatever is wrong with a
+    /// certificate is counted and no more.
     pub accept_untrusted: bool,
     /// SHA-256 of certificates, one of which it has to be.
     hashes: Vec<[u8; 32]>,
@@ -55,17 +68,17 @@ pub struct Validation {
     identity: u64,
 }
 
-/// Authorities, and what they have revoked.
+/// Authorities.
 #[derive(Debug)]
 pub struct Trust {
     /// Anchors of chains.
-    pub roots: Arc<RootCertStore>,
+    pub(super) anchors: Vec<TrustAnchor<'static>>,
+    /// When each anchor's certificate is valid.
+    pub(super) validity: Vec<(UnixTime, UnixTime)>,
+    /// Their subjects, which clients are told.
+    pub(super) subjects: Vec<DistinguishedName>,
     /// The certificates themselves: a peer that presents one of them is trusted.
     pub certificates: Vec<CertificateDer<'static>>,
-    /// `crl`.
-    pub revoked: Vec<CertificateRevocationListDer<'static>>,
-    /// `only_verify_leaf_cert_crl`.
-    pub only_leaf_revocation: bool,
     /// The authorities, for `/certs`.
     pub facts: Vec<CertificateFacts>,
 }
@@ -110,8 +123,11 @@ impl Validation {
             system_root_certs,
             suppress_client_ca_list,
         } = message;
-        let refused = refuse!(at; require_signed_certificate_timestamp, allow_expired_certificate,
-            custom_validator_config, ca_certificate_provider_instance, max_verify_depth);
+        // False is what happens.
+        let require_signed_certificate_timestamp =
+            require_signed_certificate_timestamp.filter(|required| *required);
+        let refused = refuse!(at; require_signed_certificate_timestamp,
+            custom_validator_config, ca_certificate_provider_instance);
         let mut hasher = foldhash::fast::FixedState::default().build_hasher();
 
         let place = at.field("trusted_ca");
@@ -149,6 +165,8 @@ impl Validation {
             &crl,
             only_verify_leaf_cert_crl,
             trust_chain_verification,
+            allow_expired_certificate,
+            max_verify_depth,
         )
             .hash(&mut hasher);
         (
@@ -167,21 +185,16 @@ impl Validation {
         let revoked = crl
             .map(|pem| revocation_lists(&pem, &crl_place))
             .transpose()?;
-        let trust = match authorities {
-            Some((pem, path)) => Some(Arc::new(Trust::new(
-                certificates(&pem, &place)?,
-                &path,
-                revoked.unwrap_or_default(),
-                only_verify_leaf_cert_crl,
-                &place,
-            )?)),
-            None if revoked.is_some() => {
-                return Err(crl_place.error("means nothing without trusted_ca"));
-            }
-            None => None,
-        };
+        let trust = authorities.map(|(pem, path)| {
+            let certificates = certificates(&pem, &place)?;
+            Trust::new(certificates, &path, &place).map(Arc::new)
+        });
         Ok(Self {
-            trust,
+            trust: trust.transpose()?,
+            revoked: revoked.map(Into::into),
+            only_leaf_revocation: only_verify_leaf_cert_crl,
+            allow_expired: allow_expired_certificate,
+            max_depth: max_verify_depth,
             accept_untrusted: trust_chain_verification
                 == i32::from(TrustChainVerification::AcceptUntrusted),
             hashes,
@@ -198,11 +211,12 @@ impl Validation {
     /// # Errors
     /// What to say about it.
     pub fn check_complete(&self) -> Result<(), &'static str> {
-        match !self.sans.is_empty() && self.trust.is_none() {
-            true => Err(
+        match &self.trust {
+            None if !self.sans.is_empty() => Err(
                 "SAN-based verification of peer certificates without trusted CA is insecure and not allowed",
             ),
-            false => Ok(()),
+            None if self.revoked.is_some() => Err("crl means nothing without trusted_ca"),
+            _ => Ok(()),
         }
     }
 
@@ -212,6 +226,10 @@ impl Validation {
         let both = |a: &[[u8; 32]], b: &[[u8; 32]]| [a, b].concat();
         Self {
             trust: over.trust.clone().or_else(|| self.trust.clone()),
+            revoked: over.revoked.clone().or_else(|| self.revoked.clone()),
+            only_leaf_revocation: self.only_leaf_revocation || over.only_leaf_revocation,
+            allow_expired: self.allow_expired || over.allow_expired,
+            max_depth: over.max_depth.or(self.max_depth),
             accept_untrusted: self.accept_untrusted || over.accept_untrusted,
             hashes: both(&self.hashes, &over.hashes),
             spki: both(&self.spki, &over.spki),
@@ -278,25 +296,42 @@ impl Trust {
     fn new(
         certificates: Vec<CertificateDer<'static>>,
         path: &str,
-        revoked: Vec<CertificateRevocationListDer<'static>>,
-        only_leaf_revocation: bool,
         at: &At<'_>,
     ) -> Result<Self, Reported> {
-        let mut roots = RootCertStore::empty();
-        let (added, ignored) = roots.add_parsable_certificates(certificates.iter().cloned());
-        if added == 0 {
+        let mut trust = Self {
+            anchors: Vec::with_capacity(certificates.len()),
+            validity: Vec::with_capacity(certificates.len()),
+            subjects: Vec::with_capacity(certificates.len()),
+            facts: facts_of(&certificates, path),
+            certificates: Vec::new(),
+        };
+        let time = |at: SystemTime| UnixTime::since_unix_epoch(since_epoch(at));
+        for certificate in &certificates {
+            let anchor = webpki::anchor_from_trusted_cert(certificate);
+            let facts = CertificateFacts::read(certificate, path);
+            // A bundle may have some that are not understood, as the system's may.
+            if let (Ok(anchor), Some(facts)) = (anchor, facts) {
+                let subject = DistinguishedName::in_sequence(&anchor.subject);
+                trust.subjects.push(subject);
+                trust.anchors.push(anchor.to_owned());
+                trust
+                    .validity
+                    .push((time(facts.valid_from), time(facts.expiration)));
+            }
+        }
+        if trust.anchors.is_empty() {
+            let count = certificates.len();
             return Err(at.error(format_args!(
-                "none of its {ignored} certificates can be used as an authority"
+                "none of its {count} certificates can be used as an authority"
             )));
         }
-        Ok(Self {
-            roots: Arc::new(roots),
-            facts: facts_of(&certificates, path),
-            certificates,
-            revoked,
-            only_leaf_revocation,
-        })
+        trust.certificates = certificates;
+        Ok(trust)
     }
+}
+
+fn since_epoch(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 fn system_roots(at: &At<'_>) -> Result<(Vec<u8>, String), Reported> {
@@ -309,16 +344,23 @@ fn system_roots(at: &At<'_>) -> Result<(Vec<u8>, String), Reported> {
     Err(at.error(format_args!("this system has none of {list}")))
 }
 
-fn revocation_lists(
-    pem: &[u8],
-    at: &At<'_>,
-) -> Result<Vec<CertificateRevocationListDer<'static>>, Reported> {
+fn revocation_lists(pem: &[u8], at: &At<'_>) -> Result<Vec<CertRevocationList<'static>>, Reported> {
     let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
     let lists = lists.map_err(|error| at.error(format_args!("is not well-formed PEM: {error}")))?;
-    match lists.is_empty() {
-        true => Err(at.error("contains no PEM revocation list")),
-        false => Ok(lists),
+    if lists.is_empty() {
+        return Err(at.error("contains no PEM revocation list"));
     }
+    let parse = |list: &CertificateRevocationListDer<'_>| {
+        OwnedCertRevocationList::from_der(list)
+            .map(CertRevocationList::from)
+            .map_err(|error| {
+                at.error(format_args!(
+                    "a revocation list cannot be used: {error}; it has to be of version 2 with a \
+                     CRL number, as RFC 5280, 5.2 has it"
+                ))
+            })
+    };
+    lists.iter().map(parse).collect()
 }
 
 fn compile_sans(

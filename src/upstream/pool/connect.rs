@@ -12,7 +12,6 @@ use std::{
 };
 
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
-use tokio_rustls::client::TlsStream;
 
 use super::{
     Lease,
@@ -23,7 +22,7 @@ use super::{
 use crate::{
     formatter::{Protocol as Spoken, UpstreamConnection},
     model::cluster::{Cluster, Protocol},
-    net::{Address, TlsInfo, tls::suite_name},
+    net::{Address, TlsInfo},
     stats::Block,
     upstream::{
         Alpn, Endpoint, Host, HostStat, TlsError, TlsTarget, WorkerCluster, stats::cluster_stats,
@@ -185,24 +184,11 @@ async fn open(
         other => other,
     };
     if let Io::Tls(stream) = &io {
-        info.tls = Some(tls_info(stream));
+        let (_, session) = stream.get_ref();
+        let (_, local) = tls.in_force();
+        info.tls = Some(TlsInfo::new(session, local));
     }
     Ok((io, info))
-}
-
-/// What the handshake settled.
-fn tls_info(stream: &TlsStream<TcpStream>) -> TlsInfo {
-    let (_, session) = stream.get_ref();
-    TlsInfo {
-        version: match session.protocol_version() {
-            Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
-            _ => "TLSv1.2",
-        },
-        cipher: session
-            .negotiated_cipher_suite()
-            .map_or("", |c| suite_name(c.suite())),
-        application_protocol: session.alpn_protocol().map(Into::into),
-    }
 }
 
 async fn open_address(cluster: &Cluster, address: &Address) -> Result<Io, ConnectError> {

@@ -45,8 +45,11 @@ impl Client {
             validation.check_complete()?;
         }
         let provider = &settings.parameters.provider;
-        let verifier = OriginVerifier::new(validation, settings.check_name, Arc::clone(provider))
-            .map_err(|error| format!("crl: {error}"))?;
+        let verifier = OriginVerifier {
+            validation,
+            check_name: settings.check_name,
+            parameters: settings.parameters.clone(),
+        };
         let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
             .with_protocol_versions(settings.parameters.versions)
             .map_err(|error| error.to_string())?

@@ -13,9 +13,8 @@ use crate::{
     api::envoy::extensions::transport_sockets::tls::v3 as pb,
     config::{At, Reported},
     model::Context,
-    net::tls::{Common, Side, Source, ValidationSource},
+    net::tls::{Common, Side, Source, SslStats, ValidationSource},
     refuse,
-    upstream::stats::ssl_stats,
 };
 
 use super::{Built, Client, Settings, UpstreamTls};
@@ -120,9 +119,7 @@ impl UpstreamTls {
             validation,
             built: ArcSwapOption::new(built),
             identity,
-            stats: cx
-                .stats
-                .block(&format!("{stat_prefix}ssl."), &ssl_stats::TABLE),
+            stats: SslStats::new(cx.stats, stat_prefix),
         })
     }
 }

@@ -20,13 +20,11 @@ use crate::{
     model::secret::Secret,
     net::{
         Address,
-        tls::{Certificate, Source, Validation, ValidationFailure, ValidationSource, secret},
+        tls::{Certificate, Source, SslStats, Validation, ValidationSource, secret},
     },
-    stats::Block,
     xds::slot::Slot,
 };
 
-use super::stats::ssl_stats;
 use client::Settings;
 
 pub use client::Client;
@@ -100,7 +98,7 @@ pub struct UpstreamTls {
     /// Equal for settings that look the same on the wire.
     identity: u64,
     /// `cluster.NAME.ssl.`
-    stats: Arc<Block>,
+    stats: SslStats,
 }
 
 #[derive(Debug)]
@@ -129,15 +127,11 @@ impl UpstreamTls {
         let connector = TlsConnector::from(client.config(target.alpn));
         match connector.connect(server_name, io).await {
             Ok(stream) => {
-                self.stats.inc(ssl_stats::handshake);
-                let (_, session) = stream.get_ref();
-                if session.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
-                    self.stats.inc(ssl_stats::session_reused);
-                }
+                self.stats.established(stream.get_ref().1);
                 Ok(stream)
             }
             Err(error) => {
-                self.count_failure(&error);
+                self.stats.failed(&error, true);
                 Err(TlsError::Handshake(error))
             }
         }
@@ -216,28 +210,6 @@ impl UpstreamTls {
             secrets: secrets.map(|guard| guard.and_then(|guard| guard.clone())),
         })));
         Ok(client)
-    }
-
-    fn count_failure(&self, error: &io::Error) {
-        let rustls = error
-            .get_ref()
-            .and_then(|e| e.downcast_ref::<rustls::Error>());
-        let Some(rustls::Error::InvalidCertificate(reason)) = rustls else {
-            self.stats.inc(ssl_stats::connection_error);
-            return;
-        };
-        let stat = match reason {
-            CertificateError::Other(other) => match other.0.downcast_ref() {
-                Some(ValidationFailure::San) => ssl_stats::fail_verify_san,
-                Some(ValidationFailure::Hash) => ssl_stats::fail_verify_cert_hash,
-                None => ssl_stats::fail_verify_error,
-            },
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                ssl_stats::fail_verify_san
-            }
-            _ => ssl_stats::fail_verify_error,
-        };
-        self.stats.inc(stat);
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
         secret::SecretKind,
         testing::{World, read},
     },
+    net::tls::stats::ssl_stats,
 };
 
 /// An authority, and a certificate it signed for `origin.test`.
@@ -108,7 +109,7 @@ async fn without_a_validation_context_anything_goes() {
     stream.read_exact(&mut hello).await.unwrap();
     assert_eq!(&hello, b"hello");
     assert_eq!(stream.get_ref().1.alpn_protocol(), None);
-    assert_eq!(tls.stats.counter(ssl_stats::handshake), 1);
+    assert_eq!(tls.stats.block().counter(ssl_stats::handshake), 1);
 }
 
 #[tokio::test]
@@ -140,7 +141,7 @@ async fn a_chain_has_to_lead_to_the_authority_and_the_name_does_not_count() {
     assert!(handshake(&tls, &good, Alpn::None).await.0.is_ok());
     let refused = handshake(&tls, &other, Alpn::None).await.0;
     assert!(matches!(refused, Err(TlsError::Handshake(_))));
-    assert_eq!(tls.stats.counter(ssl_stats::fail_verify_error), 1);
+    assert_eq!(tls.stats.block().counter(ssl_stats::fail_verify_error), 1);
     let authorities = tls
         .in_force()
         .0
@@ -172,7 +173,7 @@ async fn a_name_counts_where_it_is_asked_for() {
     );
     let tls = san("other.test");
     assert!(handshake(&tls, &pki, Alpn::None).await.0.is_err());
-    assert_eq!(tls.stats.counter(ssl_stats::fail_verify_san), 1);
+    assert_eq!(tls.stats.block().counter(ssl_stats::fail_verify_san), 1);
 
     let auto = "auto_sni_san_validation: true\n";
     let tls = compile(&world, &format!("{auto}{}", trusting(&pki, ""))).unwrap();
