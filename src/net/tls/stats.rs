@@ -116,9 +116,9 @@ impl SslStats {
     }
 
     fn settled(&self, kind: &str, name: Option<&str>) {
-        let named = |known: &&str| known.strip_prefix(kind) == name && name.is_some();
+        let named = |known: &str| known.strip_prefix(kind) == name && name.is_some();
         let table = &settled_stats::TABLE;
-        let Some(index) = table.counters.iter().position(|known| named(&known)) else {
+        let Some(index) = table.counters.iter().position(|known| named(known)) else {
             return;
         };
         let make = || self.registry.block(self.block.prefix(), table);
@@ -137,11 +137,10 @@ impl SslStats {
             Some(rustls::Error::NoCertificatesPresented) => {
                 self.block.inc(ssl_stats::fail_verify_no_cert);
             }
-            Some(error @ rustls::Error::InvalidCertificate(_)) => {
-                if certificates_too {
-                    self.certificate_failed(error);
-                }
+            Some(error @ rustls::Error::InvalidCertificate(_)) if certificates_too => {
+                self.certificate_failed(error);
             }
+            Some(rustls::Error::InvalidCertificate(_)) => {}
             Some(_) => self.block.inc(ssl_stats::connection_error),
         }
     }
