@@ -1,5 +1,5 @@
 //! Listener filters: what looks at a connection before its filter chain is
-//! chosen. One folder each, and one line of [`FILTERS`].
+//! chosen. One folder each, and one line of `FILTERS`.
 
 mod http_inspector;
 mod original_dst;

@@ -29,7 +29,7 @@ pub struct Target {
     pub timeout: Option<Duration>,
     /// `initial_metadata`.
     pub metadata: HeaderMap,
-    /// `max_receive_message_length` in bytes, [`DEFAULT_MAX_MESSAGE`] unless set.
+    /// `max_receive_message_length` in bytes, 64 MiB unless set.
     pub max_message: usize,
     /// `retry_policy.retry_back_off`: how soon a stream that ended is opened again.
     pub backoff: Option<Backoff>,
