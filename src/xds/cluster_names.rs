@@ -9,6 +9,8 @@ use crate::config::suggest;
 #[derive(Debug, Default)]
 pub struct ClusterNames {
     names: RefCell<HashMap<Arc<str>, Standing, foldhash::fast::RandomState>>,
+    /// How many resources refer to a name.
+    references: RefCell<HashMap<Arc<str>, usize, foldhash::fast::RandomState>>,
 }
 
 /// How far a cluster is.
@@ -46,6 +48,11 @@ impl ClusterNames {
         self.names.borrow().get(name).copied()
     }
 
+    /// Whether a resource that is in force, or waits to be, leads to it.
+    pub fn is_referred_to(&self, name: &str) -> bool {
+        self.references.borrow().contains_key(name)
+    }
+
     /// `, did you mean …?`, for a name that is not there.
     pub fn near(&self, name: &str) -> String {
         let names = self.names.borrow();
@@ -62,10 +69,20 @@ pub struct Reference {
 impl Reference {
     /// A reference to the cluster of this name, whether there is one or not.
     pub fn new(names: &Rc<ClusterNames>, name: &str) -> Self {
+        let mut references = names.references.borrow_mut();
+        let known = references.get_key_value(name).map(|(name, _)| name.clone());
+        let name = known.unwrap_or_else(|| name.into());
+        *references.entry(name.clone()).or_default() += 1;
+        drop(references);
         Self {
             names: names.clone(),
-            name: name.into(),
+            name,
         }
+    }
+
+    /// The cluster's name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
     }
 
     /// Whether there is such a cluster, which requests do not find yet.
@@ -76,6 +93,18 @@ impl Reference {
     /// As `/init_dump` names it.
     pub fn target(&self) -> String {
         format!("Cluster {}", self.name)
+    }
+}
+
+impl Drop for Reference {
+    fn drop(&mut self) {
+        let mut references = self.names.references.borrow_mut();
+        if let Some(count) = references.get_mut(&self.name) {
+            *count -= 1;
+            if *count == 0 {
+                references.remove(&self.name);
+            }
+        }
     }
 }
 

@@ -3,9 +3,11 @@
 
 use std::{
     cell::Cell,
+    collections::HashMap,
     fmt, fs,
     path::{Path, PathBuf},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -67,8 +69,8 @@ pub struct Dependencies {
     pub(super) files: Vec<(Rc<TrackedFile>, u64)>,
     pub(super) missing: Vec<Watch>,
     pub(super) lacks_other: bool,
-    /// Clusters that requests did not find yet when it was compiled.
-    pub(super) clusters: Vec<Reference>,
+    /// Clusters that it leads to, by name.
+    pub(super) clusters: HashMap<Arc<str>, Reference, foldhash::fast::RandomState>,
 }
 
 impl Dependencies {
@@ -84,13 +86,13 @@ impl Dependencies {
 
     /// Whether a cluster it leads to warms still.
     pub fn await_clusters(&self) -> bool {
-        self.clusters.iter().any(Reference::is_warming)
+        self.clusters.values().any(Reference::is_warming)
     }
 
     /// What has not been answered yet, as `/init_dump` names it.
     pub fn awaited(&self) -> impl Iterator<Item = String> {
         let open = self.subscriptions.iter().filter(|s| !s.has_value());
-        let clusters = self.clusters.iter().filter(|c| c.is_warming());
+        let clusters = self.clusters.values().filter(|c| c.is_warming());
         open.map(|s| s.target())
             .chain(clusters.map(Reference::target))
     }

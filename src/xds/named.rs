@@ -186,6 +186,8 @@ pub trait AnyNamed: Awaited {
     /// Whether the end of something that is not about it (a cluster warmed, a
     /// file that was missing came) may change how it stands.
     fn is_restless(&self) -> bool;
+    /// Whether it is held back for clusters.
+    fn is_held_back(&self) -> bool;
     /// When it goes on without the clusters that it is held back for.
     fn held_until(&self) -> Option<Instant>;
     /// The subscription, for the admin; `None` for a resource of the bootstrap.
@@ -690,6 +692,10 @@ impl<K: NamedKind> AnyNamed for Named<K> {
     fn is_restless(&self) -> bool {
         let state = self.state.borrow();
         state.waiting.is_some() || state.refused.as_ref().is_some_and(Refused::may_be_cured)
+    }
+
+    fn is_held_back(&self) -> bool {
+        self.state.borrow().waiting.is_some()
     }
 
     fn held_until(&self) -> Option<Instant> {

@@ -35,7 +35,7 @@ use crate::{
 
 use super::{
     api_source::Management,
-    cluster_names::{ClusterNames, Reference, Standing},
+    cluster_names::{ClusterNames, Reference},
     config_source::{ConfigSource, Origin},
     dependencies::{Awaited, Dependencies, TrackedFile, WithDefault},
     kinds::{EndpointKind, ExtensionKind, RouteKind, RuntimeKind, SecretKind},
@@ -319,6 +319,13 @@ impl Subscriptions {
             self.look_after(named);
         }
         changed
+    }
+
+    /// Whether something is held back for a cluster.
+    pub fn hold_back(&self) -> bool {
+        let restless = self.restless.borrow();
+        let mut live = restless.iter().filter_map(Weak::upgrade);
+        live.any(|named| named.is_held_back())
     }
 
     /// When the first of those that are held back for a cluster goes on without.
@@ -628,15 +635,14 @@ impl Sources for Collector<'_> {
 
     fn cluster(&self, name: &str, must_exist: bool, at: &At<'_>) -> Result<(), Reported> {
         let clusters = &self.subscriptions.clusters;
-        match clusters.standing(name) {
-            Some(Standing::InForce) => return Ok(()),
-            Some(Standing::Warming) => {
-                let mut found = self.found.borrow_mut();
-                found.clusters.push(Reference::new(clusters, name));
-                return Ok(());
-            }
-            None if !must_exist => return Ok(()),
-            None => {}
+        let mut found = self.found.borrow_mut();
+        if !found.clusters.contains_key(name) {
+            let reference = Reference::new(clusters, name);
+            found.clusters.insert(reference.name().clone(), reference);
+        }
+        drop(found);
+        if !must_exist || clusters.standing(name).is_some() {
+            return Ok(());
         }
         self.lacks();
         let near = clusters.near(name);

@@ -166,6 +166,18 @@ impl Proxy {
         self.child.id()
     }
 
+    /// What it has used of the processor so far, all threads together.
+    pub fn cpu(&self) -> std::time::Duration {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("it runs");
+        let used = tasks.map(|task| {
+            let path = task.expect("a thread").path().join("schedstat");
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let nanoseconds = text.split(' ').next().and_then(|n| n.parse::<u64>().ok());
+            nanoseconds.unwrap_or_default()
+        });
+        std::time::Duration::from_nanos(used.sum())
+    }
+
     /// Sends a signal by its short name, such as `TERM`.
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill")

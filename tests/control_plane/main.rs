@@ -10,6 +10,7 @@ mod common;
 mod bad_input;
 mod protocol;
 mod reconnect;
+mod scale;
 mod scene;
 mod server;
 mod sources;

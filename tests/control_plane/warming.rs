@@ -54,6 +54,48 @@ async fn twenty_replacements_of_cluster_and_route_lose_nothing(mode: Mode) {
     traffic.lost_nothing().await;
 }
 
+in_every_mode!(twenty_replacements_in_one_go_lose_nothing);
+
+/// As a snapshot cache does: the old cluster is gone from the very answer that
+/// brings the new one, and the routes come after it.
+async fn twenty_replacements_in_one_go_lose_nothing(mode: Mode) {
+    if is_another() {
+        return;
+    }
+    let scene = Scene::start(mode).await;
+    let plane = &scene.plane;
+    let other = Origin::http("two").await;
+    let traffic = Traffic::start(scene.port.number()).await;
+    for turn in 0..20 {
+        let (name, port) = (
+            format!("cluster-{turn}"),
+            [scene.origin.port(), other.port()][turn % 2],
+        );
+        plane.set(CLUSTER, vec![mode.eds(&name)]);
+        plane.set(ENDPOINTS, vec![assignment(&name, &[port])]);
+        traffic.more(3).await;
+        plane.set(ROUTES, vec![routes(&name, &name)]);
+        scene.serves("x-mark", &name).await;
+    }
+    let admin = scene.proxy.admin();
+    // What nobody is led to any more is gone.
+    eventually("the old cluster to go", || async {
+        let clusters = admin.text("/clusters").await;
+        (!clusters.contains("cluster-18::")).then_some(())
+    })
+    .await;
+    traffic.lost_nothing().await;
+}
+
+in_every_mode!(what_is_taken_away_serves_for_a_while_only);
+
+/// A cluster that is taken away although routes lead to it.
+async fn what_is_taken_away_serves_for_a_while_only(mode: Mode) {
+    let scene = Scene::start(mode).await;
+    scene.plane.set(CLUSTER, vec![]);
+    crate::common::client::get_until(scene.port.number(), "/", |reply| reply.status == 503).await;
+}
+
 in_every_mode!(routes_wait_for_a_cluster_that_warms);
 
 /// Routes to a cluster whose endpoints do not come are held back, for as long as

@@ -455,6 +455,11 @@ impl Configurator {
             moved |= state.clusters.poll(now);
             moved |= state.listeners.refresh(&self.subscriptions);
             moved |= state.listeners.poll(now);
+            let mut warming = state.listeners.warming();
+            let held = self.subscriptions.hold_back()
+                || warming.any(|(_, _, needs)| needs.await_clusters());
+            drop(warming);
+            state.clusters.let_go(now, held, &self.subscriptions);
             drop(state);
             moved |= self.next_phase();
             if !moved {

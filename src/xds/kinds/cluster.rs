@@ -14,6 +14,7 @@ use crate::{
     xds::{
         manager::{Event, Kind, Needs, Peers},
         stats::cluster_manager_stats as names,
+        subscriptions::Subscriptions,
     },
 };
 
@@ -70,6 +71,10 @@ impl Kind for ClusterKind {
 
     fn activate(&mut self, driver: &Self::Built, _previous: Option<&Self::Built>) {
         driver.cluster().activate();
+    }
+
+    fn is_in_use(&self, name: &str, subscriptions: &Subscriptions) -> bool {
+        subscriptions.clusters().is_referred_to(name)
     }
 
     fn count(&mut self, event: Event<'_, Self::Built>) {

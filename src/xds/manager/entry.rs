@@ -32,6 +32,15 @@ pub(super) struct Warming<B> {
     pub deadline: Option<Instant>,
 }
 
+/// What was taken away while requests were still led to it. It serves as it is:
+/// its subscriptions have ended, for some servers answer nothing to who asks for
+/// what they have taken away.
+pub(super) struct Lingering<B> {
+    pub built: B,
+    /// When it ends, whoever leads to it.
+    pub until: Instant,
+}
+
 impl<B> Entry<B> {
     pub fn new(origin: Origin) -> Self {
         Self {

@@ -1,6 +1,6 @@
 //! What is particular to clusters, and to listeners.
 
-use std::{cell::Cell, sync::Arc};
+use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 
 use prost::{Message, Name};
 
@@ -8,10 +8,10 @@ use crate::{
     admin::state,
     config::{At, Reported},
     model::Context,
-    xds::dependencies::Dependencies,
+    xds::{dependencies::Dependencies, subscriptions::Subscriptions},
 };
 
-use super::entry::{Entries, Version};
+use super::entry::{Entries, Lingering, Version};
 
 /// What is particular to clusters, and to listeners.
 pub trait Kind {
@@ -47,6 +47,12 @@ pub trait Kind {
 
     /// It comes into force, in the place of `previous`.
     fn activate(&mut self, built: &Self::Built, previous: Option<&Self::Built>);
+
+    /// Whether requests may still be led to it, so that it serves on for a while
+    /// after it has been taken away.
+    fn is_in_use(&self, _name: &str, _subscriptions: &Subscriptions) -> bool {
+        false
+    }
 
     /// Counts what happened.
     fn count(&mut self, event: Event<'_, Self::Built>);
@@ -106,14 +112,17 @@ pub struct Peers<'a, B> {
     pub(super) name: &'a str,
     pub(super) entries: &'a Entries<B>,
     pub(super) leaving: &'a [Version<B>],
+    pub(super) lingering: &'a BTreeMap<Arc<str>, Lingering<B>>,
     pub(super) lacks: Cell<bool>,
 }
 
 impl<'a, B> Peers<'a, B> {
-    /// The version that serves under the same name.
+    /// The version that serves under the same name, be it on its way out.
     pub fn previous(&self) -> Option<&'a B> {
-        let entry = self.entries.get(self.name)?;
-        entry.active.as_ref().map(|version| &version.built)
+        let entry = self.entries.get(self.name);
+        let active = entry.and_then(|entry| entry.active.as_ref());
+        let active = active.map(|version| &version.built);
+        active.or_else(|| self.lingering.get(self.name).map(|l| &l.built))
     }
 
     /// What serves or warms under the same name.

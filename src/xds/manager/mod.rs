@@ -25,7 +25,12 @@ mod kind;
 #[cfg(test)]
 mod tests;
 
-use std::{cell::Cell, collections::HashMap, sync::Arc, time::SystemTime};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::time::Instant;
 
@@ -41,9 +46,13 @@ use super::{
     update::{self, Gone, Received},
 };
 
-use entry::{Entries, Entry, Warming};
+use entry::{Entries, Entry, Lingering, Warming};
 use index::Index;
 pub use kind::{Event, Kind, Needs, Peers};
+
+/// How long what was taken away serves on at most while requests are led to it:
+/// a server that changes clusters and routes in one go sends the clusters first.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// What came of an answer.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -67,6 +76,7 @@ pub struct Manager<K: Kind> {
     files_version: u64,
     /// Taken away, but still in the last published snapshot.
     leaving: Vec<Version<K::Built>>,
+    lingering: BTreeMap<Arc<str>, Lingering<K::Built>>,
     changed: bool,
     /// Resources of the last answer that were refused and that no entry stands
     /// for: the second of a name, one that is wrapped under another.
@@ -90,6 +100,7 @@ impl<K: Kind> Manager<K> {
             index: Index::default(),
             files_version: 0,
             leaving: Vec::new(),
+            lingering: BTreeMap::new(),
             changed: false,
             strays: 0,
         }
@@ -100,11 +111,31 @@ impl<K: Kind> Manager<K> {
         &self.kind
     }
 
-    /// What is in force.
+    /// What is in force. Of two of a name the second counts: the first was taken
+    /// away before it came.
     pub fn active(&self) -> impl Iterator<Item = (&Arc<str>, &K::Built)> {
-        self.entries
+        let active = self
+            .entries
             .iter()
-            .filter_map(|(name, entry)| Some((name, &entry.active.as_ref()?.built)))
+            .filter_map(|(name, entry)| Some((name, &entry.active.as_ref()?.built)));
+        let lingering = self.lingering.iter();
+        let lingering = lingering.map(|(name, lingering)| (name, &lingering.built));
+        lingering.chain(active)
+    }
+
+    /// Lets go of what was taken away once no request is led to it any more, or
+    /// it has had its time. `held`: something is held back that would lead
+    /// requests elsewhere.
+    pub fn let_go(&mut self, now: Instant, held: bool, subscriptions: &Subscriptions) {
+        let (kind, active) = (&self.kind, &self.index.active);
+        let before = self.lingering.len();
+        self.lingering.retain(|name, lingering| {
+            if held {
+                lingering.until = now + LINGER;
+            }
+            now < lingering.until && !active.contains(name) && kind.is_in_use(name, subscriptions)
+        });
+        self.changed |= self.lingering.len() != before;
     }
 
     /// Whether there is one of this name, be it that it warms.
@@ -139,7 +170,8 @@ impl<K: Kind> Manager<K> {
     pub fn deadline(&self) -> Option<Instant> {
         let warming = self.index.warming.iter();
         let warming = warming.filter_map(|name| self.entries.get(name)?.warming.as_ref());
-        warming.filter_map(|warming| warming.deadline).min()
+        let ends = warming.filter_map(|warming| warming.deadline);
+        ends.chain(self.lingering.values().map(|l| l.until)).min()
     }
 
     /// Whether anything was refused that may be good later.
@@ -210,13 +242,13 @@ impl<K: Kind> Manager<K> {
         };
         self.strays = resources.len() - update.named.len();
         if K::REMOVE_FIRST {
-            self.remove(&gone, &mut update);
+            self.remove(&gone, &mut update, subscriptions);
         }
         for received in resources {
             self.put(received, &mut update, subscriptions);
         }
         if !K::REMOVE_FIRST {
-            self.remove(&gone, &mut update);
+            self.remove(&gone, &mut update, subscriptions);
         }
         self.count_totals();
         update.outcome
@@ -325,6 +357,7 @@ impl<K: Kind> Manager<K> {
             name,
             entries: &self.entries,
             leaving: &self.leaving,
+            lingering: &self.lingering,
             lacks: Cell::new(false),
         };
         let built = self.kind.build(message, &peers, &collector.context(), at);
@@ -452,7 +485,7 @@ impl<K: Kind> Manager<K> {
         self.note(name);
     }
 
-    fn remove(&mut self, gone: &Gone, update: &mut Update) {
+    fn remove(&mut self, gone: &Gone, update: &mut Update, subscriptions: &Subscriptions) {
         let absent: Vec<Arc<str>> = match gone {
             Gone::Absent => {
                 let named = &update.named;
@@ -485,7 +518,14 @@ impl<K: Kind> Manager<K> {
             if active.is_none() && warming.is_none() {
                 continue;
             }
-            self.leaving.extend(active);
+            match active {
+                Some(Version { built, .. }) if self.kind.is_in_use(name, subscriptions) => {
+                    let until = Instant::now() + LINGER;
+                    let lingering = Lingering { built, until };
+                    self.lingering.insert(name.clone(), lingering);
+                }
+                active => self.leaving.extend(active),
+            }
             self.leaving.extend(warming.map(|warming| warming.version));
             self.changed = true;
             self.kind.count(Event::Removed);

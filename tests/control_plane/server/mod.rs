@@ -185,6 +185,12 @@ impl ControlPlane {
         asked.into_iter().find(of_nonce).expect("it is there").error
     }
 
+    /// Whether there is a verdict on an answer.
+    pub fn is_answered(&self, nonce: &str) -> bool {
+        let state = self.state();
+        state.asked.iter().rev().any(|asked| asked.nonce == nonce)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic while it is held")
     }
