@@ -17,6 +17,8 @@ impl From<&Options> for CommandLineOptions {
             allow_unknown_static_fields,
             disable_extensions,
             admin_address_path,
+            // Not in Envoy's API.
+            state_dir: _,
             service_cluster,
             service_node,
             service_zone,

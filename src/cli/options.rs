@@ -54,6 +54,11 @@ pub struct Options {
     #[arg(long, value_name = "PATH", help_heading = CONFIGURATION)]
     pub admin_address_path: Option<PathBuf>,
 
+    /// Directory where accepted resources are kept, to be served when a management server or a
+    /// file is missing at the start. It holds private keys.
+    #[arg(long, value_name = "PATH", help_heading = CONFIGURATION)]
+    pub state_dir: Option<PathBuf>,
+
     /// Name of the cluster this proxy belongs to, over that of the bootstrap's node.
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, help_heading = IDENTITY)]
     pub service_cluster: String,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use prost::{Message, Name};
 use prost_reflect::{DynamicMessage, MessageDescriptor};
 use prost_types::Any;
@@ -18,6 +19,7 @@ use super::{
     tree::{Mark, Node},
     values::{type_name, type_of_url},
 };
+use crate::api::descriptors;
 use crate::api::envoy::service::discovery::v3::Resource;
 
 /// One resource of an answer, named and hashed, but not yet decoded.
@@ -123,6 +125,19 @@ impl RawResource {
     /// when they are written differently; different ones have different hashes.
     pub fn hash(&self) -> u64 {
         self.hash
+    }
+
+    /// The encoded message, however it is written; `expected` is its type URL.
+    /// `None` when it cannot be read.
+    pub fn encode(&self, expected: &str, strictness: &Strictness) -> Option<Bytes> {
+        match &self.body {
+            Body::Encoded { any, .. } => Some(Bytes::copy_from_slice(&any.value)),
+            Body::Text(_) => {
+                let desc = descriptors().get_message_by_name(type_of_url(expected))?;
+                let message = self.message(&desc, strictness, &Report::new()).ok()?;
+                Some(message.encode_to_vec().into())
+            }
+        }
     }
 
     /// Decodes the resource and checks its rules.

@@ -141,6 +141,7 @@ impl Server {
             node: bootstrap.node.clone(),
             runtime: runtime.clone(),
             strictness,
+            state_dir: options.state_dir.clone(),
             snapshot: snapshot.clone(),
             bootstrap: (dump, SystemTime::now()),
             publish: Box::new(workers.publisher()),

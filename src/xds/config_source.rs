@@ -67,6 +67,14 @@ impl Origin {
             Self::Ads(api) | Self::Api(api) => api.place.clone(),
         }
     }
+
+    /// Tells this origin from others, also across restarts.
+    pub fn key(&self) -> Arc<str> {
+        match self {
+            Self::Ads(_) => "ads".into(),
+            Self::File(_) | Self::Api(_) => self.place(),
+        }
+    }
 }
 
 impl ConfigSource {

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use prost::Name;
@@ -23,9 +24,10 @@ use super::{
     manager::{Kind, Manager, Outcome},
     mux::{Push, TypeUrl, Verdict, WILDCARD},
     stats::reload_stats,
+    store::{PATIENCE, Shelf},
     stream::{Interest, Stream},
     subscriptions::Subscriptions,
-    update::Update,
+    update::{Gone, Update},
     watcher::{Watch, WatchId},
 };
 
@@ -41,7 +43,21 @@ pub struct Feed {
     answered: Cell<bool>,
     /// When the first answer is no longer awaited.
     deadline: Cell<Option<Instant>>,
+    /// What an earlier run accepted.
+    shelf: Option<Shelf>,
+    /// A good answer has come.
+    live: Cell<bool>,
+    /// It has been served from the shelf.
+    fallen: Cell<bool>,
+    /// When it is served from the shelf.
+    patience: Cell<Option<Instant>>,
+    /// When what is left of an earlier run goes.
+    sweep: Cell<Option<Instant>>,
 }
+
+/// How long after a change has come what it does not name may still be named by
+/// the next one: then what is left of an earlier run goes.
+const SWEEP_AFTER: Duration = Duration::from_secs(1);
 
 /// Where it comes from.
 enum From {
@@ -73,6 +89,7 @@ impl Feed {
             _ => ("listener_manager.lds.", None),
         };
         let type_url: TypeUrl = format!("{TYPE_URL_PREFIX}{}", K::Message::full_name()).into();
+        let shelf = subscriptions.shelf(&K::Message::full_name(), &source.origin);
         let from = match &source.origin {
             Origin::File(file) => {
                 let directory = file.watched_directory.as_deref().map(PathBuf::as_path);
@@ -80,7 +97,9 @@ impl Feed {
                     .watcher()
                     .watch(&file.path, directory)
                     .map_err(|error| at.error(error))?;
-                file.check_exists(at)?;
+                if !shelf.as_ref().is_some_and(Shelf::has_any) {
+                    file.check_exists(at)?;
+                }
                 From::File(watch)
             }
             origin @ (Origin::Ads(_) | Origin::Api(_)) => {
@@ -100,6 +119,11 @@ impl Feed {
             reload,
             answered: Cell::new(false),
             deadline: Cell::new(None),
+            shelf,
+            live: Cell::new(false),
+            fallen: Cell::new(false),
+            patience: Cell::new(None),
+            sweep: Cell::new(None),
         })
     }
 
@@ -120,6 +144,9 @@ impl Feed {
 
     /// Reads the file, or asks the server for the first time.
     pub fn begin<K: Kind>(&self, manager: &mut Manager<K>, subscriptions: &Subscriptions) {
+        if let Some(shelf) = &self.shelf {
+            manager.keep_in(shelf.clone());
+        }
         match &self.from {
             From::File(_) => self.read(manager, subscriptions),
             From::Stream(stream, interest) => {
@@ -127,7 +154,13 @@ impl Feed {
                 let timeout = self.source.initial_fetch_timeout;
                 self.deadline
                     .set(timeout.map(|timeout| Instant::now() + timeout));
+                if self.shelf.as_ref().is_some_and(Shelf::has_any) {
+                    self.patience.set(Some(Instant::now() + PATIENCE));
+                }
                 interest.set(Some(stream.subscribe(&self.type_url, WILDCARD)));
+                if let Some(why) = stream.failure() {
+                    self.fall_back(&why, manager, subscriptions);
+                }
             }
         }
     }
@@ -147,9 +180,41 @@ impl Feed {
             }
             Err(error @ DocumentError::Refused(_)) => {
                 self.ledger.refused(error.to_string().into());
+                self.fall_back(&error.to_string(), manager, subscriptions);
             }
-            Err(error) => self.ledger.failed(error.to_string().into()),
+            Err(error) => {
+                self.ledger.failed(error.to_string().into());
+                self.fall_back(&error.to_string(), manager, subscriptions);
+            }
         }
+    }
+
+    /// Serves what an earlier run accepted, if there never was a good answer and
+    /// it is not served yet. True when it is from now on.
+    pub fn fall_back<K: Kind>(
+        &self,
+        why: &str,
+        manager: &mut Manager<K>,
+        subscriptions: &Subscriptions,
+    ) -> bool {
+        self.patience.set(None);
+        let Some(shelf) = self.shelf.as_ref().filter(|_| !self.live.get()) else {
+            return false;
+        };
+        if self.fallen.replace(true) {
+            return false;
+        }
+        let stale = shelf.stale(why);
+        let recalled = manager.recall(shelf.all(), &stale, subscriptions);
+        if recalled == 0 {
+            return false;
+        }
+        let noun = K::NOUN;
+        self.ledger
+            .stale(format!("{recalled} {noun}(s) {stale}").into());
+        self.answered.set(true);
+        self.deadline.set(None);
+        true
     }
 
     /// Applies what a server says.
@@ -168,6 +233,7 @@ impl Feed {
             Ok(update) => self.apply(update, manager, subscriptions),
             Err(details) => {
                 self.ledger.refused(details.as_str().into());
+                self.fall_back(&details, manager, subscriptions);
                 Verdict::refused(details)
             }
         }
@@ -181,6 +247,11 @@ impl Feed {
     ) -> Verdict {
         let version_info = answer.version_info.clone();
         let resources = answer.resources.len();
+        self.live.set(true);
+        self.patience.set(None);
+        if answer.gone != Gone::Absent && manager.has_stale() {
+            self.sweep.set(Some(Instant::now() + SWEEP_AFTER));
+        }
         let outcome = manager.apply(answer, self.ledger.place(), subscriptions);
         let Outcome {
             refused,
@@ -214,6 +285,11 @@ impl Feed {
         .into();
         self.ledger
             .rejected(&version_info, resources, details.clone());
+        if let Some(shelf) = &self.shelf {
+            let earlier = refused.iter().filter_map(|(name, _)| shelf.get(name));
+            let stale = shelf.stale("what came was refused");
+            manager.recall(earlier.collect(), &stale, subscriptions);
+        }
         Verdict::Nack {
             details,
             refused: Some(refused.into_iter().map(|(name, _)| name).collect()),
@@ -225,20 +301,45 @@ impl Feed {
         self.answered.get()
     }
 
-    /// When the first answer is no longer awaited.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.deadline.get()
+    /// Whether a good answer has come.
+    pub fn is_live(&self) -> bool {
+        self.live.get()
     }
 
-    /// Gives up waiting when it is time. True when it did.
-    pub fn poll(&self, now: Instant) -> bool {
-        let over = self.deadline.get().is_some_and(|deadline| deadline <= now);
-        if over {
-            self.deadline.set(None);
+    /// When [`Feed::poll`] has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        let all = [self.deadline.get(), self.patience.get(), self.sweep.get()];
+        all.into_iter().flatten().min()
+    }
+
+    /// Gives up waiting when it is time.
+    pub fn poll<K: Kind>(
+        &self,
+        now: Instant,
+        manager: &mut Manager<K>,
+        subscriptions: &Subscriptions,
+    ) {
+        let is_over = |time: &Cell<Option<Instant>>| {
+            let over = time.get().is_some_and(|time| time <= now);
+            if over {
+                time.set(None);
+            }
+            over
+        };
+        if is_over(&self.patience) {
+            self.fall_back("there is no answer yet", manager, subscriptions);
+        }
+        if is_over(&self.sweep) {
+            let removed = manager.remove_stale(subscriptions);
+            tracing::info!(
+                target: "config",
+                "{}: removed {removed} {}(s) of an earlier run", self.short, K::NOUN
+            );
+        }
+        if is_over(&self.deadline) {
             self.answered.set(true);
             self.ledger.timed_out();
         }
-        over
     }
 
     /// There is no server, or not any more.

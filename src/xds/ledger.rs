@@ -216,6 +216,12 @@ impl Ledger {
         self.state.borrow_mut().notice = Some(notice.into());
     }
 
+    /// What an earlier run accepted is served, for want of anything newer.
+    pub fn stale(&self, notice: Arc<str>) {
+        tracing::warn!(target: "config", "{}: {notice}", self.kind);
+        self.state.borrow_mut().notice = Some(notice);
+    }
+
     /// For the admin.
     pub fn source(&self) -> Source {
         let state = self.state.borrow();

@@ -26,6 +26,7 @@ pub mod resource;
 pub mod runtime_layers;
 pub mod slot;
 pub mod stats;
+pub mod store;
 pub mod stream;
 pub mod subscriptions;
 pub mod update;
@@ -56,6 +57,7 @@ mod testing {
             watcher,
             management: Management::default(),
             streams,
+            store: None,
         }
     }
 }

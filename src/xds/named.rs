@@ -32,6 +32,7 @@ use super::{
     resource::{Encoded, Refused, Version},
     slot::Slot,
     stats::{empty_stats, extension_stats, reload_stats, rotation_stats},
+    store::Shelf,
     stream::Interest,
     subscriptions::Subscriptions,
     update::{Received, Update},
@@ -103,6 +104,8 @@ pub struct Named<K: NamedKind> {
     slot: Arc<Slot<K::Value>>,
     ledger: Ledger,
     stats: NamedStats,
+    /// Where what was accepted is kept.
+    shelf: Option<Shelf>,
     state: RefCell<State<K::Value>>,
     /// Set when it goes.
     let_go: Rc<Cell<bool>>,
@@ -131,6 +134,8 @@ struct State<T> {
     /// Good, but it leads to clusters that warm.
     waiting: Option<Waiting<T>>,
     refused: Option<Refused>,
+    /// What was accepted last was so in an earlier run, and this says it.
+    stale: Option<Arc<str>>,
 }
 
 impl<T> Default for State<T> {
@@ -139,6 +144,7 @@ impl<T> Default for State<T> {
             active: None,
             waiting: None,
             refused: None,
+            stale: None,
         }
     }
 }
@@ -173,9 +179,11 @@ pub trait AnyNamed: Awaited {
     /// for a filter's configuration.
     fn gone(&self, version_info: &Arc<str>);
     /// A server's answer, which may hold the resource, is refused as a whole.
-    fn refuse(&self, details: &Arc<str>);
+    fn refuse(&self, details: &Arc<str>, subscriptions: &Subscriptions);
     /// There is no server, or not any more.
-    fn unreachable(&self, details: &Arc<str>);
+    fn unreachable(&self, details: &Arc<str>, subscriptions: &Subscriptions);
+    /// Serves what an earlier run accepted, if there is nothing else.
+    fn fall_back(&self, why: &str, subscriptions: &Subscriptions);
     /// There is a server again.
     fn reached(&self);
     /// The file was written in place.
@@ -273,9 +281,15 @@ impl<K: NamedKind> Named<K> {
         let is_route = K::KIND == state::Kind::Route;
         let is_secret = K::KIND == state::Kind::Secret;
         let is_extension = K::KIND == state::Kind::Extension;
+        let origin = source.as_ref().map(|source| &source.origin);
+        let shelf = origin.and_then(|origin| subscriptions.shelf(&K::Message::full_name(), origin));
+        if let Some(shelf) = &shelf {
+            shelf.hold(name);
+        }
         Rc::new(Self {
             name: (**name).into(),
             want: want.clone(),
+            shelf,
             source,
             _held: held,
             timer: Cell::new(None),
@@ -322,13 +336,20 @@ impl<K: NamedKind> Named<K> {
                         self.apply(received, &version_info, subscriptions).ok();
                     }
                     Ok(None) => self.is_empty(&version_info),
-                    Err(details) => self.ledger.refused(details.into()),
+                    Err(details) => {
+                        self.ledger.refused(details.as_str().into());
+                        self.fall_back(&details, subscriptions);
+                    }
                 }
             }
-            Err(error @ DocumentError::Refused(_)) => {
-                self.ledger.refused(error.to_string().into());
+            Err(error) => {
+                let details = error.to_string();
+                match error {
+                    DocumentError::Refused(_) => self.ledger.refused(details.as_str().into()),
+                    _ => self.ledger.failed(details.as_str().into()),
+                }
+                self.fall_back(&details, subscriptions);
             }
-            Err(error) => self.ledger.failed(error.to_string().into()),
         }
         self.is_answered_now();
     }
@@ -363,30 +384,33 @@ impl<K: NamedKind> Named<K> {
             version,
             resource: encoded,
         } = received;
-        let unchanged = {
+        let (unchanged, back) = {
             let mut state = self.state.borrow_mut();
             let hash = encoded.hash();
             let State {
                 active,
                 waiting,
                 refused,
+                // Looked at when it is known that this is good.
+                stale: _,
             } = &mut *state;
             match (waiting, active) {
                 (Some(waiting), _) if waiting.version.hash == hash => {
                     waiting.version.encoded = encoded.clone();
                     *refused = None;
-                    true
+                    (true, false)
                 }
                 (waiting, Some(active)) if active.hash == hash && !active.dependencies.stale() => {
                     active.encoded = encoded.clone();
-                    *waiting = None;
                     *refused = None;
-                    true
+                    (true, waiting.take().is_some())
                 }
-                _ => false,
+                _ => (false, false),
             }
         };
         if unchanged || self.compile(encoded, &version, subscriptions) {
+            // What waited until now was kept, and is no longer wanted.
+            self.is_live(unchanged && !back, &version);
             self.ledger.accepted(version_info, 1);
             return Ok(());
         }
@@ -398,7 +422,43 @@ impl<K: NamedKind> Named<K> {
             .map(|r| r.details.clone());
         let details = refused.unwrap_or_default();
         self.reject(version_info, 1, details.clone());
+        self.fall_back("what came was refused", subscriptions);
         Err(details)
+    }
+
+    /// What is in force has come in this run, or has been confirmed: it is kept.
+    fn is_live(&self, unchanged: bool, version: &Arc<str>) {
+        let Some(shelf) = &self.shelf else {
+            return;
+        };
+        let mut state = self.state.borrow_mut();
+        let was_stale = state.stale.take().is_some();
+        if was_stale {
+            shelf.relieved(1);
+        }
+        let State {
+            active, waiting, ..
+        } = &mut *state;
+        let (encoded, version_info, updated) = match (waiting, active) {
+            (Some(Waiting { version: v, .. }), _) => {
+                (&v.encoded, &mut v.version_info, &mut v.updated)
+            }
+            (None, Some(v)) => (&v.encoded, &mut v.version_info, &mut v.updated),
+            (None, None) => return,
+        };
+        if was_stale && unchanged {
+            *version_info = version.clone();
+            *updated = SystemTime::now();
+        }
+        if was_stale || !unchanged {
+            shelf.keep(&self.name, encoded, version);
+        }
+    }
+
+    /// Whether an earlier run accepted it.
+    pub(super) fn is_kept(&self) -> bool {
+        let shelf = self.shelf.as_ref();
+        shelf.is_some_and(|shelf| shelf.get(&self.name).is_some())
     }
 
     fn reject(&self, version_info: &Arc<str>, resources: usize, details: Arc<str>) {
@@ -569,6 +629,12 @@ impl<K: NamedKind> Drop for Named<K> {
             timer.abort();
         }
         self.let_go.set(true);
+        if let Some(shelf) = &self.shelf {
+            shelf.let_go(&self.name);
+            if self.state.get_mut().stale.is_some() {
+                shelf.relieved(1);
+            }
+        }
     }
 }
 
@@ -622,23 +688,62 @@ impl<K: NamedKind> AnyNamed for Named<K> {
 
     fn gone(&self, version_info: &Arc<str>) {
         self.ledger.attempt();
+        if let Some(shelf) = &self.shelf {
+            shelf.forget(&self.name);
+        }
         if K::KIND == state::Kind::Extension {
             // Its default takes its place, where there is one.
-            *self.state.borrow_mut() = State::default();
+            let was = self.state.take();
             self.slot.clear();
+            if let (Some(shelf), Some(_)) = (&self.shelf, was.stale) {
+                shelf.relieved(1);
+            }
         }
         self.is_empty(version_info);
         self.is_answered_now();
     }
 
-    fn refuse(&self, details: &Arc<str>) {
+    fn refuse(&self, details: &Arc<str>, subscriptions: &Subscriptions) {
         self.ledger.attempt();
         self.ledger.refused(details.clone());
+        self.fall_back(details, subscriptions);
         self.is_answered_now();
     }
 
-    fn unreachable(&self, details: &Arc<str>) {
+    fn unreachable(&self, details: &Arc<str>, subscriptions: &Subscriptions) {
         self.ledger.unreachable(details);
+        self.fall_back(details, subscriptions);
+    }
+
+    fn fall_back(&self, why: &str, subscriptions: &Subscriptions) {
+        let Some(shelf) = &self.shelf else {
+            return;
+        };
+        let is_served = |state: &State<_>| state.active.is_some() || state.waiting.is_some();
+        if is_served(&self.state.borrow()) {
+            return;
+        }
+        let Some(received) = shelf.get(&self.name) else {
+            return;
+        };
+        let newest = self.state.borrow_mut().refused.take();
+        let good = self.compile(received.resource, &received.version, subscriptions);
+        let mut state = self.state.borrow_mut();
+        // What is wrong with the newest is still to be seen.
+        let own = std::mem::replace(&mut state.refused, newest);
+        if !good {
+            let details = own.map(|refused| refused.details).unwrap_or_default();
+            let (short, name) = (K::SHORT, &self.name);
+            tracing::warn!(target: "config", "{short}: '{name}' of an earlier run refused: {details}");
+            return;
+        }
+        let stale = shelf.stale(why);
+        state.stale = Some(stale.clone());
+        drop(state);
+        shelf.served(1);
+        self.ledger
+            .stale(format!("'{}' is {stale}", self.name).into());
+        self.is_answered_now();
     }
 
     fn reached(&self) {
@@ -671,6 +776,7 @@ impl<K: NamedKind> AnyNamed for Named<K> {
         if self.compile(again, &version_info, subscriptions) {
             if was_refused.is_some() {
                 self.ledger.cured();
+                self.is_live(false, &version_info);
             }
             return true;
         }
@@ -723,7 +829,11 @@ impl<K: NamedKind> AnyNamed for Named<K> {
                 .as_ref()
                 .map(|w| w.version.view::<K::Message>(strictness)),
             draining: None,
-            error: error.map(|r| r.view::<K::Message>(strictness)),
+            error: match (error, &state.stale) {
+                (Some(refused), _) => Some(refused.view::<K::Message>(strictness)),
+                (None, Some(stale)) => state.active.as_ref().map(|active| active.is_stale(stale)),
+                (None, None) => None,
+            },
             status: match (error, &state.active) {
                 (Some(_), _) => ClientResourceStatus::Nacked,
                 (None, _) if state.waiting.is_some() => ClientResourceStatus::Requested,

@@ -141,6 +141,18 @@ impl<T> Version<T> {
     }
 }
 
+impl<T> Version<T> {
+    /// Says, where an error would stand, that this is of an earlier run.
+    pub fn is_stale(&self, details: &Arc<str>) -> Refusal {
+        Refusal {
+            message: None,
+            version_info: self.version_info.clone(),
+            at: self.updated,
+            details: details.clone(),
+        }
+    }
+}
+
 /// The last attempt to update a resource, which failed.
 #[derive(Debug)]
 pub struct Refused {

@@ -42,6 +42,7 @@ use super::{
     mux::{Push, TypeUrl, Verdict},
     named::{AnyNamed, Held, Named, NamedKind, Wanted},
     slot::Slot,
+    store::{PATIENCE, Shelf, Store},
     stream::{Stream, Streams},
     update::{Gone, Update},
     watcher::{Change, WatchId, Watcher},
@@ -67,6 +68,9 @@ pub struct Subscriptions {
     watcher: Rc<Watcher>,
     management: Management,
     streams: Streams,
+    store: Option<Rc<Store>>,
+    /// Who is served from the store, and when; the first to be so comes first.
+    impatient: RefCell<Vec<(Instant, Weak<dyn AnyNamed>)>>,
     routes: Registry<RouteKind>,
     secrets: Registry<SecretKind>,
     endpoints: Registry<EndpointKind>,
@@ -93,6 +97,8 @@ pub struct Ways {
     pub management: Management,
     /// What speaks to them.
     pub streams: Streams,
+    /// Where what was accepted is kept.
+    pub store: Option<Rc<Store>>,
 }
 
 impl Subscriptions {
@@ -108,6 +114,7 @@ impl Subscriptions {
             watcher,
             management,
             streams,
+            store,
         } = ways;
         Self {
             stats,
@@ -118,6 +125,8 @@ impl Subscriptions {
             watcher,
             management,
             streams,
+            store,
+            impatient: RefCell::default(),
             routes: Registry::default(),
             secrets: Registry::default(),
             endpoints: Registry::default(),
@@ -164,6 +173,34 @@ impl Subscriptions {
         &self.streams
     }
 
+    /// Where what was accepted is kept.
+    pub fn store(&self) -> Option<&Rc<Store>> {
+        self.store.as_ref()
+    }
+
+    /// Where resources of a type from an origin are kept.
+    pub fn shelf(&self, message: &str, origin: &Origin) -> Option<Shelf> {
+        let store = self.store.as_ref()?;
+        Some(store.shelf(message, &origin.key()))
+    }
+
+    /// When [`Subscriptions::fall_back`] has something to do.
+    pub fn patience(&self) -> Option<Instant> {
+        self.impatient.borrow().first().map(|(at, _)| *at)
+    }
+
+    /// Serves from the store whoever has waited long enough.
+    pub fn fall_back(&self, now: Instant) {
+        let due: Vec<_> = self
+            .impatient
+            .borrow_mut()
+            .extract_if(.., |(at, _)| *at <= now)
+            .collect();
+        for named in due.iter().filter_map(|(_, named)| named.upgrade()) {
+            named.fall_back("there is no answer yet", self);
+        }
+    }
+
     /// Hands an answer of a server to those who asked for its resources by name.
     pub fn take(&self, stream: &Stream, push: Push) -> Verdict {
         let Push {
@@ -180,7 +217,7 @@ impl Subscriptions {
             Err(details) => {
                 let details: Arc<str> = details.into();
                 for named in stream.watchers_of(&type_url) {
-                    named.refuse(&details);
+                    named.refuse(&details, self);
                 }
                 return Verdict::refused(details);
             }
@@ -527,7 +564,9 @@ impl Collector<'_> {
             .watcher
             .watch(&file.path, directory)
             .map_err(|error| at.error(error))?;
-        if let Err(reported) = file.check_exists(at) {
+        let shelf = subscriptions.shelf(&K::Message::full_name(), &source.origin);
+        let is_kept = shelf.is_some_and(|shelf| shelf.get(&wanted.name).is_some());
+        if !is_kept && let Err(reported) = file.check_exists(at) {
             self.found.borrow_mut().missing.push(watch);
             return Err(reported);
         }
@@ -562,6 +601,15 @@ impl Collector<'_> {
             let version = known.version.clone();
             // What is wrong with it is in the log and the dump.
             named.deliver(known, &version, subscriptions).ok();
+        } else if named.is_kept() {
+            match stream.failure() {
+                Some(why) => named.fall_back(&why, subscriptions),
+                None => {
+                    let named: Weak<dyn AnyNamed> = Rc::<Named<K>>::downgrade(&named);
+                    let due = (Instant::now() + PATIENCE, named);
+                    subscriptions.impatient.borrow_mut().push(due);
+                }
+            }
         }
         Ok(named)
     }

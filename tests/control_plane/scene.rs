@@ -222,7 +222,6 @@ pub struct Scene {
     pub proxy: Proxy,
     pub port: Port,
     pub origin: Origin,
-    #[expect(dead_code, reason = "it lives as long as the proxy")]
     pub home: Home,
 }
 

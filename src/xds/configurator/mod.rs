@@ -15,7 +15,8 @@ mod tests;
 mod view;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
+    path::PathBuf,
     rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -48,6 +49,7 @@ use super::{
     manager::Manager,
     mux::Push,
     runtime_layers::RuntimeLayers,
+    store::Store,
     stream::{Arrival, Event, Stream, Streams},
     subscriptions::{Subscriptions, Ways},
     watcher::{Change, Watcher},
@@ -71,6 +73,8 @@ pub struct Setup {
     pub runtime: Arc<Runtime>,
     /// How strictly discovered resources are read.
     pub strictness: Strictness,
+    /// Where accepted resources are kept.
+    pub state_dir: Option<PathBuf>,
     /// Where snapshots are put.
     pub snapshot: SnapshotSlot,
     /// The bootstrap as merged, encoded, and when it was read, for the admin.
@@ -95,6 +99,17 @@ pub struct Configurator {
     phase: watch::Sender<ServerState>,
     reload: Notify,
     warmed: Rc<Notify>,
+    /// What is no longer needed of an earlier run has been forgotten.
+    swept: Cell<bool>,
+}
+
+impl Drop for Configurator {
+    fn drop(&mut self) {
+        // What goes now goes because the process ends.
+        if let Some(store) = self.subscriptions.store() {
+            store.close();
+        }
+    }
 }
 
 struct State {
@@ -124,10 +139,12 @@ impl Configurator {
             node,
             runtime,
             strictness,
+            state_dir,
             snapshot,
             bootstrap,
             publish,
         } = setup;
+        let store = state_dir.map(|directory| Store::open(&directory, strictness, &stats));
         let (resources, mut dynamic) = (resources.unwrap_or_default(), dynamic.unwrap_or_default());
         let ads = dynamic.ads_config.take();
         let at_dynamic = at.field("dynamic_resources");
@@ -150,6 +167,7 @@ impl Configurator {
                     watcher: Rc::clone(&watcher),
                     management,
                     streams,
+                    store,
                 },
             ),
             runtime,
@@ -170,6 +188,7 @@ impl Configurator {
             phase: watch::Sender::new(ServerState::PreInitializing),
             reload: Notify::new(),
             warmed,
+            swept: Cell::new(false),
         };
         this.begin(resources, dynamic, at)?;
         Ok(Rc::new(this))
@@ -341,6 +360,7 @@ impl Configurator {
                 }
             }
             Event::Connected => {
+                stream.note_failure(None);
                 feeds.for_each(Feed::reached);
                 stream
                     .all_watchers()
@@ -349,10 +369,32 @@ impl Configurator {
             }
             Event::Failed(details) => {
                 feeds.for_each(|feed| feed.unreachable(&details));
+                drop(state);
+                stream.note_failure(Some(details.clone()));
+                self.fall_back(&stream, &details);
                 for named in stream.all_watchers() {
-                    named.unreachable(&details);
+                    named.unreachable(&details, &self.subscriptions);
                 }
             }
+        }
+    }
+
+    /// Serves what an earlier run accepted of the feeds that this stream is for.
+    fn fall_back(&self, stream: &Rc<Stream>, why: &str) {
+        let mut state = self.state.borrow_mut();
+        let State {
+            clusters,
+            listeners,
+            cds,
+            lds,
+            lds_begun,
+            ..
+        } = &mut *state;
+        if let Some(cds) = cds.as_ref().filter(|feed| feed.is_by(stream)) {
+            cds.fall_back(why, clusters, &self.subscriptions);
+        }
+        if let Some(lds) = lds.as_ref().filter(|feed| *lds_begun && feed.is_by(stream)) {
+            lds.fall_back(why, listeners, &self.subscriptions);
         }
     }
 
@@ -387,11 +429,22 @@ impl Configurator {
     /// Something that was awaited did not come, or does not live any longer.
     fn time_is_up(&self) {
         let now = Instant::now();
-        let state = self.state.borrow();
-        for feed in state.cds.iter().chain(&state.lds) {
-            feed.poll(now);
+        let mut state = self.state.borrow_mut();
+        let State {
+            clusters,
+            listeners,
+            cds,
+            lds,
+            ..
+        } = &mut *state;
+        if let Some(cds) = cds {
+            cds.poll(now, clusters, &self.subscriptions);
+        }
+        if let Some(lds) = lds {
+            lds.poll(now, listeners, &self.subscriptions);
         }
         drop(state);
+        self.subscriptions.fall_back(now);
         for (stream, ended) in self.subscriptions.streams().expire(now.into_std()) {
             for push in ended {
                 self.take(&stream, push);
@@ -442,6 +495,7 @@ impl Configurator {
             }
         }
         self.subscriptions.prune();
+        self.keep();
     }
 
     fn move_on(&self) {
@@ -478,6 +532,26 @@ impl Configurator {
             }
             self.unpublished.borrow_mut().push(name);
         }
+    }
+
+    /// Keeps what is in force.
+    fn keep(&self) {
+        let Some(store) = self.subscriptions.store() else {
+            return;
+        };
+        let state = self.state.borrow();
+        let is_live = |feed: &Option<Feed>| feed.as_ref().is_none_or(Feed::is_live);
+        if !self.swept.get()
+            && *self.phase.borrow() == ServerState::Live
+            && is_live(&state.cds)
+            && is_live(&state.lds)
+            && !state.clusters.is_warming()
+            && !state.listeners.is_warming()
+        {
+            self.swept.set(true);
+            store.forget_unused();
+        }
+        store.flush();
     }
 
     /// Goes on with the start when what it waits for is there.
@@ -585,6 +659,7 @@ impl Configurator {
             bind,
             first_answer,
             expiry.map(Instant::from_std),
+            self.subscriptions.patience(),
         ];
         deadlines.into_iter().flatten().min()
     }

@@ -73,6 +73,7 @@ impl Scene {
             },
             node: Node::default(),
             strictness: Strictness::default(),
+            state_dir: None,
             snapshot: self.snapshot.clone(),
             bootstrap: (Bytes::new(), SystemTime::now()),
             publish: Box::new(|_| ()),

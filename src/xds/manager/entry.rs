@@ -1,6 +1,6 @@
 //! One name and all its versions.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use tokio::time::Instant;
 
@@ -23,6 +23,8 @@ pub(super) struct Entry<B> {
     pub active: Option<Version<B>>,
     pub warming: Option<Warming<B>>,
     pub refused: Option<Refused>,
+    /// It is what an earlier run accepted, and this says so.
+    pub stale: Option<Arc<str>>,
 }
 
 /// A version that waits for what it depends on.
@@ -48,6 +50,7 @@ impl<B> Entry<B> {
             active: None,
             warming: None,
             refused: None,
+            stale: None,
         }
     }
 
@@ -95,6 +98,15 @@ impl<B> Entry<B> {
         true
     }
 
+    /// The newest answer holds what is accepted already, under this version.
+    pub fn confirm(&mut self, version_info: &Arc<str>) {
+        let warming = self.warming.as_mut().map(|warming| &mut warming.version);
+        if let Some(version) = warming.or(self.active.as_mut()) {
+            version.version_info = version_info.clone();
+            version.updated = SystemTime::now();
+        }
+    }
+
     /// What is to be built again: something it lacked may have come, or a file
     /// it is made of has changed.
     pub fn to_refresh(&self) -> Option<(Encoded, Arc<str>)> {
@@ -124,7 +136,11 @@ impl<B> Entry<B> {
             active: self.active.as_ref().map(view),
             warming: self.warming.as_ref().map(|w| view(&w.version)),
             draining: None,
-            error: refused.map(|r| r.view::<K::Message>(strictness)),
+            error: match (refused, &self.stale) {
+                (Some(refused), _) => Some(refused.view::<K::Message>(strictness)),
+                (None, Some(stale)) => self.active.as_ref().map(|active| active.is_stale(stale)),
+                (None, None) => None,
+            },
             status: match (refused, &self.warming, &self.active) {
                 (Some(_), ..) if !self.is_static() => ClientResourceStatus::Nacked,
                 (_, Some(_), _) => ClientResourceStatus::Requested,

@@ -42,6 +42,7 @@ use crate::{
 use super::{
     dependencies::Dependencies,
     resource::{Encoded, Refused, Version},
+    store::Shelf,
     subscriptions::Subscriptions,
     update::{self, Gone, Received},
 };
@@ -81,6 +82,8 @@ pub struct Manager<K: Kind> {
     /// Resources of the last answer that were refused and that no entry stands
     /// for: the second of a name, one that is wrapped under another.
     strays: usize,
+    /// Where what is accepted is kept.
+    shelf: Option<Shelf>,
 }
 
 /// An answer that is being applied.
@@ -103,7 +106,13 @@ impl<K: Kind> Manager<K> {
             lingering: BTreeMap::new(),
             changed: false,
             strays: 0,
+            shelf: None,
         }
+    }
+
+    /// Keeps what is accepted from now on.
+    pub fn keep_in(&mut self, shelf: Shelf) {
+        self.shelf = Some(shelf);
     }
 
     /// What is particular to the kind.
@@ -281,6 +290,17 @@ impl<K: Kind> Manager<K> {
             if entry.keep(&encoded) {
                 let is = (entry.warming.is_some(), entry.refused.is_some());
                 self.changed |= was.0 != is.0;
+                if let Some(shelf) = &self.shelf {
+                    let was_stale = entry.stale.take().is_some();
+                    if was_stale {
+                        entry.confirm(&version_info);
+                        shelf.relieved(1);
+                    }
+                    // What warmed until now was kept, and is no longer wanted.
+                    if was_stale || was.0 != is.0 {
+                        shelf.keep(&wanted, &encoded, &version_info);
+                    }
+                }
                 update.outcome.unchanged += 1;
                 if was != is {
                     self.note(&name());
@@ -291,6 +311,7 @@ impl<K: Kind> Manager<K> {
         let name: Arc<str> = encoded.name().into();
         match self.attempt(&name, encoded, &version_info, subscriptions) {
             Ok(version) => {
+                self.is_live(&name);
                 self.accept(&name, Origin::Dynamic(update.place.clone()), version);
                 update.outcome.changed += 1;
             }
@@ -303,6 +324,83 @@ impl<K: Kind> Manager<K> {
                 self.note(&name);
                 update.outcome.refused.push((name, details));
             }
+        }
+    }
+
+    /// Takes what an earlier run accepted, where there is nothing else. Returns
+    /// how many of them serve, or warm.
+    pub fn recall(
+        &mut self,
+        resources: Vec<Received>,
+        stale: &Arc<str>,
+        subscriptions: &Subscriptions,
+    ) -> usize {
+        let Some(shelf) = self.shelf.clone() else {
+            return 0;
+        };
+        let mut recalled = 0;
+        for received in resources {
+            let Received {
+                name,
+                version,
+                resource,
+            } = received;
+            let known = self.entries.get(&name);
+            if known.is_some_and(|entry| entry.built().next().is_some()) {
+                continue;
+            }
+            match self.attempt(&name, resource, &version, subscriptions) {
+                Ok(version) => {
+                    let new = || Entry::new(Origin::Dynamic(shelf.place().clone()));
+                    let entry = self.entries.entry(name.clone()).or_insert_with(new);
+                    entry.stale = Some(stale.clone());
+                    // What is wrong with the newest is still to be seen.
+                    let refused = entry.refused.take();
+                    let origin = entry.origin.clone();
+                    self.accept(&name, origin, version);
+                    if let Some(entry) = self.entries.get_mut(&name) {
+                        entry.refused = refused;
+                    }
+                    self.note(&name);
+                    recalled += 1;
+                }
+                Err(refused) => tracing::warn!(
+                    target: "config",
+                    "{} '{name}' of an earlier run refused: {}", K::NOUN, refused.details
+                ),
+            }
+        }
+        shelf.served(recalled);
+        self.count_totals();
+        recalled
+    }
+
+    /// Takes away what is still of an earlier run. Returns how many there were.
+    pub fn remove_stale(&mut self, subscriptions: &Subscriptions) -> usize {
+        let entries = self.entries.iter();
+        let stale = entries.filter(|(_, entry)| entry.stale.is_some());
+        let gone = Gone::Named(stale.map(|(name, _)| name.clone()).collect());
+        let mut update = Update {
+            place: Arc::default(),
+            named: HashMap::default(),
+            outcome: Outcome::default(),
+        };
+        self.remove(&gone, &mut update, subscriptions);
+        self.count_totals();
+        update.outcome.removed
+    }
+
+    /// Whether anything is of an earlier run.
+    pub fn has_stale(&self) -> bool {
+        self.entries.values().any(|entry| entry.stale.is_some())
+    }
+
+    /// A live version takes the place of what may be of an earlier run.
+    fn is_live(&mut self, name: &str) {
+        if let (Some(entry), Some(shelf)) = (self.entries.get_mut(name), &self.shelf)
+            && entry.stale.take().is_some()
+        {
+            shelf.relieved(1);
         }
     }
 
@@ -371,6 +469,9 @@ impl<K: Kind> Manager<K> {
     fn accept(&mut self, name: &Arc<str>, origin: Origin, version: Version<K::Built>) {
         let new = || Entry::new(origin);
         let entry = self.entries.entry(name.clone()).or_insert_with(new);
+        if let (Some(shelf), None, false) = (&self.shelf, &entry.stale, entry.is_static()) {
+            shelf.keep(name, &version.encoded, &version.version_info);
+        }
         self.kind.count(match entry.built().last() {
             None => Event::Added,
             Some(old) => Event::Modified {
@@ -459,6 +560,10 @@ impl<K: Kind> Manager<K> {
             match self.attempt(&name, encoded, &version_info, subscriptions) {
                 Ok(version) => {
                     tracing::info!(target: "config", "{} '{name}' built again", K::NOUN);
+                    if self.entries[&name].refused.is_some() {
+                        // What an earlier run left is never refused and kept.
+                        self.is_live(&name);
+                    }
                     let origin = self.entries[&name].origin.clone();
                     self.accept(&name, origin, version);
                     changed = true;
@@ -505,6 +610,9 @@ impl<K: Kind> Manager<K> {
                 self.note(name);
                 continue;
             }
+            if let Some(shelf) = &self.shelf {
+                shelf.forget(name);
+            }
             let Some(entry) = self.entries.remove(name) else {
                 continue;
             };
@@ -514,7 +622,11 @@ impl<K: Kind> Manager<K> {
                 active,
                 warming,
                 refused: _,
+                stale,
             } = entry;
+            if let (Some(_), Some(shelf)) = (stale, &self.shelf) {
+                shelf.relieved(1);
+            }
             if active.is_none() && warming.is_none() {
                 continue;
             }

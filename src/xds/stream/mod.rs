@@ -138,6 +138,7 @@ impl Streams {
                 .stats
                 .block(&format!("{prefix}control_plane."), &names::TABLE),
             driver: RefCell::default(),
+            failure: RefCell::default(),
         });
         let driver = driver::Driver {
             stream: Rc::downgrade(&stream),
@@ -195,6 +196,7 @@ pub struct Stream {
     wake: Rc<Notify>,
     stats: Arc<Block>,
     driver: RefCell<Option<AbortHandle>>,
+    failure: RefCell<Option<Arc<str>>>,
 }
 
 impl Stream {
@@ -216,6 +218,16 @@ impl Stream {
         let same = of_type.entry(name.into()).or_default();
         same.retain(|other| other.strong_count() > 0);
         same.push(who);
+    }
+
+    /// Why there is no server, if there is none.
+    pub fn failure(&self) -> Option<Arc<str>> {
+        self.failure.borrow().clone()
+    }
+
+    /// Notes whether there is a server.
+    pub fn note_failure(&self, failure: Option<Arc<str>>) {
+        *self.failure.borrow_mut() = failure;
     }
 
     /// Who asked for this name.
