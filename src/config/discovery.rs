@@ -157,6 +157,7 @@ fn split_tree(file: &str, tree: Node<'_>, expected: &str) -> Result<Discovery, D
         start: Mark::START,
         strictness: &Strictness::default(),
         check_rules: true,
+        parts: None,
     };
     let message = reader.message(&rest, &desc, &report.root());
     let response = match typed::<DiscoveryResponse>(&message, &report) {

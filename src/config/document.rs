@@ -201,6 +201,7 @@ impl Document {
                     start: Mark::START,
                     strictness,
                     check_rules,
+                    parts: None,
                 };
                 let message = reader.message(&tree, desc, &report.root());
                 report.locate_since(before, |path| {

@@ -11,6 +11,11 @@ pub fn bytes(bytes: &[u8]) -> u64 {
     FixedState::default().hash_one(bytes)
 }
 
+/// For a hash of several things. The same in every run.
+pub fn hasher() -> impl Hasher {
+    FixedState::default().build_hasher()
+}
+
 /// A hash of a value of a document, whatever its layout.
 pub fn node(node: &Node<'_>) -> u64 {
     let mut hasher = FixedState::default().build_hasher();

@@ -7,6 +7,7 @@ mod discovery;
 mod document;
 mod hash;
 mod json;
+mod parts;
 pub mod place;
 mod position;
 mod print;

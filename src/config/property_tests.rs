@@ -240,6 +240,7 @@ fn reader(file: &str) -> Reader<'_> {
             unknown: super::Unknown::Refuse,
         },
         check_rules: false,
+        parts: None,
     }
 }
 

@@ -6,6 +6,8 @@
 //! here too: enum names in any case, booleans in quotes, `1e3` for an integer,
 //! `null` for an absent field.
 
+use std::sync::Arc;
+
 use prost::Message;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor,
@@ -13,6 +15,7 @@ use prost_reflect::{
 };
 
 use super::{
+    parts::{LONG, Reading, put_field},
     place::{At, ConfigError, Position},
     rules,
     scalar::{self, Refused},
@@ -36,6 +39,43 @@ pub struct Reader<'r> {
     /// Whether constraint rules are checked, which is left for later when the
     /// message is still to be merged with another.
     pub check_rules: bool,
+    /// What is known of the elements of long lists, for a reader that reads with
+    /// [`Reader::any_of`] alone: these lists stay encoded.
+    pub parts: Option<&'r Reading<'r>>,
+}
+
+/// A message that has been read.
+struct Read {
+    message: DynamicMessage,
+    /// Fields that stay encoded, to be put behind the encoded message: protobuf
+    /// adds the elements of a list, and the fields of a message, that come twice.
+    encoded: Vec<u8>,
+}
+
+impl Read {
+    fn encode(&self) -> Vec<u8> {
+        let mut encoded = self.message.encode_to_vec();
+        encoded.extend_from_slice(&self.encoded);
+        encoded
+    }
+}
+
+impl From<DynamicMessage> for Read {
+    fn from(message: DynamicMessage) -> Self {
+        Self {
+            message,
+            encoded: Vec::new(),
+        }
+    }
+}
+
+/// What a field was read as.
+enum Field {
+    Value(Proto),
+    /// A message of which a part stays encoded.
+    Message(Read),
+    /// A list that stays encoded: with the keys of its elements.
+    List(Vec<u8>),
 }
 
 impl Reader<'_> {
@@ -47,34 +87,31 @@ impl Reader<'_> {
         desc: &MessageDescriptor,
         at: &At<'_>,
     ) -> DynamicMessage {
+        debug_assert!(self.parts.is_none(), "what stays encoded would be lost");
         self.read(node, desc, at)
-            .unwrap_or_else(|| DynamicMessage::new(desc.clone()))
+            .map_or_else(|| DynamicMessage::new(desc.clone()), |read| read.message)
     }
 
     /// Reads a message, `None` when there is nothing in it that can be read.
-    fn read(
-        &self,
-        node: &Node<'_>,
-        desc: &MessageDescriptor,
-        at: &At<'_>,
-    ) -> Option<DynamicMessage> {
+    fn read(&self, node: &Node<'_>, desc: &MessageDescriptor, at: &At<'_>) -> Option<Read> {
         if let Some(name) = desc.full_name().strip_prefix("google.protobuf.") {
             // What has a form of its own may also be written as the message it is.
             let is_map = matches!(node.value, Value::Map(_));
             match name {
-                "Any" => return self.any(node, desc, at),
+                "Any" => return self.any(node, desc, at).map(Read::from),
                 "Value" | "ListValue" => {}
                 name if name.ends_with("Value") && !is_map => {
                     let field = desc.get_field(1)?;
                     let mut wrapper = DynamicMessage::new(desc.clone());
-                    wrapper.set_field(&field, self.single(node, &field.kind(), at)?);
-                    return Some(wrapper);
+                    wrapper.set_field(&field, self.scalar(node, &field.kind(), at)?);
+                    return Some(wrapper.into());
                 }
                 _ => {}
             }
             let has_own_form = !is_map || matches!(name, "Struct" | "Value" | "ListValue");
             if has_own_form && let Some(read) = well_known::read(name, node, desc) {
                 return read
+                    .map(Read::from)
                     .map_err(|(mark, message)| self.error(at, mark, message))
                     .ok();
             }
@@ -96,11 +133,14 @@ impl Reader<'_> {
     }
 
     /// Reads a message of a type that is already known but stands beside `@type`.
-    pub fn any_of(&self, node: &Node<'_>, desc: &MessageDescriptor, at: &At<'_>) -> DynamicMessage {
-        match &node.value {
-            Value::Map(entries) => self.fields(entries, desc, true, at),
-            _ => self.message(node, desc, at),
-        }
+    /// What is wrong is put on the report of `at`; the encoded message that is
+    /// returned is complete only when nothing was.
+    pub fn any_of(&self, node: &Node<'_>, desc: &MessageDescriptor, at: &At<'_>) -> Vec<u8> {
+        let read = match &node.value {
+            Value::Map(entries) => Some(self.fields(entries, desc, true, at)),
+            _ => self.read(node, desc, at),
+        };
+        read.map_or_else(Vec::new, |read| read.encode())
     }
 
     /// The place of a mark of this tree.
@@ -133,13 +173,15 @@ impl Reader<'_> {
         desc: &MessageDescriptor,
         in_any: bool,
         at: &At<'_>,
-    ) -> DynamicMessage {
-        let mut message = DynamicMessage::new(desc.clone());
+    ) -> Read {
+        let mut read = Read::from(DynamicMessage::new(desc.clone()));
         let rules = rules::of(desc).filter(|_| self.check_rules);
         let unchecked = Self {
             check_rules: false,
+            parts: None,
             ..*self
         };
+        let whole = self.whole();
         let mut seen: Vec<Seen<'_>> = Vec::with_capacity(entries.len());
         let mut failed = Vec::new();
         for entry in entries {
@@ -172,37 +214,122 @@ impl Reader<'_> {
             seen.push(now);
             let reader = match rules {
                 Some(rules) if rules.skips(&field) => &unchecked,
+                Some(rules) if field.is_list() && rules.concern(&field) => &whole,
                 _ => self,
             };
             match reader.field(&entry.value, &field, &place) {
-                Some(value) => message.set_field(&field, value),
+                Some(Field::Value(value)) => read.message.set_field(&field, value),
+                Some(Field::Message(part)) => {
+                    put_field(field.number(), &part.encoded, &mut read.encoded);
+                    read.message.set_field(&field, Proto::Message(part.message));
+                }
+                Some(Field::List(list)) => read.encoded.extend_from_slice(&list),
                 None => failed.push(field.number()),
             }
         }
         if let Some(rules) = rules {
-            rules.check(&message, &failed, at);
+            rules.check(&read.message, &failed, at);
         }
-        message
+        read
     }
 
-    fn field(&self, node: &Node<'_>, field: &FieldDescriptor, at: &At<'_>) -> Option<Proto> {
-        if field.is_map() {
-            return self.map(node, field, at);
+    /// This reader, but one that leaves nothing encoded.
+    fn whole(&self) -> Self {
+        Self {
+            parts: None,
+            ..*self
         }
+    }
+
+    fn field(&self, node: &Node<'_>, field: &FieldDescriptor, at: &At<'_>) -> Option<Field> {
+        if field.is_map() {
+            return self.whole().map(node, field, at).map(Field::Value);
+        }
+        let kind = field.kind();
         if !field.is_list() {
-            return self.single(node, &field.kind(), at);
+            let Kind::Message(desc) = &kind else {
+                return self.scalar(node, &kind, at).map(Field::Value);
+            };
+            let read = self.read(node, desc, at)?;
+            return Some(match read.encoded.is_empty() {
+                true => Field::Value(Proto::Message(read.message)),
+                false => Field::Message(read),
+            });
         }
         let items = match &node.value {
             Value::List(items) => items.as_slice(),
             // A single element may stand without a list, as in Envoy.
             _ => std::slice::from_ref(node),
         };
-        let kind = field.kind();
-        let mut values = Vec::with_capacity(items.len());
-        for (i, item) in items.iter().enumerate() {
-            values.push(self.single(item, &kind, &at.index(i)));
+        match (&kind, self.parts) {
+            (Kind::Message(desc), Some(parts)) if items.len() >= LONG => {
+                self.long_list(items, field.number(), desc, parts, at)
+            }
+            (Kind::Message(desc), _) => self.list(items, field.number(), desc, at),
+            _ => {
+                let mut values = Vec::with_capacity(items.len());
+                for (i, item) in items.iter().enumerate() {
+                    values.push(self.scalar(item, &kind, &at.index(i)));
+                }
+                let values = values.into_iter().collect::<Option<_>>()?;
+                Some(Field::Value(Proto::List(values)))
+            }
         }
-        values.into_iter().collect::<Option<_>>().map(Proto::List)
+    }
+
+    /// A list of messages. When a part of one stays encoded, all of it does.
+    fn list(
+        &self,
+        items: &[Node<'_>],
+        number: u32,
+        desc: &MessageDescriptor,
+        at: &At<'_>,
+    ) -> Option<Field> {
+        let mut read = Vec::with_capacity(items.len());
+        for (i, item) in items.iter().enumerate() {
+            read.push(self.read(item, desc, &at.index(i)));
+        }
+        let read: Vec<Read> = read.into_iter().collect::<Option<_>>()?;
+        if read.iter().all(|read| read.encoded.is_empty()) {
+            let values = read.into_iter().map(|read| Proto::Message(read.message));
+            return Some(Field::Value(Proto::List(values.collect())));
+        }
+        let mut encoded = Vec::new();
+        for read in read {
+            put_field(number, &read.encode(), &mut encoded);
+        }
+        Some(Field::List(encoded))
+    }
+
+    /// A list of messages whose elements are looked up among those that were read
+    /// before, and kept for the next time.
+    fn long_list(
+        &self,
+        items: &[Node<'_>],
+        number: u32,
+        desc: &MessageDescriptor,
+        parts: &Reading<'_>,
+        at: &At<'_>,
+    ) -> Option<Field> {
+        let mut encoded = Some(Vec::new());
+        for (i, item) in items.iter().enumerate() {
+            let at = at.index(i);
+            let key = Reading::key(desc.full_name(), self.check_rules, item);
+            let element = parts.get(key).or_else(|| {
+                let before = at.report().marker();
+                let element: Arc<[u8]> = self.read(item, desc, &at)?.encode().into();
+                // What is wrong, or to be warned of, is said each time.
+                if at.report().marker() == before {
+                    parts.keep(key, element.clone());
+                }
+                Some(element)
+            });
+            match (element, &mut encoded) {
+                (Some(element), Some(encoded)) => put_field(number, &element, encoded),
+                _ => encoded = None,
+            }
+        }
+        encoded.map(Field::List)
     }
 
     fn map(&self, node: &Node<'_>, field: &FieldDescriptor, at: &At<'_>) -> Option<Proto> {
@@ -229,7 +356,7 @@ impl Reader<'_> {
                     None
                 }
             };
-            match (key, self.single(&entry.value, &value_kind, &place)) {
+            match (key, self.value(&entry.value, &value_kind, &place)) {
                 (Some(key), Some(value)) => {
                     map.insert(key, value);
                 }
@@ -239,9 +366,20 @@ impl Reader<'_> {
         complete.then_some(Proto::Map(map))
     }
 
-    fn single(&self, node: &Node<'_>, kind: &Kind, at: &At<'_>) -> Option<Proto> {
+    /// A value of a map.
+    fn value(&self, node: &Node<'_>, kind: &Kind, at: &At<'_>) -> Option<Proto> {
         match kind {
-            Kind::Message(desc) => self.read(node, desc, at).map(Proto::Message),
+            Kind::Message(desc) => {
+                let read = self.read(node, desc, at)?;
+                Some(Proto::Message(read.message))
+            }
+            _ => self.scalar(node, kind, at),
+        }
+    }
+
+    /// A value of any kind but message.
+    fn scalar(&self, node: &Node<'_>, kind: &Kind, at: &At<'_>) -> Option<Proto> {
+        match kind {
             Kind::Enum(desc) => self.enumeration(node, desc, at),
             _ => match scalar::read(&node.value, kind) {
                 Ok(value) => Some(value),
@@ -371,15 +509,15 @@ impl Reader<'_> {
                 return None;
             }
         };
-        let message = match well_known::is_not_a_map(inner.full_name()) {
-            false => self.fields(entries, &inner, true, at),
+        let encoded = match well_known::is_not_a_map(inner.full_name()) {
+            false => self.fields(entries, &inner, true, at).encode(),
             true => {
                 let others = entries.iter().filter(|e| e.key != TYPE && e.key != "value");
                 for other in others {
                     self.unknown_field(other, &inner, at);
                 }
                 match node.get("value") {
-                    Some(value) => self.read(value, &inner, at)?,
+                    Some(value) => self.read(value, &inner, at)?.encode(),
                     None => {
                         self.error(at, node.mark, "\"value\" is missing beside \"@type\"");
                         return None;
@@ -388,7 +526,7 @@ impl Reader<'_> {
             }
         };
         any.set_field_by_number(1, Proto::String(url.to_owned()));
-        any.set_field_by_number(2, Proto::Bytes(message.encode_to_vec().into()));
+        any.set_field_by_number(2, Proto::Bytes(encoded.into()));
         Some(any)
     }
 }

@@ -1,6 +1,6 @@
 //! One resource of a discovery answer, decoded only when it has changed.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use prost::{Message, Name};
@@ -10,8 +10,9 @@ use prost_types::Any;
 use super::{
     check,
     discovery::mismatch,
-    document::{descriptor, place, typed},
+    document::{descriptor, place},
     hash, json,
+    parts::{Parts, Reading},
     place::{ConfigError, Position, Report, Reported},
     position,
     reader::Reader,
@@ -28,6 +29,8 @@ pub struct RawResource {
     name: String,
     hash: u64,
     body: Body,
+    /// What its long lists were read as. Read and written by the control thread.
+    parts: Mutex<Option<Arc<Parts>>>,
 }
 
 #[derive(Debug)]
@@ -67,7 +70,12 @@ pub fn wrapper(any: &Any, expected: &str) -> Result<Option<Resource>, String> {
 impl RawResource {
     /// A resource of a document that has been split.
     pub(super) fn new(name: String, hash: u64, body: Body) -> Self {
-        Self { name, hash, body }
+        Self {
+            name,
+            hash,
+            body,
+            parts: Mutex::default(),
+        }
     }
 
     /// A resource from a stream, without its wrapper; `expected` is the full
@@ -108,11 +116,10 @@ impl RawResource {
             .map_err(|error| format!("is not a valid {expected}: {error}"))?;
         match name.is_empty() {
             true => Err("name is required".to_owned()),
-            false => Ok(Self {
-                name,
-                hash: hash::bytes(&any.value),
-                body: Body::Encoded { file, any },
-            }),
+            false => {
+                let hash = hash::bytes(&any.value);
+                Ok(Self::new(name, hash, Body::Encoded { file, any }))
+            }
         }
     }
 
@@ -134,10 +141,17 @@ impl RawResource {
             Body::Encoded { any, .. } => Some(Bytes::copy_from_slice(&any.value)),
             Body::Text(_) => {
                 let desc = descriptors().get_message_by_name(type_of_url(expected))?;
-                let message = self.message(&desc, strictness, &Report::new()).ok()?;
-                Some(message.encode_to_vec().into())
+                let encoded = self.checked(&desc, strictness, &Report::new());
+                encoded.ok().map(Bytes::from)
             }
         }
+    }
+
+    /// Tells that this comes after a version that has been decoded: elements of
+    /// long lists that both have are not read again.
+    pub fn follow(&self, before: &Self) {
+        let parts = lock(&before.parts).clone();
+        *lock(&self.parts) = parts;
     }
 
     /// Decodes the resource and checks its rules.
@@ -150,44 +164,58 @@ impl RawResource {
         strictness: &Strictness,
         report: &Report,
     ) -> Result<M, Reported> {
-        let message = self.message(&descriptor::<M>(), strictness, report)?;
-        typed(&message, report)
+        let desc = descriptor::<M>();
+        let encoded = self.checked(&desc, strictness, report)?;
+        M::decode(encoded.as_slice()).map_err(|error| {
+            let name = desc.full_name();
+            report
+                .root()
+                .error(format_args!("is not a valid {name}: {error}"))
+        })
     }
 
-    /// As [`RawResource::decode`], without a generated type.
-    fn message(
+    /// The message of the resource as bytes, once it has been checked.
+    fn checked(
         &self,
         desc: &MessageDescriptor,
         strictness: &Strictness,
         report: &Report,
-    ) -> Result<DynamicMessage, Reported> {
-        let before = report.marker();
+    ) -> Result<Vec<u8>, Reported> {
+        let marker = report.marker();
         let at = report.root();
-        let message = match &self.body {
+        let encoded = match &self.body {
             Body::Encoded { any, .. } => {
                 let message = DynamicMessage::decode(desc.clone(), any.value.as_slice());
                 let message = message.map_err(|error| {
                     at.error(format_args!("is not a valid {}: {error}", desc.full_name()))
                 })?;
                 check::check(&message, strictness, &at);
-                message
+                any.value.clone()
             }
-            Body::Text(text) => text
-                .with_tree(|file, start, node| {
-                    let reader = Reader {
-                        file,
-                        start,
-                        strictness,
-                        check_rules: true,
-                    };
-                    reader.any_of(node, desc, &at)
-                })
-                .map_err(|error| report.push(error))?,
+            Body::Text(text) => {
+                let before = lock(&self.parts).clone().unwrap_or_default();
+                let parts = Reading::after(&before);
+                let encoded = text
+                    .with_tree(|file, start, node| {
+                        let reader = Reader {
+                            file,
+                            start,
+                            strictness,
+                            check_rules: true,
+                            parts: Some(&parts),
+                        };
+                        reader.any_of(node, desc, &at)
+                    })
+                    .map_err(|error| report.push(error))?;
+                let parts = parts.into_parts();
+                *lock(&self.parts) = (!parts.is_empty()).then(|| Arc::new(parts));
+                encoded
+            }
         };
-        if report.marker() != before {
-            self.locate_since(report, before);
+        if report.marker() != marker {
+            self.locate_since(report, marker);
         }
-        report.since(before).map(|()| message)
+        report.since(marker).map(|()| encoded)
     }
 
     /// Fills in the positions that are missing in a report about this resource.
@@ -213,6 +241,11 @@ impl RawResource {
             report.locate_since(before, |_| error.position.clone());
         }
     }
+}
+
+fn lock(parts: &Mutex<Option<Arc<Parts>>>) -> MutexGuard<'_, Option<Arc<Parts>>> {
+    // What it guards is replaced as a whole.
+    parts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Text {

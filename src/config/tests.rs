@@ -395,6 +395,100 @@ fn what_is_wrong_with_an_answer_is_said_with_its_place() {
     );
 }
 
+/// A listener in JSON and in YAML whose routes have `count` virtual hosts; those
+/// named in `changed` have another route.
+fn many_hosts(count: usize, changed: &[(usize, &str)]) -> String {
+    let hosts = (0..count).map(|i| {
+        let of = changed.iter().find(|(number, _)| *number == i);
+        let route = of.map_or("\"route\": {\"cluster\": \"a\"}", |(_, route)| route);
+        format!(
+            "{{\"name\": \"h{i}\", \"domains\": [\"h{i}\"],\n\"routes\": \
+             [{{\"match\": {{\"prefix\": \"/\"}}, {route}}}]}}"
+        )
+    });
+    let hosts = hosts.collect::<Vec<_>>().join(",\n");
+    format!(
+        r#"{{"resources": [{{"@type": "t/envoy.config.listener.v3.Listener", "name": "l",
+"address": {{"socket_address": {{"address": "127.0.0.1", "port_value": 1}}}},
+"filter_chains": [{{"filters": [{{"name": "f", "typed_config": {{
+"@type": "t/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+"stat_prefix": "x", "route_config": {{"name": "r", "virtual_hosts": [
+{hosts}
+], "ignore_port_in_host_matching": true}}}}}}]}}]}}]}}"#
+    )
+}
+
+#[test]
+fn elements_of_a_long_list_are_read_once() {
+    use crate::api::envoy::{
+        config::listener::v3::{Listener, filter::ConfigType},
+        extensions::filters::network::http_connection_manager::v3::{
+            HttpConnectionManager, http_connection_manager::RouteSpecifier,
+        },
+    };
+    const LISTENER: &str = "envoy.config.listener.v3.Listener";
+    let resource = |name: &str, text: &str| {
+        let (_folder, path) = file(name, text);
+        read_discovery(&path, LISTENER).unwrap().resources.remove(0)
+    };
+    let decode = |resource: &RawResource| {
+        let mut report = Report::new();
+        let message: Result<Listener, _> = resource.decode(&Strictness::default(), &report);
+        resource.locate(&mut report);
+        message.map_err(|_| without_folder(&report.to_string()))
+    };
+    let hosts = |listener: &Listener| {
+        let filter = &listener.filter_chains[0].filters[0];
+        let Some(ConfigType::TypedConfig(any)) = &filter.config_type else {
+            panic!("{filter:?}");
+        };
+        let report = Report::new();
+        let manager: HttpConnectionManager = unpack(any, &report.root()).unwrap();
+        match manager.route_specifier {
+            Some(RouteSpecifier::RouteConfig(routes)) => {
+                assert!(routes.ignore_port_in_host_matching);
+                assert_eq!(routes.name, "r");
+                routes.virtual_hosts
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    // Short lists are read as a whole: that both ways give the same is the point.
+    let short = hosts(&decode(&resource("l.json", &many_hosts(3, &[]))).unwrap());
+    for name in ["l.json", "l.yaml"] {
+        let first = resource(name, &many_hosts(200, &[]));
+        let all = hosts(&decode(&first).unwrap());
+        assert_eq!(all.len(), 200);
+        assert_eq!(all[..3], short);
+        let names: Vec<_> = all.iter().map(|host| host.name.clone()).collect();
+        assert_eq!(names, (0..200).map(|i| format!("h{i}")).collect::<Vec<_>>());
+
+        let changed = many_hosts(200, &[(7, r#""route": {"cluster": "b"}"#)]);
+        let second = resource(name, &changed);
+        let alone = decode(&resource(name, &changed)).unwrap();
+        second.follow(&first);
+        assert_eq!(decode(&second).unwrap(), alone);
+        assert_ne!(hosts(&alone)[7], all[7]);
+
+        let wrong = r#""route": {"clutser": "b"}"#;
+        let third = resource(name, &many_hosts(200, &[(9, wrong), (11, wrong)]));
+        third.follow(&second);
+        let path = "filter_chains[0].filters[0].typed_config.route_config.virtual_hosts";
+        let expected = [(9, 25), (11, 29)].map(|(host, line)| {
+            format!(
+                "{name}:{line}:49: {path}[{host}].routes[0].route.clutser: unknown field in \
+                 envoy.config.route.v3.RouteAction, did you mean cluster?"
+            )
+        });
+        assert_eq!(decode(&third).unwrap_err(), expected.join("\n"));
+        // It is said again, and the next one is good again.
+        assert_eq!(decode(&third).unwrap_err(), expected.join("\n"));
+        let fourth = resource(name, &many_hosts(200, &[]));
+        fourth.follow(&third);
+        assert_eq!(hosts(&decode(&fourth).unwrap()), all);
+    }
+}
+
 #[test]
 fn a_resource_is_located_in_its_file() {
     use crate::api::envoy::config::cluster::v3::Cluster;

@@ -396,11 +396,13 @@ impl<K: NamedKind> Named<K> {
             } = &mut *state;
             match (waiting, active) {
                 (Some(waiting), _) if waiting.version.hash == hash => {
+                    encoded.follow(&waiting.version.encoded);
                     waiting.version.encoded = encoded.clone();
                     *refused = None;
                     (true, false)
                 }
                 (waiting, Some(active)) if active.hash == hash && !active.dependencies.stale() => {
+                    encoded.follow(&active.encoded);
                     active.encoded = encoded.clone();
                     *refused = None;
                     (true, waiting.take().is_some())
@@ -474,6 +476,9 @@ impl<K: NamedKind> Named<K> {
         version_info: &Arc<str>,
         subscriptions: &Subscriptions,
     ) -> bool {
+        if let Some(active) = &self.state.borrow().active {
+            encoded.follow(&active.encoded);
+        }
         let collector = subscriptions.collector();
         let mut report = Report::new();
         let compiled = encoded

@@ -52,6 +52,14 @@ impl Encoded {
         }
     }
 
+    /// Tells that this comes after a version that was decoded, with which it
+    /// shares what is equal.
+    pub fn follow(&self, before: &Self) {
+        if let (Self::Raw(raw), Self::Raw(before)) = (self, before) {
+            raw.follow(before);
+        }
+    }
+
     /// Decodes and checks the message.
     ///
     /// # Errors

@@ -85,6 +85,13 @@ impl MessageRules {
         self.skipped.contains(&field.number())
     }
 
+    /// Whether anything is said of this field, for which its value is needed.
+    pub fn concern(&self, field: &FieldDescriptor) -> bool {
+        let number = field.number();
+        self.fields.iter().any(|rule| rule.field.number() == number)
+            || self.deprecated.iter().any(|f| f.number() == number)
+    }
+
     /// Checks one message, but not the messages in it; the fields numbered in
     /// `except` are left out.
     ///

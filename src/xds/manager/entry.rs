@@ -81,10 +81,12 @@ impl<B> Entry<B> {
         if let Some(Warming { version, .. }) = &mut self.warming
             && version.hash == hash
         {
+            encoded.follow(&version.encoded);
             version.encoded = encoded.clone();
         } else if let Some(active) = &mut self.active
             && active.hash == hash
         {
+            encoded.follow(&active.encoded);
             active.encoded = encoded.clone();
             self.warming = None;
         } else {
@@ -107,6 +109,12 @@ impl<B> Entry<B> {
         }
     }
 
+    /// The warming version, or else the active one.
+    pub fn latest(&self) -> Option<&Version<B>> {
+        let warming = self.warming.as_ref().map(|warming| &warming.version);
+        warming.or(self.active.as_ref())
+    }
+
     /// What is to be built again: something it lacked may have come, or a file
     /// it is made of has changed.
     pub fn to_refresh(&self) -> Option<(Encoded, Arc<str>)> {
@@ -114,10 +122,7 @@ impl<B> Entry<B> {
             let again = || (refused.encoded.clone(), refused.version_info.clone());
             return refused.may_be_cured().then(again);
         }
-        let latest = match &self.warming {
-            Some(warming) => &warming.version,
-            None => self.active.as_ref()?,
-        };
+        let latest = self.latest()?;
         let again = || (latest.encoded.clone(), latest.version_info.clone());
         latest.dependencies.stale().then(again)
     }

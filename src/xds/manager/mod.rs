@@ -412,6 +412,9 @@ impl<K: Kind> Manager<K> {
         version_info: &Arc<str>,
         subscriptions: &Subscriptions,
     ) -> Result<Version<K::Built>, Box<Refused>> {
+        if let Some(latest) = self.entries.get(name).and_then(Entry::latest) {
+            encoded.follow(&latest.encoded);
+        }
         let mut report = Report::new();
         let (built, dependencies) = match encoded.decode(subscriptions.strictness(), &report) {
             Ok(message) => self.build(name, message, &report.root(), subscriptions),
