@@ -18,6 +18,10 @@ pub(super) fn levels_changed(lowest: Level) {
     });
 }
 
+/// Says at trace every event it reads from the kernel. A log that is written into
+/// a watched directory makes events itself, and would be written for ever.
+const SILENT: &str = "notify::inotify";
+
 struct Bridge(Log);
 
 fn classify(metadata: &log::Metadata<'_>) -> (super::Component, Level) {
@@ -31,12 +35,12 @@ fn classify(metadata: &log::Metadata<'_>) -> (super::Component, Level) {
 impl log::Log for Bridge {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
         let (component, level) = classify(metadata);
-        self.0.enabled(component, level)
+        metadata.target() != SILENT && self.0.enabled(component, level)
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        let (component, level) = classify(record.metadata());
-        if self.0.enabled(component, level) {
+        if self.enabled(record.metadata()) {
+            let (component, level) = classify(record.metadata());
             self.0.write(&Record {
                 level,
                 component: component.name(),

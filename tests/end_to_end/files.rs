@@ -509,3 +509,55 @@ async fn a_tcp_listener_moves_to_another_cluster() {
     })
     .await;
 }
+
+/// A line that is written is an event of the directory; if each event were a
+/// line, there would be no end.
+#[tokio::test]
+async fn a_log_in_a_watched_directory_is_not_written_for_ever() {
+    let (home, port) = (Home::new(), Port::free());
+    let speaking = |text: &str| {
+        let log = typed(
+            "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+            json!({ "path": home.text("access.log") }),
+        );
+        let manager = http_with(json!({
+            "route_config": { "virtual_hosts": [any_host(vec![answer("/", 200, text)])] },
+            "access_log": [{ "name": "file", "typed_config": log }],
+        }));
+        discovery(LISTENER, vec![listener("main", port.number(), manager)])
+    };
+    home.mv_value("lds.yaml", &speaking("one"));
+    let bootstrap = json!({
+        "node": { "id": "test-node", "cluster": "test-cluster" },
+        "dynamic_resources": { "lds_config": { "path_config_source": {
+            "path": home.text("lds.yaml"),
+            "watched_directory": { "path": home.text(".") },
+        } } },
+    });
+    let log = home.text("log.txt");
+    let args = [
+        "-l",
+        "trace",
+        "--log-path",
+        &log,
+        "--file-flush-interval-msec",
+        "10",
+    ];
+    let proxy = Proxy::start(&home, &bootstrap, &args).await;
+    says(&port, "one").await;
+    home.mv_value("lds.yaml", &speaking("two"));
+    says(&port, "two").await;
+    eventually("access logs are written", async || {
+        home.read("access.log").contains("GET /").then_some(())
+    })
+    .await;
+    let attempts = proxy.admin().stat("listener_manager.lds.update_attempt");
+    assert_eq!(attempts.await, Some(2));
+    eventually("the log comes to rest", async || {
+        let before = home.read("log.txt").len();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        (home.read("log.txt").len() == before).then_some(())
+    })
+    .await;
+    assert!(!home.read("log.txt").is_empty());
+}
