@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::client::{body, dial, header, raw, request, websocket, websocket_echo};
 use crate::common::config::{answer, any_host, cluster, http_with, http2_upstream, route};
-use crate::common::{Origin, Site, Value, json, with};
+use crate::common::{Origin, Port, Site, Value, json, with};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Silence after which a raw connection has said all it had to say.
@@ -577,4 +577,63 @@ async fn access_logs_in_every_format() {
     let errors = lines("errors.log", 1).await;
     assert_eq!(errors.len(), 1);
     assert!(errors[0].contains(" 500 "), "{}", errors[0]);
+}
+
+/// A status that is tried again is no answer: it counts where retries do.
+#[tokio::test]
+async fn what_is_tried_again_is_counted_apart() {
+    let origin = Origin::http("origin").await;
+    let retried = with(
+        route("/", "origin"),
+        json!({ "route": { "retry_policy": { "retry_on": "5xx", "num_retries": 2 } } }),
+    );
+    let clusters = vec![cluster("origin", &[origin.port()])];
+    let site = Site::routes(vec![retried], clusters).await;
+    let failing = header(request("GET", "a", "/"), "x-origin-status", "503");
+    assert_eq!(site.send(failing).await.status, 503);
+    assert_eq!(origin.requests(), 3);
+    let admin = site.admin();
+    for (name, expected) in [
+        ("upstream_rq_total", Some(3)),
+        ("upstream_rq_completed", Some(1)),
+        ("upstream_rq_503", Some(1)),
+        ("external.upstream_rq_503", Some(1)),
+        ("retry.upstream_rq_503", Some(2)),
+        ("retry.upstream_rq_5xx", Some(2)),
+        ("retry.upstream_rq_completed", Some(2)),
+        ("upstream_rq_retry", Some(2)),
+        ("upstream_rq_retry_limit_exceeded", Some(1)),
+        ("upstream_rq_retry_success", Some(0)),
+    ] {
+        let name = format!("cluster.origin.{name}");
+        assert_eq!(admin.stat(&name).await, expected, "{name}");
+    }
+    let clusters = admin.text("/clusters").await;
+    assert!(clusters.contains("::rq_error::3\n"), "{clusters}");
+}
+
+/// A retry that ends well is a success, whatever it is answered.
+#[tokio::test]
+async fn a_retry_that_is_answered_is_a_success() {
+    let (good, bad) = (Origin::http("good").await, Port::free());
+    let retried = with(
+        route("/", "both"),
+        json!({ "route": { "retry_policy": { "retry_on": "connect-failure", "num_retries": 1 } } }),
+    );
+    let clusters = vec![cluster("both", &[bad.number(), good.port()])];
+    let site = Site::routes(vec![retried], clusters).await;
+    for _ in 0..2 {
+        assert_eq!(site.get("/").await.status, 200);
+    }
+    let admin = site.admin();
+    for (name, expected) in [
+        ("upstream_rq_200", Some(2)),
+        ("upstream_rq_completed", Some(2)),
+        ("upstream_rq_503", None),
+        ("upstream_rq_retry", Some(1)),
+        ("upstream_rq_retry_success", Some(1)),
+    ] {
+        let name = format!("cluster.both.{name}");
+        assert_eq!(admin.stat(&name).await, expected, "{name}");
+    }
 }

@@ -49,8 +49,6 @@ pub enum Failure {
     },
     /// The client's request ended early.
     RequestBody,
-    /// A response that is to be tried again.
-    Response(StatusCode),
 }
 
 impl From<PoolError> for Failure {
@@ -114,8 +112,6 @@ impl Failure {
             | Self::Request
             | Self::Duration { .. }
             | Self::RequestBody => false,
-            // Asked of the policy where the response was seen.
-            Self::Response(_) => true,
         }
     }
 
@@ -147,7 +143,6 @@ impl Failure {
             }
             Self::RequestBody => StatusCode::BAD_REQUEST,
             Self::Protocol => StatusCode::BAD_GATEWAY,
-            Self::Response(status) => *status,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
     }

@@ -179,22 +179,27 @@ impl Attempt<'_> {
                 self.tell_time_left(stream);
             }
             let per_try = self.timeouts.per_try.map(|limit| Instant::now() + limit);
-            let failure = match self.once(stream, body, per_try).await {
+            match self.once(stream, body, per_try).await {
                 Ok(mut answered) => {
                     let head = &answered.head;
                     let policy = self.forward.retry.as_ref();
                     let again = retry.as_ref().is_some_and(|retry| {
                         retry.wants_response(policy, head.status, &head.headers)
                     });
+                    if !again && stream.info.attempt_count > 1 {
+                        let stats = &self.cluster.cluster.stats;
+                        stats.inc(cluster_stats::upstream_rq_retry_success);
+                    }
                     if !again
                         || !answered.request_body_may_rewind()
                         || !self.may_retry(stream, retry.as_deref_mut())
                     {
                         return Ok((answered.head, answered.source));
                     }
-                    let failure = Failure::Response(answered.head.status);
+                    let status = answered.head.status;
+                    let stats = &self.cluster.cluster.stats;
+                    stats.count_code("retry.upstream_rq", status.as_u16());
                     body = answered.give_up();
-                    failure
                 }
                 Err((failure, back)) => {
                     body = back;
@@ -210,10 +215,12 @@ impl Attempt<'_> {
                     if !again || !body.rewind() || !self.may_retry(stream, retry.as_deref_mut()) {
                         return Err(failure);
                     }
-                    failure
                 }
-            };
-            self.charge(stream, failure.status());
+            }
+            // What is tried again counts for its host, but is no answer.
+            if let Some(upstream) = &mut stream.upstream {
+                upstream.succeeded = Some(false);
+            }
             stream.upstream = None;
             Box::pin(self.back_off(stream)).await?;
         }
@@ -302,12 +309,6 @@ impl Attempt<'_> {
             .record(cluster_stats::upstream_rq_time, took);
         stream.info.timing.first_upstream_rx = Some(now);
         stream.info.response_code_details = Some("via_upstream".into());
-        if stream.info.attempt_count > 1 {
-            self.cluster
-                .cluster
-                .stats
-                .inc(cluster_stats::upstream_rq_retry_success);
-        }
         let router = &stream.managed.manager().router;
         if !router.suppress_envoy_headers && head.status != StatusCode::SWITCHING_PROTOCOLS {
             let took = timeout::number(took);
