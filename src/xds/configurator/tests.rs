@@ -1,5 +1,6 @@
 use std::{
     fs,
+    net::TcpListener,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -14,6 +15,11 @@ use crate::{
     config::Report,
     model::Snapshot,
 };
+
+#[path = "../../../tests/common/ports.rs"]
+mod ports;
+
+use ports::Port;
 
 /// Longer than anything takes that is to come at once.
 const SOON: Duration = Duration::from_secs(5);
@@ -306,11 +312,6 @@ async fn an_edit_in_place_waits_for_a_signal() {
     .await;
 }
 
-fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap().port()
-}
-
 fn tunnel(name: &str, port: u16, prefix: &str) -> String {
     format!(
         r#"- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
@@ -353,7 +354,8 @@ fn lds(listeners: &[String]) -> String {
 async fn a_socket_belongs_to_its_address() {
     locally(async {
         let mut scene = Scene::new();
-        let (one, two) = (free_port(), free_port());
+        let claims = (Port::free(), Port::free());
+        let (one, two) = (claims.0.number(), claims.1.number());
         scene.put("cds.yaml", &cds("1", &[fixed("a", 1)]));
         scene.put("lds.yaml", &lds(&[tunnel("x", one, "x")]));
         scene.start(StaticResources::default());
@@ -393,8 +395,9 @@ async fn a_socket_belongs_to_its_address() {
 async fn an_address_that_is_given_up_is_taken() {
     locally(async {
         let mut scene = Scene::new();
-        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = other.local_addr().unwrap().port();
+        let claim = Port::free();
+        let port = claim.number();
+        let other = TcpListener::bind(("127.0.0.1", port)).unwrap();
         scene.put("cds.yaml", &cds("1", &[fixed("a", 1)]));
         scene.put("lds.yaml", &lds(&[tunnel("x", port, "x")]));
         scene.start(StaticResources::default());
@@ -424,7 +427,8 @@ async fn a_listener_waits_for_its_routes() {
             )
         };
         let mut scene = Scene::new();
-        let port = free_port();
+        let claim = Port::free();
+        let port = claim.number();
         scene.put("cds.yaml", &cds("1", &[fixed("a", 1)]));
         scene.put("lds.yaml", &lds(&[tunnel("x", port, "x")]));
         scene.start(StaticResources::default());
