@@ -1,6 +1,7 @@
 //! Bytes between a connection and its socket.
 
 use std::{
+    cell::RefCell,
     future::Future,
     io::{self, IoSlice},
     pin::{Pin, pin},
@@ -8,7 +9,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::encode;
 
@@ -21,6 +22,13 @@ const READ_MAX: usize = 256 * 1024;
 const COPY_MAX: usize = 4 * 1024;
 /// Bytes of a message that may wait for the socket before its body is asked for more.
 const OUTBOUND_MAX: usize = 64 * 1024;
+
+thread_local! {
+    /// Where the first bytes of a message land, before anybody knows how many
+    /// they are: one for all connections of a thread, so that it stays in the
+    /// processor's cache and a connection that waits has no buffer.
+    static LANDING: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_MIN].into());
+}
 
 /// What has been read and not been understood yet.
 #[derive(Debug)]
@@ -40,11 +48,32 @@ impl Default for Inbound {
 }
 
 impl Inbound {
-    /// Reads once; ready with the number of bytes, 0 at the end of the stream.
+    /// Reads once, for a message whose size nobody knows yet; ready with the
+    /// number of bytes, 0 at the end of the stream. Holds no buffer while it waits.
     ///
     /// # Errors
     /// When reading fails.
-    pub fn poll_read<T>(&mut self, cx: &mut Context<'_>, io: &mut T) -> Poll<io::Result<usize>>
+    pub fn poll_first<T>(&mut self, cx: &mut Context<'_>, io: &mut T) -> Poll<io::Result<usize>>
+    where
+        T: AsyncRead + Unpin,
+    {
+        if !self.bytes.is_empty() {
+            return self.poll_more(cx, io);
+        }
+        LANDING.with_borrow_mut(|landing| {
+            let mut landed = ReadBuf::new(landing);
+            let read = Pin::new(io).poll_read(cx, &mut landed);
+            self.bytes = BytesMut::from(landed.filled());
+            read.map_ok(|()| self.bytes.len())
+        })
+    }
+
+    /// Reads once, for the rest of a message; ready with the number of bytes, 0 at
+    /// the end of the stream.
+    ///
+    /// # Errors
+    /// When reading fails.
+    pub fn poll_more<T>(&mut self, cx: &mut Context<'_>, io: &mut T) -> Poll<io::Result<usize>>
     where
         T: AsyncRead + Unpin,
     {
@@ -58,6 +87,14 @@ impl Inbound {
         }
         Poll::Ready(Ok(n))
     }
+}
+
+/// Takes the first `n` bytes of a buffer, which keeps nothing when they were all.
+pub fn take(bytes: &mut BytesMut, n: usize) -> Bytes {
+    if n == bytes.len() {
+        return std::mem::take(bytes).freeze();
+    }
+    bytes.split_to(n).freeze()
 }
 
 /// Bytes on their way out, in this order.

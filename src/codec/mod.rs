@@ -7,8 +7,9 @@
 mod buffer;
 mod chunked;
 pub mod encode;
+pub mod head;
 
-pub use buffer::{Inbound, Outbound};
+pub use buffer::{Inbound, Outbound, take};
 pub use chunked::{ChunkedDecoder, Step};
 
 /// What came is not HTTP/1, or could be read in two ways.

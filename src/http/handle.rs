@@ -34,10 +34,9 @@ pub(super) async fn handle(
     mut body: RequestBody,
 ) -> Result<Response<ResponseBody>, StreamError> {
     let managed = session.current();
-    let upgrade = upgrade::requested(&parts.headers);
     let mut stream = Stream::begin(session, managed, parts);
     stream.request_received = body.is_received();
-    let (seen, upgrade, found) = match admit(&mut stream, upgrade) {
+    let (seen, upgrade, found) = match admit(&mut stream) {
         Ok(admitted) => admitted,
         Err(reply) => return Ok(answer(stream, reply)),
     };
@@ -76,14 +75,15 @@ async fn filter(stream: &mut Stream, body: &mut RequestBody) -> Result<(), Local
 }
 
 /// Checks and prepares a request, and finds its route.
-fn admit(
-    stream: &mut Stream,
-    upgrade: Option<Upgrade>,
-) -> Result<(Seen, Option<Upgrade>, Found), LocalReply> {
+fn admit(stream: &mut Stream) -> Result<(Seen, Option<Upgrade>, Found), LocalReply> {
     let managed = stream.managed.clone();
     let manager = managed.manager();
     let session = stream.session.clone();
     let seen = Seen::of(&stream.request.headers, manager.minds_underscores());
+    let upgrade = match seen.connection {
+        true => upgrade::requested(&stream.request.headers),
+        false => None,
+    };
     check_version(stream, manager)?;
     if !session.is_http2() {
         strict::check(&stream.request, manager.http1.custom_methods)?;
@@ -112,7 +112,7 @@ fn admit(
                 .flag(ResponseFlag::NoRouteFound),
         );
     }
-    check_host(stream)?;
+    check_host(stream, seen)?;
     if seen.underscore {
         mind_underscores(stream, manager)?;
     }
@@ -173,8 +173,13 @@ fn check_version(stream: &mut Stream, manager: &ConnectionManager) -> Result<(),
 
 /// A request has one host; what to make of two, each proxy on its way would
 /// decide for itself (RFC 9112, 3.2).
-fn check_host(stream: &Stream) -> Result<(), LocalReply> {
-    let mut hosts = stream.request.headers.get_all(header::HOST).iter();
+fn check_host(stream: &Stream, seen: Seen) -> Result<(), LocalReply> {
+    let headers = &stream.request.headers;
+    if seen.host && headers.keys_len() == headers.len() {
+        // One of each.
+        return Ok(());
+    }
+    let mut hosts = headers.get_all(header::HOST).iter();
     let details = match (hosts.next(), hosts.next()) {
         (Some(_), None) => return Ok(()),
         (None, _) => "missing_host_header",

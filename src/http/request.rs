@@ -41,6 +41,8 @@ const EDGE_MAY_NOT: [HeaderName; 4] = [
 pub struct Seen {
     /// `connection` or `upgrade`.
     pub connection: bool,
+    /// `host`.
+    pub host: bool,
     /// Any other that belongs to one hop, or `expect`.
     hop: bool,
     /// Any `x-envoy-`.
@@ -84,6 +86,7 @@ impl Seen {
                         || *name == names::PROXY_CONNECTION
                         || *name == header::EXPECT;
                 }
+                b'h' => seen.host |= *name == header::HOST,
                 b'r' => seen.referer |= *name == header::REFERER,
                 _ => {}
             }

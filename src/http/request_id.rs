@@ -2,20 +2,33 @@
 
 use http::HeaderValue;
 
+/// Each byte as two digits.
+const PAIRS: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
 /// A new identifier from 128 random bits.
 pub fn generate(high: u64, low: u64) -> HeaderValue {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     // RFC 9562, 5.4: version 4 in the 13th digit, variant 10 in the 17th.
     let high = (high & !0xf000) | 0x4000;
     let low = (low & !(0b11 << 62)) | (0b10 << 62);
-    let bits = (u128::from(high) << 64) | u128::from(low);
     let mut text = [b'-'; 36];
-    let mut shift = 128;
-    for (at, slot) in text.iter_mut().enumerate() {
-        if !matches!(at, 8 | 13 | 18 | 23) {
-            shift -= 4;
-            *slot = DIGITS[(bits >> shift) as usize & 15];
-        }
+    for (byte, at) in high.to_be_bytes().iter().zip([0, 2, 4, 6, 9, 11, 14, 16]) {
+        text[at..at + 2].copy_from_slice(&PAIRS[usize::from(*byte)]);
+    }
+    for (byte, at) in low
+        .to_be_bytes()
+        .iter()
+        .zip([19, 21, 24, 26, 28, 30, 32, 34])
+    {
+        text[at..at + 2].copy_from_slice(&PAIRS[usize::from(*byte)]);
     }
     HeaderValue::from_bytes(&text).expect("digits and dashes can stand in a header")
 }

@@ -17,12 +17,11 @@ pub fn finish(
     date: HeaderValue,
     request_id: Option<&HeaderValue>,
 ) {
-    let (mut connection, mut hop) = (false, false);
+    let (mut connection, mut upgrades, mut hop) = (false, false, false);
     for name in headers.keys() {
         match name.as_str().as_bytes()[0] {
-            b'c' | b'u' => {
-                connection |= *name == header::CONNECTION || *name == header::UPGRADE;
-            }
+            b'c' => connection |= *name == header::CONNECTION,
+            b'u' => upgrades |= *name == header::UPGRADE,
             b't' | b'k' | b'p' => {
                 hop |= *name == header::TRANSFER_ENCODING
                     || *name == names::KEEP_ALIVE
@@ -33,6 +32,8 @@ pub fn finish(
     }
     if connection && !upgrade {
         headers.remove(header::CONNECTION);
+    }
+    if upgrades && !upgrade {
         headers.remove(header::UPGRADE);
     }
     if hop {

@@ -3,7 +3,15 @@
 use std::{mem::MaybeUninit, ops::Range};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request};
+use http::{Method, Uri, Version, header, request};
+
+use crate::{
+    codec::{
+        head::{Marks, Place, Places, USUAL_HEADERS, headers, keeps_alive, place_in},
+        take,
+    },
+    http::names,
+};
 
 /// What a request head may be at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +31,19 @@ pub enum Framing {
     Length(u64),
     /// By chunks.
     Chunked,
+}
+
+/// A request's head, and what it says about the connection.
+#[derive(Debug)]
+pub struct Head {
+    /// The head itself.
+    pub parts: request::Parts,
+    /// How the body ends.
+    pub framing: Framing,
+    /// The client means to keep the connection open after this request.
+    pub keeps_alive: bool,
+    /// The client wants to be told to send the body.
+    pub waits: bool,
 }
 
 /// Why a head is refused. The connection cannot go on: where the next request
@@ -46,9 +67,6 @@ pub enum BadHead {
     TooLarge,
 }
 
-/// Headers parsed without an allocation; a request with more is parsed again
-/// with room up to its limit.
-const USUAL_HEADERS: usize = 32;
 /// Room for what the proxy adds to a request.
 const HEADERS_ADDED: usize = 8;
 
@@ -57,7 +75,6 @@ struct Parsed {
     method: Method,
     target: Range<usize>,
     version: Version,
-    headers: smallvec::SmallVec<[(HeaderName, Range<usize>); USUAL_HEADERS]>,
 }
 
 /// Takes a request head off the buffer, or gives `None` when it is not all
@@ -65,10 +82,7 @@ struct Parsed {
 ///
 /// # Errors
 /// Any of [`BadHead`].
-pub fn head(
-    buffer: &mut BytesMut,
-    limits: HeadLimits,
-) -> Result<Option<(request::Parts, Framing)>, BadHead> {
+pub fn head(buffer: &mut BytesMut, limits: HeadLimits) -> Result<Option<Head>, BadHead> {
     let blank = buffer
         .iter()
         .take_while(|b| matches!(b, b'\r' | b'\n'))
@@ -78,25 +92,23 @@ pub fn head(
         return Ok(None);
     }
     let mut few = [const { MaybeUninit::uninit() }; USUAL_HEADERS];
-    let parsed = match parse(buffer, &mut few, limits) {
+    let mut places = Places::new();
+    let parsed = match parse(buffer, &mut few, &mut places, limits) {
         Err(BadHead::TooLarge)
             if limits.headers > USUAL_HEADERS && buffer.len() <= limits.bytes =>
         {
             let mut many = vec![MaybeUninit::uninit(); limits.headers];
-            parse(buffer, &mut many, limits)?
+            parse(buffer, &mut many, &mut places, limits)?
         }
         outcome => outcome?,
     };
     let Some(parsed) = parsed else {
         return Ok(None);
     };
-    let head: Bytes = buffer.split_to(parsed.length).freeze();
+    let head = take(buffer, parsed.length);
     let uri = target(&parsed.method, head.slice(parsed.target))?;
-    let mut headers = HeaderMap::with_capacity(parsed.headers.len() + HEADERS_ADDED);
-    for (name, place) in parsed.headers {
-        let value = HeaderValue::from_maybe_shared(head.slice(place));
-        headers.append(name, value.map_err(|_| BadHead::Malformed)?);
-    }
+    let (headers, marks) =
+        headers(&head, &places, HEADERS_ADDED).map_err(|_| BadHead::Malformed)?;
     let (mut parts, ()) = http::Request::new(()).into_parts();
     parts.method = parsed.method;
     parts.uri = uri;
@@ -105,13 +117,24 @@ pub fn head(
     if parts.version == Version::HTTP_10 && !limits.http_10 {
         return Err(BadHead::Version);
     }
-    let framing = framing(&parts)?;
-    Ok(Some((parts, framing)))
+    let names = [header::CONNECTION, names::PROXY_CONNECTION];
+    Ok(Some(Head {
+        framing: framing(&parts, marks)?,
+        keeps_alive: keeps_alive(parts.version, &parts.headers, marks, &names),
+        waits: marks.expect && expects_continue(&parts),
+        parts,
+    }))
+}
+
+fn expects_continue(head: &request::Parts) -> bool {
+    let expect = head.headers.get(header::EXPECT);
+    expect.is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 fn parse<'b>(
     buffer: &'b [u8],
     slots: &mut [MaybeUninit<httparse::Header<'b>>],
+    places: &mut Places,
     limits: HeadLimits,
 ) -> Result<Option<Parsed>, BadHead> {
     let mut request = httparse::Request::new(&mut []);
@@ -128,28 +151,24 @@ fn parse<'b>(
         Err(_) if names_other_version(buffer) => return Err(BadHead::Version),
         Err(_) => return Err(BadHead::Malformed),
     };
-    let offset = |part: &[u8]| {
-        let start = part.as_ptr() as usize - buffer.as_ptr() as usize;
-        start..start + part.len()
-    };
     let method = request.method.unwrap_or_default().as_bytes();
-    let mut headers = smallvec::SmallVec::new();
-    for header in request.headers.iter() {
-        let name = HeaderName::from_bytes(header.name.as_bytes());
-        headers.push((name.map_err(|_| BadHead::Malformed)?, offset(header.value)));
-    }
-    if headers.len() > limits.headers {
+    if request.headers.len() > limits.headers {
         return Err(BadHead::TooLarge);
     }
+    places.extend(
+        request
+            .headers
+            .iter()
+            .map(|header| Place::of(buffer, header)),
+    );
     Ok(Some(Parsed {
         length,
         method: Method::from_bytes(method).map_err(|_| BadHead::Malformed)?,
-        target: offset(request.path.unwrap_or_default().as_bytes()),
+        target: place_in(buffer, request.path.unwrap_or_default().as_bytes()),
         version: match request.version {
             Some(0) => Version::HTTP_10,
             _ => Version::HTTP_11,
         },
-        headers,
     }))
 }
 
@@ -189,7 +208,10 @@ fn names_other_version(buffer: &[u8]) -> bool {
 ///
 /// # Errors
 /// When the head contradicts itself, which is how requests are smuggled.
-fn framing(head: &request::Parts) -> Result<Framing, BadHead> {
+fn framing(head: &request::Parts, marks: Marks) -> Result<Framing, BadHead> {
+    if !marks.length && !marks.coding {
+        return Ok(Framing::Length(0));
+    }
     let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
     let length = match (lengths.next(), lengths.next()) {
         (None, _) => None,
@@ -229,13 +251,13 @@ mod tests {
         http_10: false,
     };
 
-    fn read(input: &[u8]) -> Result<Option<(request::Parts, Framing)>, BadHead> {
+    fn read(input: &[u8]) -> Result<Option<Head>, BadHead> {
         head(&mut BytesMut::from(input), LIMITS)
     }
 
     fn framing_of(headers: &str) -> Result<Framing, BadHead> {
         let input = format!("POST / HTTP/1.1\r\nhost: a\r\n{headers}\r\n");
-        read(input.as_bytes()).map(|read| read.unwrap().1)
+        read(input.as_bytes()).map(|read| read.unwrap().framing)
     }
 
     #[test]
@@ -274,7 +296,7 @@ mod tests {
     #[test]
     fn what_is_read_is_taken_and_no_more() {
         let mut buffer = BytesMut::from(&b"\r\n\nGET /a?b HTTP/1.1\r\nHost: x\r\n\r\nnext"[..]);
-        let (parts, _) = head(&mut buffer, LIMITS).unwrap().unwrap();
+        let parts = head(&mut buffer, LIMITS).unwrap().unwrap().parts;
         assert_eq!(
             (&parts.method, &*parts.uri.to_string()),
             (&Method::GET, "/a?b")

@@ -19,13 +19,13 @@ use std::{
 };
 
 use bytes::BytesMut;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header, request};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
 use http_body::Body;
 
 pub use self::wire::Http1Body;
 use self::{
     encode::{Asked, ResponseFraming},
-    head::{BadHead, Framing, HeadLimits},
+    head::{BadHead, Framing, Head, HeadLimits},
     wire::{Begin, Wire},
 };
 use super::{
@@ -105,7 +105,7 @@ impl Server<'_> {
         loop {
             let next = match self.next_request().await {
                 None => return None,
-                Some(Ok((parts, framing))) => self.one(*parts, framing).await,
+                Some(Ok(head)) => self.one(*head).await,
                 Some(Err(refused)) => {
                     self.refuse(refused);
                     self.flush().await
@@ -124,14 +124,12 @@ impl Server<'_> {
     }
 
     /// Waits for a request. `None` when the connection is over.
-    async fn next_request(&self) -> Option<Result<(Box<request::Parts>, Framing), Refused>> {
+    async fn next_request(&self) -> Option<Result<Box<Head>, Refused>> {
         let mut began: Option<Instant> = None;
         poll_fn(|cx| {
             let mut wire = self.wire.borrow_mut();
             match wire.poll_head(cx) {
-                Poll::Ready(Begin::Request(parts, framing)) => {
-                    return Poll::Ready(Some(Ok((parts, framing))));
-                }
+                Poll::Ready(Begin::Request(head)) => return Poll::Ready(Some(Ok(head))),
                 Poll::Ready(Begin::Closed) => return Poll::Ready(None),
                 Poll::Ready(Begin::Bad(bad)) => return Poll::Ready(Some(Err(Refused::Bad(bad)))),
                 Poll::Pending => {}
@@ -162,20 +160,21 @@ impl Server<'_> {
     }
 
     /// Handles a request and writes the response.
-    async fn one(&self, parts: request::Parts, framing: Framing) -> Next {
+    async fn one(&self, head: Head) -> Next {
+        let Head {
+            parts,
+            framing,
+            keeps_alive,
+            waits,
+        } = head;
         let asked = Asked {
             version: parts.version,
             head: parts.method == Method::HEAD,
             proper_case: self.manager.http1.proper_case,
         };
-        let keeps = keeps_alive(&parts);
-        if !keeps {
+        if !keeps_alive {
             self.session.close();
         }
-        let waits = parts
-            .headers
-            .get(header::EXPECT)
-            .is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         self.wire.borrow_mut().begin(framing, waits);
         let body = match framing {
             Framing::Length(0) => RequestBody::empty(),
@@ -482,22 +481,4 @@ impl Refused {
             Self::Idle => http_stats::downstream_rq_idle_timeout,
         }
     }
-}
-
-/// Whether the client means to keep the connection open after this request
-/// (RFC 9112, 9.3).
-fn keeps_alive(head: &request::Parts) -> bool {
-    let mut keeps = head.version == Version::HTTP_11;
-    for name in [header::CONNECTION, super::names::PROXY_CONNECTION] {
-        for value in head.headers.get_all(name) {
-            for option in value.as_bytes().split(|b| *b == b',') {
-                let option = option.trim_ascii();
-                if option.eq_ignore_ascii_case(b"close") {
-                    return false;
-                }
-                keeps |= option.eq_ignore_ascii_case(b"keep-alive");
-            }
-        }
-    }
-    keeps
 }

@@ -9,10 +9,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::request;
 use http_body::{Body, Frame, SizeHint};
 
-use super::head::{self, BadHead, Framing, HeadLimits};
+use super::head::{self, BadHead, Framing, Head, HeadLimits};
 use crate::{
     codec::{ChunkedDecoder, Inbound, Outbound, Step},
     http::{body::BodyAborted, downstream::DownstreamIo},
@@ -38,8 +37,8 @@ enum Reading {
 /// What came of waiting for a request.
 #[derive(Debug)]
 pub enum Begin {
-    /// A request's head, and how its body ends.
-    Request(Box<request::Parts>, Framing),
+    /// A request's head.
+    Request(Box<Head>),
     /// The client has left.
     Closed,
     /// The client sent what is no request.
@@ -84,14 +83,12 @@ impl Wire {
             if self.fresh {
                 self.fresh = false;
                 match head::head(&mut self.inbound.bytes, self.limits) {
-                    Ok(Some((parts, framing))) => {
-                        return Poll::Ready(Begin::Request(Box::new(parts), framing));
-                    }
+                    Ok(Some(head)) => return Poll::Ready(Begin::Request(Box::new(head))),
                     Ok(None) => {}
                     Err(bad) => return Poll::Ready(Begin::Bad(bad)),
                 }
             }
-            match ready!(self.inbound.poll_read(cx, &mut self.io)) {
+            match ready!(self.inbound.poll_first(cx, &mut self.io)) {
                 Ok(0) | Err(_) => return Poll::Ready(Begin::Closed),
                 Ok(_) => self.fresh = true,
             }
@@ -129,7 +126,7 @@ impl Wire {
     /// the request has been read.
     pub fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.is_received() && self.inbound.bytes.len() < PIPELINED_MAX {
-            match ready!(self.inbound.poll_read(cx, &mut self.io)) {
+            match ready!(self.inbound.poll_first(cx, &mut self.io)) {
                 Ok(0) | Err(_) => return Poll::Ready(()),
                 Ok(_) => self.fresh = true,
             }
@@ -201,7 +198,7 @@ impl Wire {
                     Err(_) => return self.fail(),
                 },
             }
-            match ready!(self.inbound.poll_read(cx, &mut self.io)) {
+            match ready!(self.inbound.poll_more(cx, &mut self.io)) {
                 Ok(0) | Err(_) => return self.fail(),
                 Ok(_) => self.fresh = true,
             }
@@ -218,7 +215,7 @@ impl Wire {
     /// closed on unread bytes loses its last response on the way.
     pub fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.inbound.bytes.clear();
-        while let Ok(1..) = ready!(self.inbound.poll_read(cx, &mut self.io)) {
+        while let Ok(1..) = ready!(self.inbound.poll_first(cx, &mut self.io)) {
             self.inbound.bytes.clear();
         }
         Poll::Ready(())

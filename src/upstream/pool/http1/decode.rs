@@ -1,11 +1,15 @@
 //! Response heads off the wire.
 
-use std::{mem::MaybeUninit, ops::Range};
+use std::mem::MaybeUninit;
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header, response};
+use bytes::BytesMut;
+use http::{StatusCode, Version, header, response};
 
 use super::{ChunkedDecoder, HeadLimits, Http1Error};
+use crate::codec::{
+    head::{Marks, Place, Places, USUAL_HEADERS, headers, keeps_alive},
+    take,
+};
 
 /// How the end of a response's body is found.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,51 +28,65 @@ pub(super) enum ResponseFraming {
     Done,
 }
 
-/// Headers parsed without an allocation; a response with more is parsed again
-/// with room up to its limit.
-const USUAL_HEADERS: usize = 32;
+/// A response's head.
+pub(super) struct Head {
+    pub(super) parts: response::Parts,
+    marks: Marks,
+}
 
-/// A parsed head: what it says, and where its values stand in the buffer.
+impl Head {
+    /// Whether another head follows for the same request.
+    pub(super) fn is_interim(&self) -> bool {
+        let status = self.parts.status;
+        status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
+    }
+
+    /// Whether the host means to keep the connection open after this response.
+    pub(super) fn keeps_alive(&self) -> bool {
+        let head = &self.parts;
+        keeps_alive(
+            head.version,
+            &head.headers,
+            self.marks,
+            &[header::CONNECTION],
+        )
+    }
+}
+
+/// What a head says beside its headers.
 struct Parsed {
     length: usize,
     status: StatusCode,
     version: Version,
-    headers: smallvec::SmallVec<[(HeaderName, Range<usize>); USUAL_HEADERS]>,
 }
 
 /// Takes a response head off the buffer, or gives `None` when it is not all there.
-pub(super) fn head(
-    buffer: &mut BytesMut,
-    limits: HeadLimits,
-) -> Result<Option<response::Parts>, Http1Error> {
+pub(super) fn head(buffer: &mut BytesMut, limits: HeadLimits) -> Result<Option<Head>, Http1Error> {
     let mut few = [const { MaybeUninit::uninit() }; USUAL_HEADERS];
-    let parsed = match parse(buffer, &mut few, limits) {
+    let mut places = Places::new();
+    let parsed = match parse(buffer, &mut few, &mut places, limits) {
         Err(Http1Error::HeadTooLarge) if limits.headers > USUAL_HEADERS => {
             let mut many = vec![MaybeUninit::uninit(); limits.headers];
-            parse(buffer, &mut many, limits)?
+            parse(buffer, &mut many, &mut places, limits)?
         }
         outcome => outcome?,
     };
     let Some(parsed) = parsed else {
         return Ok(None);
     };
-    let head: Bytes = buffer.split_to(parsed.length).freeze();
-    let mut headers = HeaderMap::with_capacity(parsed.headers.len() + HEADERS_ADDED);
-    for (name, place) in parsed.headers {
-        let value = HeaderValue::from_maybe_shared(head.slice(place))
-            .map_err(|_| Http1Error::Protocol("header value"))?;
-        headers.append(name, value);
-    }
+    let head = take(buffer, parsed.length);
+    let (headers, marks) = headers(&head, &places, HEADERS_ADDED)?;
     let (mut parts, ()) = http::Response::new(()).into_parts();
     parts.status = parsed.status;
     parts.version = parsed.version;
     parts.headers = headers;
-    Ok(Some(parts))
+    Ok(Some(Head { parts, marks }))
 }
 
 fn parse<'b>(
     buffer: &'b [u8],
     slots: &mut [MaybeUninit<httparse::Header<'b>>],
+    places: &mut Places,
     limits: HeadLimits,
 ) -> Result<Option<Parsed>, Http1Error> {
     let mut response = httparse::Response::new(&mut []);
@@ -92,13 +110,12 @@ fn parse<'b>(
     let status = response
         .code
         .and_then(|code| StatusCode::from_u16(code).ok());
-    let mut headers = smallvec::SmallVec::new();
-    for header in response.headers.iter() {
-        let name = HeaderName::from_bytes(header.name.as_bytes())
-            .map_err(|_| Http1Error::Protocol("header name"))?;
-        let start = header.value.as_ptr() as usize - buffer.as_ptr() as usize;
-        headers.push((name, start..start + header.value.len()));
-    }
+    places.extend(
+        response
+            .headers
+            .iter()
+            .map(|header| Place::of(buffer, header)),
+    );
     Ok(Some(Parsed {
         length,
         status: status.ok_or(Http1Error::Protocol("status code"))?,
@@ -107,7 +124,6 @@ fn parse<'b>(
         } else {
             Version::HTTP_11
         },
-        headers,
     }))
 }
 
@@ -115,29 +131,12 @@ fn parse<'b>(
 /// a few of the route's own.
 const HEADERS_ADDED: usize = 6;
 
-/// Whether the host means to keep the connection open after this response.
-pub(super) fn keeps_alive(head: &response::Parts) -> bool {
-    let mut keeps = head.version == Version::HTTP_11;
-    for value in head.headers.get_all(header::CONNECTION) {
-        for option in value.as_bytes().split(|b| *b == b',') {
-            let option = option.trim_ascii();
-            if option.eq_ignore_ascii_case(b"close") {
-                return false;
-            }
-            keeps |= option.eq_ignore_ascii_case(b"keep-alive");
-        }
-    }
-    keeps
-}
-
 /// How the body of a response ends (RFC 9112, 6.3).
 ///
 /// # Errors
 /// When the head contradicts itself, which is how responses are smuggled.
-pub(super) fn framing(
-    head: &response::Parts,
-    head_request: bool,
-) -> Result<ResponseFraming, Http1Error> {
+pub(super) fn framing(head: &Head, head_request: bool) -> Result<ResponseFraming, Http1Error> {
+    let Head { parts: head, marks } = head;
     if head.status == StatusCode::NO_CONTENT {
         // RFC 9110, 8.6, 15.3.5: what announces a body all the same cannot be trusted
         // about where the next response begins.
@@ -154,7 +153,10 @@ pub(super) fn framing(
         return Ok(ResponseFraming::Done);
     }
     let mut length = None;
-    for value in head.headers.get_all(header::CONTENT_LENGTH) {
+    let lengths = marks
+        .length
+        .then(|| head.headers.get_all(header::CONTENT_LENGTH));
+    for value in lengths.into_iter().flatten() {
         let digits = value.as_bytes();
         let valid = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
         let value = value
@@ -168,7 +170,7 @@ pub(super) fn framing(
         }
         length = Some(value);
     }
-    if head.headers.contains_key(header::TRANSFER_ENCODING) {
+    if marks.coding {
         if length.is_some() {
             return Err(Http1Error::Protocol(
                 "content-length with transfer-encoding",

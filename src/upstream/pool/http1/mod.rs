@@ -21,7 +21,7 @@ use http::{HeaderMap, Method, StatusCode, request, response};
 use http_body::{Body, Frame};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use self::decode::ResponseFraming;
+use self::decode::{Head, ResponseFraming};
 pub use self::encode::RequestFraming;
 use crate::codec::{ChunkedDecoder, Inbound, Malformed, Outbound, Step, encode::last_chunk};
 
@@ -193,9 +193,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
         written.map_err(Into::into)
     }
 
-    /// Reads once; ready with the number of bytes, 0 at the end of the stream.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let n = ready!(self.inbound.poll_read(cx, &mut self.io))?;
+    /// Reads once, outside a body; ready with the number of bytes, 0 at the end of
+    /// the stream.
+    fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let n = ready!(self.inbound.poll_first(cx, &mut self.io))?;
         self.received += n as u64;
         Poll::Ready(Ok(n))
     }
@@ -218,15 +219,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
         loop {
             if !self.inbound.bytes.is_empty() {
                 match decode::head(&mut self.inbound.bytes, self.limits)? {
-                    Some(head) if head.status.is_informational() && head.status != 101 => continue,
+                    Some(head) if head.is_interim() => continue,
                     Some(head) => {
                         self.accept(&head)?;
-                        return Poll::Ready(Ok(head));
+                        return Poll::Ready(Ok(head.parts));
                     }
                     None => {}
                 }
             }
-            match self.poll_read(cx) {
+            match self.poll_first(cx) {
                 Poll::Ready(Ok(0)) if self.inbound.bytes.is_empty() => {
                     return Poll::Ready(Err(Http1Error::Closed));
                 }
@@ -243,9 +244,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
         }
     }
 
-    fn accept(&mut self, head: &response::Parts) -> Result<(), Http1Error> {
-        self.keep_alive = decode::keeps_alive(head);
-        self.receiving = if head.status == StatusCode::SWITCHING_PROTOCOLS {
+    fn accept(&mut self, head: &Head) -> Result<(), Http1Error> {
+        self.keep_alive = head.keeps_alive();
+        self.receiving = if head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
             if !self.upgrade_request {
                 return Err(Http1Error::Protocol("101 to a request without upgrade"));
             }
@@ -337,7 +338,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
             if let Err(error) = step {
                 return Poll::Ready(Some(Err(error)));
             }
-            match ready!(self.poll_read(cx)) {
+            let read = ready!(self.inbound.poll_more(cx, &mut self.io));
+            self.received += *read.as_ref().unwrap_or(&0) as u64;
+            match read {
                 Ok(0) if self.receiving == ResponseFraming::Close => {
                     self.receiving = ResponseFraming::Done;
                     return Poll::Ready(None);
@@ -384,7 +387,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
     /// Whether an idle connection is still good: the host has neither closed it
     /// nor said anything unasked. Registers `cx` to be woken when that changes.
     pub fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll_read(cx).map(|_| ())
+        self.poll_first(cx).map(|_| ())
     }
 
     /// Bytes received and sent since this was last asked.
