@@ -151,8 +151,8 @@ impl Session {
         }
     }
 
-    /// The timer of HTTP/1's one stream at a time, which the task of the
-    /// connection polls.
+    /// The timer of the connection and of HTTP/1's one stream at a time, which the
+    /// task of the connection polls.
     pub(super) fn alarm(&self) -> &Alarm {
         &self.alarm
     }
@@ -264,7 +264,8 @@ pub async fn serve(connection: Connection) {
     let io = DownstreamIo::new(read, stream, manager.stats.clone());
     match http2 {
         false => http1::serve(&session, &manager, io).await,
-        true => http2::serve(&session, &manager, io).await,
+        // Apart, so that a connection of HTTP/1 does not hold a place for it.
+        true => Box::pin(http2::serve(&session, &manager, io)).await,
     }
     drop(counted);
 }
@@ -279,15 +280,11 @@ async fn within<F: Future>(limit: Option<std::time::Duration>, future: F) -> Opt
 /// What ends a connection that does nothing wrong: idleness, age, a drain.
 pub(super) struct Watch<'a> {
     session: &'a Session,
-    alarm: Alarm,
 }
 
 impl<'a> Watch<'a> {
     pub(super) fn new(session: &'a Session) -> Self {
-        Self {
-            session,
-            alarm: Alarm::default(),
-        }
+        Self { session }
     }
 
     /// Asks the connection to close where that is time; ends when it has to be cut.
@@ -322,7 +319,7 @@ impl<'a> Watch<'a> {
         let Some(deadline) = [old, idle].into_iter().flatten().min() else {
             return Poll::Pending;
         };
-        if self.alarm.poll(cx, deadline).is_pending() {
+        if session.alarm.poll(cx, deadline).is_pending() {
             return Poll::Pending;
         }
         manager.stats.inc(match idle == Some(deadline) {
@@ -396,5 +393,20 @@ fn codec_stats(http2: bool) -> (Counter, crate::stats::Gauge) {
             http_stats::downstream_cx_http1_total,
             http_stats::downstream_cx_http1_active,
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<F: Future>(_: fn(Connection) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_is_small_while_it_waits() {
+        let size = size_of_future(serve);
+        assert!(size <= 4096, "the future of a connection has {size} bytes");
     }
 }

@@ -173,10 +173,14 @@ impl PeerHeaders {
                 ip
             }
         });
+        let external = ip.and_then(value);
         Self {
             ip,
-            forwarded_for: told.and_then(value),
-            external: ip.and_then(value),
+            forwarded_for: match told == ip {
+                true => external.clone(),
+                false => told.and_then(value),
+            },
+            external,
             scheme: if info.tls.is_some() { "https" } else { "http" },
             port: info.local.ip().map_or(0, |a| a.port()),
             client_cert: ClientCert::default(),

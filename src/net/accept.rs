@@ -445,19 +445,20 @@ fn serve(
         info,
         chain,
     };
+    // Boxed, for what is spawned is moved several times into its task and out of it.
     match &filter_chain.network {
         NetworkFilter::Http(_) => {
-            tokio::task::spawn_local(async move {
+            tokio::task::spawn_local(Box::pin(async move {
                 crate::http::serve(connection).await;
                 drop(count);
-            });
+            }));
         }
         NetworkFilter::Tcp(proxy) => {
             let proxy = proxy.clone();
-            tokio::task::spawn_local(async move {
+            tokio::task::spawn_local(Box::pin(async move {
                 crate::tcp::serve(connection, proxy).await;
                 drop(count);
-            });
+            }));
         }
     }
 }

@@ -88,7 +88,8 @@ pub(super) async fn serve(
     if let Some(tunnel) = served
         && let Some(wire) = Rc::into_inner(wire)
     {
-        tunnel.run(wire.into_inner().into_tunnel()).await;
+        // Apart, so that the others do not hold a place for it.
+        Box::pin(tunnel.run(wire.into_inner().into_tunnel())).await;
     }
 }
 
