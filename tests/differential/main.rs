@@ -12,6 +12,7 @@ mod common;
 mod compare;
 mod generate;
 mod random;
+mod raw;
 
 use std::collections::BTreeMap;
 
