@@ -21,7 +21,7 @@ use super::{
     scalar::{self, Refused},
     strictness::{Strictness, Unknown},
     suggest,
-    tree::{Entry, Mark, Node, Value, quoted},
+    tree::{Entry, Mark, Node, Value, quoted, quoted_up_to},
     well_known,
 };
 
@@ -560,7 +560,8 @@ pub(super) fn resolve(pool: &DescriptorPool, url: &str) -> Result<MessageDescrip
         let names = pool.all_messages().map(|m| m.full_name().to_owned());
         format!(
             "the type {} is not supported{}",
-            quoted(name),
+            // Of a name that is cut nobody knows which type is meant.
+            quoted_up_to(256, name),
             suggest::near_type(name, names)
         )
     })

@@ -198,8 +198,12 @@ impl Value<'_> {
 
 /// A text in quotes, cut when it is long.
 pub(super) fn quoted(text: &str) -> String {
-    const LONGEST: usize = 80;
-    match text.char_indices().nth(LONGEST) {
+    quoted_up_to(80, text)
+}
+
+/// A text in quotes, cut when it is longer than `longest` characters.
+pub(super) fn quoted_up_to(longest: usize, text: &str) -> String {
+    match text.char_indices().nth(longest) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
         None => format!("{text:?}"),
     }

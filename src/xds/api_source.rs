@@ -38,6 +38,17 @@ pub enum Variant {
     Delta,
 }
 
+/// By which clusters a management server may be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Through {
+    /// Those of the bootstrap whose endpoints do not come by EDS: they are there
+    /// before anything is discovered.
+    Primary,
+    /// Any, also one that is discovered, and one that is not there yet. Envoy
+    /// allows it for secrets.
+    Any,
+}
+
 /// How many requests a stream may send.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RateLimit {
@@ -71,6 +82,7 @@ impl ApiSource {
     /// What is wrong, or not supported, has been reported.
     pub fn compile(
         message: &pb::ApiConfigSource,
+        through: Through,
         management: &Management,
         at: &At<'_>,
     ) -> Result<Self, Reported> {
@@ -124,6 +136,7 @@ impl ApiSource {
                 management
                     .check_cluster(
                         &target.cluster,
+                        through,
                         &at.field("envoy_grpc").field("cluster_name"),
                     )
                     .map(|()| target)
@@ -219,7 +232,8 @@ impl Management {
                 .collect(),
         };
         if let Some(ads) = ads {
-            management.ads = Some(ApiSource::compile(ads, &management, at)?.into());
+            management.ads =
+                Some(ApiSource::compile(ads, Through::Primary, &management, at)?.into());
         }
         Ok(management)
     }
@@ -231,8 +245,8 @@ impl Management {
 
     /// Refuses a cluster by which a management server cannot be reached before
     /// any other resource is there.
-    fn check_cluster(&self, name: &str, at: &At<'_>) -> Result<(), Reported> {
-        if self.clusters.get(name) == Some(&false) {
+    fn check_cluster(&self, name: &str, through: Through, at: &At<'_>) -> Result<(), Reported> {
+        if through == Through::Any || self.clusters.get(name) == Some(&false) {
             return Ok(());
         }
         let near = crate::config::suggest::near(name, self.clusters.keys().map(|c| c.to_string()));
@@ -253,7 +267,17 @@ mod tests {
     fn compile(yaml: &str) -> Result<ApiSource, String> {
         let report = Report::new();
         let management = Management::compile(&read(CLUSTERS), None, &report.root()).unwrap();
-        ApiSource::compile(&read(yaml), &management, &report.root()).map_err(|_| report.to_string())
+        ApiSource::compile(&read(yaml), Through::Primary, &management, &report.root())
+            .map_err(|_| report.to_string())
+    }
+
+    #[test]
+    fn secrets_may_come_through_a_cluster_that_is_discovered() {
+        let (report, management) = (Report::new(), Management::default());
+        let source = read("{api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: agent}}]}");
+        let compiled =
+            ApiSource::compile(&source, Through::Any, &management, &report.root()).unwrap();
+        assert_eq!(&*compiled.place, "agent");
     }
 
     #[test]

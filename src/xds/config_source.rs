@@ -9,7 +9,7 @@ use crate::{
     refuse,
 };
 
-use super::api_source::{ApiSource, Management, check_version};
+use super::api_source::{ApiSource, Management, Through, check_version};
 
 /// `initial_fetch_timeout` when it is not set.
 pub const DEFAULT_INITIAL_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
@@ -85,6 +85,7 @@ impl ConfigSource {
     /// bootstrap does not know; reported.
     pub fn compile(
         message: &pb::ConfigSource,
+        through: Through,
         management: &Management,
         at: &At<'_>,
     ) -> Result<Self, Reported> {
@@ -110,7 +111,8 @@ impl ConfigSource {
                 compile_path(source, &at.field("path_config_source")).map(Origin::File)
             }
             Some(ConfigSourceSpecifier::ApiConfigSource(source)) => {
-                ApiSource::compile(&source, management, &at.field("api_config_source"))
+                let at = at.field("api_config_source");
+                ApiSource::compile(&source, through, management, &at)
                     .map(|source| Origin::Api(Arc::new(source)))
             }
             Some(ConfigSourceSpecifier::Ads(pb::AggregatedConfigSource {})) => {
@@ -187,8 +189,13 @@ mod tests {
             config_source_specifier: Some(specifier),
             ..Default::default()
         };
-        ConfigSource::compile(&message, &Management::default(), &report.root())
-            .map_err(|_| report.to_string())
+        ConfigSource::compile(
+            &message,
+            Through::Primary,
+            &Management::default(),
+            &report.root(),
+        )
+        .map_err(|_| report.to_string())
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::{
 };
 
 use super::{
+    api_source::Through,
     config_source::{ConfigSource, Origin},
     ledger::{Ledger, now_in_milliseconds},
     manager::{Kind, Manager, Outcome},
@@ -78,7 +79,8 @@ impl Feed {
         subscriptions: &Subscriptions,
         at: &At<'_>,
     ) -> Result<Self, Reported> {
-        let source = ConfigSource::compile(config, subscriptions.management(), at)?;
+        let source =
+            ConfigSource::compile(config, Through::Primary, subscriptions.management(), at)?;
         source.check_node(subscriptions.server(), at)?;
         let stats = subscriptions.stats();
         let (prefix, reload) = match short {

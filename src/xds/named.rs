@@ -26,6 +26,7 @@ use crate::{
 };
 
 use super::{
+    api_source::Through,
     config_source::{ConfigSource, Origin as SourceOrigin},
     dependencies::Awaited,
     ledger::{Ledger, now_in_milliseconds},
@@ -51,6 +52,8 @@ pub trait NamedKind: 'static {
     const KIND: state::Kind;
     /// The subscription as `/init_dump` names it.
     const TARGET: &'static str;
+    /// By which clusters its management server may be reached.
+    const THROUGH: Through = Through::Primary;
     /// What who asks for it says besides its name; most say nothing.
     type Want: Clone + Default + Eq + Hash;
 

@@ -529,7 +529,7 @@ impl Collector<'_> {
         at: &At<'_>,
     ) -> Result<Rc<Named<K>>, Reported> {
         let subscriptions = self.subscriptions;
-        let source = ConfigSource::compile(source, &subscriptions.management, at)?;
+        let source = ConfigSource::compile(source, K::THROUGH, &subscriptions.management, at)?;
         source.check_node(&subscriptions.server, at)?;
         let key = (source, wanted);
         let known = registry.borrow().get(&key).and_then(Weak::upgrade);

@@ -20,7 +20,7 @@ use crate::{
         secret::Secret,
     },
     runtime::{self, Values},
-    xds::named::NamedKind,
+    xds::{api_source::Through, named::NamedKind},
 };
 
 /// Route tables, by RDS.
@@ -62,6 +62,7 @@ impl NamedKind for SecretKind {
     const SHORT: &'static str = "sds";
     const KIND: state::Kind = state::Kind::Secret;
     const TARGET: &'static str = "SdsApi";
+    const THROUGH: Through = Through::Any;
     type Want = ();
 
     fn name(message: &Self::Message) -> &str {

@@ -39,7 +39,7 @@ use crate::{
 };
 
 use super::{
-    api_source::Management,
+    api_source::{Management, Through},
     config_source::{ConfigSource, Origin},
     kinds::{EndpointKind, ExtensionKind, RouteKind, RuntimeKind, SecretKind},
     named::{NamedKind, check_name, the_only},
@@ -207,7 +207,7 @@ impl Validator<'_> {
             return Vec::new();
         };
         // Failures are on the report.
-        match ConfigSource::compile(&source, &self.management, at) {
+        match ConfigSource::compile(&source, Through::Primary, &self.management, at) {
             Ok(ConfigSource {
                 origin: Origin::File(file),
                 initial_fetch_timeout: _,
@@ -306,7 +306,7 @@ impl Validator<'_> {
         want: K::Want,
         at: &At<'_>,
     ) -> Result<Arc<Slot<K::Value>>, Reported> {
-        let source = ConfigSource::compile(source, &self.management, at)?;
+        let source = ConfigSource::compile(source, K::THROUGH, &self.management, at)?;
         let Origin::File(file) = &source.origin else {
             // A server is not asked.
             return Ok(Arc::new(Slot::new(name)));

@@ -1,10 +1,13 @@
 //! From the JSON that tests are written in to the messages that are sent.
 
+use std::sync::LazyLock;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
 use nuncio::api::{descriptors, envoy::service::discovery::v3::Resource};
 use prost::{Message, Name};
 use prost_reflect::{DescriptorPool, DynamicMessage};
-use prost_types::{Any, DescriptorProto, FileDescriptorProto};
-use serde_json::{Map, Value};
+use prost_types::{Any, DescriptorProto, FileDescriptorProto, FileDescriptorSet};
+use serde_json::{Map, Value, json};
 
 /// The prefix of every type URL.
 const PREFIX: &str = "type.googleapis.com/";
@@ -17,18 +20,29 @@ const PREFIX: &str = "type.googleapis.com/";
 /// # Panics
 /// When it is no valid JSON of its type.
 pub fn any(resource: &Value) -> Any {
-    let mut resource = resource.clone();
-    let mut unknown = Vec::new();
-    strip(&mut resource, &mut unknown);
-    let type_url = text(&resource, "@type").to_owned();
-    let pool = with_types(&unknown);
-    let kind = pool
-        .get_message_by_name(type_url.trim_start_matches(PREFIX))
-        .unwrap_or_else(|| panic!("{type_url} is not known"));
-    let members = resource.as_object_mut().expect("an object");
-    members.remove("@type");
-    let message = DynamicMessage::deserialize(kind, &resource)
-        .unwrap_or_else(|error| panic!("{type_url}: {error}\n{resource:#}"));
+    let mut members = resource.as_object().expect("an object").clone();
+    // An `Any` that is empty has no type.
+    let Some(Value::String(type_url)) = members.remove("@type") else {
+        return Any::default();
+    };
+    let Some(kind) = POOL.get_message_by_name(type_url.trim_start_matches(PREFIX)) else {
+        return Any {
+            type_url,
+            value: Vec::new(),
+        };
+    };
+    let content = match members.remove("value") {
+        // A well-known type stands for its value.
+        Some(value) if kind.package_name() == "google.protobuf" => value,
+        Some(value) => {
+            members.insert("value".to_owned(), value);
+            Value::Object(members)
+        }
+        None => Value::Object(members),
+    };
+    let content = with_bytes(content);
+    let message = DynamicMessage::deserialize(kind, &content)
+        .unwrap_or_else(|error| panic!("{type_url}: {error}\n{content:#}"));
     Any {
         type_url,
         value: message.encode_to_vec(),
@@ -50,50 +64,54 @@ pub fn wrapped(resource: &Resource) -> Any {
     }
 }
 
-/// Takes the fields away from every extension of an unknown type.
-fn strip(value: &mut Value, unknown: &mut Vec<String>) {
+/// Encodes everything that is packed into an `Any`.
+fn with_bytes(value: Value) -> Value {
     match value {
-        Value::Array(items) => items.iter_mut().for_each(|item| strip(item, unknown)),
+        Value::Array(items) => items.into_iter().map(with_bytes).collect(),
+        Value::Object(members) if members.contains_key("@type") => {
+            let Any { type_url, value } = any(&Value::Object(members));
+            json!({ "type_url": type_url, "value": BASE64_STANDARD.encode(value) })
+        }
         Value::Object(members) => {
-            if let Some(type_url) = members.get("@type").and_then(Value::as_str) {
-                let name = type_url.trim_start_matches(PREFIX).to_owned();
-                if descriptors().get_message_by_name(&name).is_none() {
-                    let type_url = Value::from(type_url);
-                    *members = Map::from_iter([("@type".to_owned(), type_url)]);
-                    unknown.push(name);
-                    return;
-                }
-            }
-            members.values_mut().for_each(|item| strip(item, unknown));
+            let members = members.into_iter();
+            let members: Map<_, _> = members
+                .map(|(key, value)| (key, with_bytes(value)))
+                .collect();
+            Value::Object(members)
         }
-        _ => {}
+        other => other,
     }
 }
 
-/// The API's descriptors, and messages without fields of these names.
-fn with_types(names: &[String]) -> DescriptorPool {
-    let mut pool = descriptors().clone();
-    for (i, full_name) in names.iter().enumerate() {
-        if pool.get_message_by_name(full_name).is_some() {
-            continue;
-        }
-        let (package, name) = full_name.rsplit_once('.').expect("a full name");
-        let file = FileDescriptorProto {
-            name: Some(format!("unknown/{i}.proto")),
-            package: Some(package.to_owned()),
-            message_type: vec![DescriptorProto {
-                name: Some(name.to_owned()),
-                ..DescriptorProto::default()
-            }],
-            syntax: Some("proto3".to_owned()),
-            ..FileDescriptorProto::default()
-        };
-        pool.add_file_descriptor_proto(file)
-            .expect("a name that was not there");
-    }
-    pool
-}
+/// The API with an `Any` whose JSON is that of any message, so that it can hold
+/// what is not known, and be empty.
+static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    let original = descriptors().get_message_by_name("google.protobuf.Any");
+    let original = original.expect("the API refers to it");
+    let any = FileDescriptorProto {
+        name: Some("raw.proto".to_owned()),
+        package: Some("raw".to_owned()),
+        message_type: vec![original.descriptor_proto().clone()],
+        syntax: Some("proto3".to_owned()),
+        ..FileDescriptorProto::default()
+    };
+    let files = descriptors().file_descriptor_protos().cloned();
+    let files = files.map(|mut file| {
+        file.message_type.iter_mut().for_each(use_raw);
+        file.dependency.push("raw.proto".to_owned());
+        file
+    });
+    DescriptorPool::from_file_descriptor_set(FileDescriptorSet {
+        file: std::iter::once(any).chain(files).collect(),
+    })
+    .expect("the API, with another Any")
+});
 
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value.get(key).and_then(Value::as_str).unwrap_or_default()
+fn use_raw(message: &mut DescriptorProto) {
+    message.nested_type.iter_mut().for_each(use_raw);
+    for field in &mut message.field {
+        if field.type_name.as_deref() == Some(".google.protobuf.Any") {
+            field.type_name = Some(".raw.Any".to_owned());
+        }
+    }
 }
