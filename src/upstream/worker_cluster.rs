@@ -55,7 +55,7 @@ pub struct WorkerCluster {
 }
 
 impl WorkerCluster {
-    fn new(cluster: Arc<Cluster>, previous: Option<&Self>) -> Rc<Self> {
+    pub(super) fn new(cluster: Arc<Cluster>, previous: Option<&Self>) -> Rc<Self> {
         let pools = match previous {
             Some(previous) if previous.cluster.wire_identity == cluster.wire_identity => {
                 previous.pools.clone()

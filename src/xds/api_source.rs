@@ -21,7 +21,7 @@ use crate::{
     },
     config::{At, Reported},
     refuse,
-    upstream::grpc::Target,
+    upstream::grpc::{Channels, Server, Target},
 };
 
 /// `rate_limit_settings.max_tokens` when it is not set.
@@ -132,16 +132,15 @@ impl ApiSource {
         let at_services = at.field("grpc_services");
         for (index, service) in grpc_services.iter().enumerate() {
             let at = at_services.index(index);
-            let target = Target::compile(service, &at).and_then(|target| {
-                management
-                    .check_cluster(
-                        &target.cluster,
-                        through,
-                        &at.field("envoy_grpc").field("cluster_name"),
-                    )
-                    .map(|()| target)
+            let target = Target::compile(service, &management.channels, &at);
+            let known = target.and_then(|target| {
+                if let Server::Cluster { name, .. } = &target.server {
+                    let at = at.field("envoy_grpc");
+                    management.check_cluster(name, through, &at.field("cluster_name"))?;
+                }
+                Ok(target)
             });
-            match target {
+            match known {
                 Ok(target) => servers.push(target),
                 Err(reported) => outcome = Err(reported),
             }
@@ -160,7 +159,10 @@ impl ApiSource {
         clusters?;
         services?;
         outcome?;
-        let names: Vec<_> = servers.iter().map(|target| &*target.cluster).collect();
+        let names: Vec<_> = servers
+            .iter()
+            .map(|target| &**target.server.name())
+            .collect();
         Ok(Self {
             variant: variant?,
             place: names.join(", ").into(),
@@ -208,6 +210,8 @@ pub struct Management {
     ads: Option<Arc<ApiSource>>,
     /// Clusters of the bootstrap by name, and whether their endpoints come by EDS.
     clusters: BTreeMap<Box<str>, bool>,
+    /// Servers that are no cluster of the bootstrap.
+    channels: Channels,
 }
 
 impl Management {
@@ -218,6 +222,7 @@ impl Management {
     pub fn compile(
         resources: &StaticResources,
         ads: Option<&pb::ApiConfigSource>,
+        channels: Channels,
         at: &At<'_>,
     ) -> Result<Self, Reported> {
         let is_eds = |cluster: &Cluster| match cluster.cluster_discovery_type {
@@ -230,6 +235,7 @@ impl Management {
             clusters: clusters
                 .map(|c| (c.name.as_str().into(), is_eds(c)))
                 .collect(),
+            channels,
         };
         if let Some(ads) = ads {
             management.ads =
@@ -266,7 +272,9 @@ mod tests {
 
     fn compile(yaml: &str) -> Result<ApiSource, String> {
         let report = Report::new();
-        let management = Management::compile(&read(CLUSTERS), None, &report.root()).unwrap();
+        let management =
+            Management::compile(&read(CLUSTERS), None, Channels::default(), &report.root())
+                .unwrap();
         ApiSource::compile(&read(yaml), Through::Primary, &management, &report.root())
             .map_err(|_| report.to_string())
     }

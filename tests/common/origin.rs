@@ -15,15 +15,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio_rustls::TlsAcceptor;
 
-use super::tls::Identity;
+use super::tls::{Identity, acceptor};
 
 /// A server on a loopback port. Dropping it closes the port and all its
 /// connections.
@@ -84,7 +81,13 @@ impl Origin {
 
     async fn secure(name: &str, identity: &Identity, protocol: Protocol) -> Self {
         let name: Arc<str> = name.into();
-        let acceptor = acceptor(identity, protocol);
+        let acceptor = acceptor(
+            identity,
+            match protocol {
+                Protocol::Http1 => b"http/1.1",
+                Protocol::Http2 => b"h2",
+            },
+        );
         Self::listen(move |stream, number, counts| {
             let (name, acceptor) = (Arc::clone(&name), acceptor.clone());
             async move {
@@ -279,23 +282,4 @@ fn failed(reason: &str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(reason.to_owned())));
     *response.status_mut() = StatusCode::BAD_REQUEST;
     response
-}
-
-fn acceptor(identity: &Identity, protocol: Protocol) -> TlsAcceptor {
-    let certificates = CertificateDer::pem_slice_iter(identity.certificate.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .expect("PEM certificates");
-    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("a PEM key");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the provider supports them")
-        .with_no_client_auth()
-        .with_single_cert(certificates, key)
-        .expect("the key belongs to the certificate");
-    config.alpn_protocols = vec![match protocol {
-        Protocol::Http1 => b"http/1.1".to_vec(),
-        Protocol::Http2 => b"h2".to_vec(),
-    }];
-    TlsAcceptor::from(Arc::new(config))
 }

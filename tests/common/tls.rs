@@ -7,7 +7,7 @@ use rcgen::{
     SignatureAlgorithm,
 };
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme,
+    ClientConfig, ClientConnection, DigitallySignedStruct, Error, ServerConfig, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
@@ -15,7 +15,7 @@ use rustls::{
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
 use super::config::typed;
 
@@ -102,6 +102,22 @@ impl Identity {
             "private_key": { "inline_string": self.key },
         })
     }
+}
+
+/// Ends TLS with this certificate, for one protocol by ALPN.
+pub fn acceptor(identity: &Identity, protocol: &[u8]) -> TlsAcceptor {
+    let certificates = CertificateDer::pem_slice_iter(identity.certificate.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .expect("PEM certificates");
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("a PEM key");
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider supports them")
+        .with_no_client_auth()
+        .with_single_cert(certificates, key)
+        .expect("the key belongs to the certificate");
+    config.alpn_protocols = vec![protocol.to_vec()];
+    TlsAcceptor::from(Arc::new(config))
 }
 
 /// The transport socket of a filter chain that ends TLS.

@@ -8,6 +8,7 @@
 mod common;
 
 mod bad_input;
+mod channels;
 mod goldens;
 mod last_known_good;
 mod protocol;

@@ -109,6 +109,21 @@ impl Mode {
         }
     }
 
+    /// [`Mode::bootstrap`] with `patch` laid over what says whom to ask.
+    pub fn patched(self, port: u16, patch: &Value) -> Value {
+        let mut bootstrap = self.bootstrap(port);
+        let dynamic = &mut bootstrap["dynamic_resources"];
+        if self.aggregated {
+            dynamic["ads_config"] = with(dynamic["ads_config"].clone(), patch.clone());
+        } else {
+            for source in ["lds_config", "cds_config"] {
+                let api = &mut dynamic[source]["api_config_source"];
+                *api = with(api.clone(), patch.clone());
+            }
+        }
+        bootstrap
+    }
+
     /// A cluster whose endpoints come by EDS.
     pub fn eds(self, name: &str) -> Value {
         json!({
@@ -170,9 +185,14 @@ pub struct Stage {
 impl Stage {
     /// A control plane with the resources of a site that works.
     pub async fn new(mode: Mode) -> Self {
+        Self::with_plane(mode, ControlPlane::start().await).await
+    }
+
+    /// The same, with this control plane.
+    pub async fn with_plane(mode: Mode, plane: ControlPlane) -> Self {
         let stage = Self {
             mode,
-            plane: ControlPlane::start().await,
+            plane,
             port: Port::free(),
             origin: Origin::http("one").await,
             home: Home::new(),

@@ -17,25 +17,10 @@ in_every_mode!(
     requests_are_limited,
 );
 
-/// `patch` laid over every `api_config_source` of a bootstrap.
-fn patched(mode: Mode, port: u16, patch: &Value) -> Value {
-    let mut bootstrap = mode.bootstrap(port);
-    let dynamic = &mut bootstrap["dynamic_resources"];
-    if mode.aggregated {
-        dynamic["ads_config"] = with(dynamic["ads_config"].clone(), patch.clone());
-    } else {
-        for source in ["lds_config", "cds_config"] {
-            let api = &mut dynamic[source]["api_config_source"];
-            *api = with(api.clone(), patch.clone());
-        }
-    }
-    bootstrap
-}
-
-/// A site whose bootstrap is patched as [`patched`] says.
+/// A site whose bootstrap is patched as [`Mode::patched`] says.
 async fn start(mode: Mode, patch: Value) -> Scene {
     let stage = Stage::new(mode).await;
-    let bootstrap = patched(mode, stage.plane.port(), &patch);
+    let bootstrap = mode.patched(stage.plane.port(), &patch);
     let scene = stage.start_with(&bootstrap, &[]).await;
     scene.serves("x-mark", "first").await;
     scene

@@ -10,6 +10,8 @@
 //! finds a host and a connection, and [`Opened::client`] makes the call, by tonic's
 //! client for any service. Dropping [`Opened`] ends the count, not the call.
 
+mod channel;
+mod channel_uri;
 mod connection;
 mod target;
 
@@ -18,7 +20,7 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use http::{
@@ -34,22 +36,34 @@ use crate::{
 };
 
 use super::{
-    Breakers, LbContext, Priority, Resource, WorkerClusters, pool::ConnectError,
-    stats::cluster_stats,
+    Breakers, ClusterDriver, LbContext, Priority, Resource, WorkerCluster, WorkerClusters,
+    pool::ConnectError, stats::cluster_stats,
 };
 
+pub use channel::{Channel, Channels};
 use connection::Connection;
 pub use connection::Sender;
-pub use target::{Backoff, Target};
+pub use target::{Backoff, Server, Target};
 
 /// What one thread needs for gRPC calls to its clusters.
 #[derive(Debug)]
 pub struct Upstreams {
     snapshot: SnapshotSlot,
     clusters: WorkerClusters,
+    /// Clusters that are not in the snapshot.
+    opened: RefCell<Vec<OpenChannel>>,
     /// By host id.
     connections: RefCell<HashMap<u64, Rc<Connection>>>,
     changed: Notify,
+}
+
+/// A channel that is called, for as long as somebody may call it.
+#[derive(Debug)]
+struct OpenChannel {
+    channel: Weak<Channel>,
+    /// Follows its name.
+    driver: ClusterDriver,
+    cluster: Rc<WorkerCluster>,
 }
 
 impl Upstreams {
@@ -58,6 +72,7 @@ impl Upstreams {
         Rc::new(Self {
             snapshot,
             clusters: WorkerClusters::new(),
+            opened: RefCell::default(),
             connections: RefCell::default(),
             changed: Notify::new(),
         })
@@ -72,13 +87,60 @@ impl Upstreams {
     /// Resolves when there is such a cluster, warmed.
     ///
     /// Cancel-safe.
-    pub async fn exists(&self, cluster: &str) {
-        loop {
-            let changed = self.changed.notified();
-            if self.snapshot.load().clusters.contains_key(cluster) {
-                return;
+    pub async fn exists(&self, server: &Server) {
+        match server {
+            Server::Cluster { name, .. } => loop {
+                let changed = self.changed.notified();
+                if self.snapshot.load().clusters.contains_key(&**name) {
+                    return;
+                }
+                changed.await;
+            },
+            Server::Channel(channel) => {
+                let (_, warmed) = self.channel(channel);
+                warmed.await;
             }
-            changed.await;
+        }
+    }
+
+    /// The cluster that a channel is, and when it is warmed.
+    fn channel(
+        &self,
+        channel: &Arc<Channel>,
+    ) -> (Rc<WorkerCluster>, impl Future<Output = ()> + use<>) {
+        let mut opened = self.opened.borrow_mut();
+        opened.retain(|open| open.channel.strong_count() > 0);
+        let is_it = |open: &&OpenChannel| open.channel.as_ptr() == Arc::as_ptr(channel);
+        if let Some(open) = opened.iter().find(is_it) {
+            return (open.cluster.clone(), open.driver.warmed());
+        }
+        let driver = ClusterDriver::start(channel.cluster.clone());
+        let (cluster, warmed) = (
+            WorkerCluster::new(channel.cluster.clone(), None),
+            driver.warmed(),
+        );
+        opened.push(OpenChannel {
+            channel: Arc::downgrade(channel),
+            driver,
+            cluster: cluster.clone(),
+        });
+        (cluster, warmed)
+    }
+
+    fn cluster(&self, server: &Server) -> Result<Rc<WorkerCluster>, Status> {
+        let name = match server {
+            Server::Cluster { name, .. } => name,
+            Server::Channel(channel) => return Ok(self.channel(channel).0),
+        };
+        let snapshot = self.snapshot.load_full();
+        let Some(cluster) = self.clusters.get(&snapshot, name) else {
+            return Err(Status::unavailable(format!("there is no cluster '{name}'")));
+        };
+        match cluster.cluster.protocol {
+            Protocol::Http1 => Err(Status::failed_precondition(format!(
+                "cluster '{name}' speaks HTTP/1, and gRPC needs HTTP/2: give it http2_protocol_options"
+            ))),
+            _ => Ok(cluster),
         }
     }
 
@@ -90,17 +152,26 @@ impl Upstreams {
     /// a circuit breaker is open; `FAILED_PRECONDITION` when the cluster does not
     /// speak HTTP/2.
     pub async fn open(&self, target: &Target) -> Result<Opened, Status> {
-        let name = &target.cluster;
-        let snapshot = self.snapshot.load_full();
-        let Some(cluster) = self.clusters.get(&snapshot, name) else {
-            return Err(Status::unavailable(format!("there is no cluster '{name}'")));
+        let channel = match &target.server {
+            Server::Channel(channel) => Some(ChannelCall::begin(channel.clone())),
+            Server::Cluster { .. } => None,
         };
-        let config = &cluster.cluster;
-        if config.protocol == Protocol::Http1 {
-            return Err(Status::failed_precondition(format!(
-                "cluster '{name}' speaks HTTP/1, and gRPC needs HTTP/2: give it http2_protocol_options"
-            )));
+        let opened = self.reach(&target.server).await;
+        match opened {
+            Ok(opened) => Ok(Opened { channel, ..opened }),
+            Err(status) => {
+                if let Some(channel) = channel {
+                    channel.ended(status.code());
+                }
+                Err(status)
+            }
         }
+    }
+
+    async fn reach(&self, server: &Server) -> Result<Opened, Status> {
+        let name = server.name();
+        let cluster = self.cluster(server)?;
+        let config = &cluster.cluster;
         let random = RandomState::new().hash_one(());
         let context = LbContext {
             random,
@@ -140,11 +211,12 @@ impl Upstreams {
         };
         let address = endpoint.host.address().to_string().into();
         Ok(Opened {
-            origin: origin(scheme, target.authority.as_deref().unwrap_or(name))?,
+            origin: origin(scheme, server.authority())?,
             call: connection.begin(),
             connection,
             counted,
             address,
+            channel: None,
         })
     }
 }
@@ -155,6 +227,7 @@ pub struct Opened {
     connection: Rc<Connection>,
     call: connection::Call,
     counted: Upstream,
+    channel: Option<ChannelCall>,
     origin: Uri,
     /// The host's address, for people.
     pub address: Arc<str>,
@@ -167,10 +240,39 @@ impl Opened {
         Grpc::with_origin(sender, self.origin.clone()).max_decoding_message_size(max_message)
     }
 
-    /// Notes how the call ended, for the host's stats.
-    pub fn succeeded(&mut self, succeeded: bool) {
+    /// Notes how the call ended, for the stats.
+    pub fn ended(&mut self, code: Code) {
+        let succeeded = code == Code::Ok;
         self.counted.succeeded = Some(succeeded);
         self.call.succeeded(succeeded);
+        if let Some(channel) = self.channel.take() {
+            channel.ended(code);
+        }
+    }
+}
+
+/// A call by a channel; one that is dropped was cancelled.
+#[derive(Debug)]
+struct ChannelCall(Option<Arc<Channel>>);
+
+impl ChannelCall {
+    fn begin(channel: Arc<Channel>) -> Self {
+        channel.begins();
+        Self(Some(channel))
+    }
+
+    fn ended(mut self, code: Code) {
+        if let Some(channel) = self.0.take() {
+            channel.ended(code);
+        }
+    }
+}
+
+impl Drop for ChannelCall {
+    fn drop(&mut self) {
+        if let Some(channel) = self.0.take() {
+            channel.ended(Code::Cancelled);
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::channel::{Channel, Channels};
 use crate::{
     api::envoy::config::core::v3::{
         BackoffStrategy, GrpcService, HeaderValue as HeaderMessage, RetryPolicy,
@@ -19,12 +20,10 @@ use crate::{
 pub const DEFAULT_MAX_MESSAGE: usize = 64 << 20;
 
 /// Whom to call, and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Target {
-    /// The cluster's name.
-    pub cluster: Arc<str>,
-    /// `authority`; the cluster's name unless set.
-    pub authority: Option<Box<str>>,
+    /// Whom.
+    pub server: Server,
     /// `timeout`, of a call that is no stream.
     pub timeout: Option<Duration>,
     /// `initial_metadata`.
@@ -33,6 +32,38 @@ pub struct Target {
     pub max_message: usize,
     /// `retry_policy.retry_back_off`: how soon a stream that ended is opened again.
     pub backoff: Option<Backoff>,
+}
+
+/// Whom to call.
+#[derive(Clone, Debug)]
+pub enum Server {
+    /// `envoy_grpc`.
+    Cluster {
+        /// The cluster's name.
+        name: Arc<str>,
+        /// `authority`; the cluster's name unless set.
+        authority: Option<Box<str>>,
+    },
+    /// `google_grpc`.
+    Channel(Arc<Channel>),
+}
+
+impl Server {
+    /// The cluster's name, or the server's address.
+    pub fn name(&self) -> &Arc<str> {
+        match self {
+            Self::Cluster { name, .. } => name,
+            Self::Channel(channel) => &channel.name,
+        }
+    }
+
+    /// What calls are addressed to.
+    pub(super) fn authority(&self) -> &str {
+        match self {
+            Self::Cluster { name, authority } => authority.as_deref().unwrap_or(name),
+            Self::Channel(channel) => &channel.authority,
+        }
+    }
 }
 
 /// An exponential backoff.
@@ -49,7 +80,11 @@ impl Target {
     ///
     /// # Errors
     /// What is wrong, or not supported, has been reported.
-    pub fn compile(message: &GrpcService, at: &At<'_>) -> Result<Self, Reported> {
+    pub fn compile(
+        message: &GrpcService,
+        channels: &Channels,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
         let GrpcService {
             timeout,
             initial_metadata,
@@ -58,41 +93,76 @@ impl Target {
         } = message.clone();
         let timeout = optional_duration(timeout.as_ref(), &at.field("timeout"));
         let metadata = compile_metadata(initial_metadata, &at.field("initial_metadata"));
+        let backoff = match retry_policy {
+            Some(policy) => compile_backoff(policy, &at.field("retry_policy")),
+            None => Ok(None),
+        };
+        let found = match target_specifier {
+            Some(TargetSpecifier::EnvoyGrpc(envoy)) => {
+                Found::cluster(envoy, &at.field("envoy_grpc"))
+            }
+            Some(TargetSpecifier::GoogleGrpc(google)) => {
+                Channel::compile(&google, channels, &at.field("google_grpc")).map(Found::channel)
+            }
+            None => Err(at.error("names no target; use envoy_grpc or google_grpc")),
+        };
+        let (metadata, timeout, backoff) = (metadata?, timeout?, backoff?);
+        let Found {
+            server,
+            max_message,
+            backoff: own_backoff,
+        } = found?;
+        Ok(Self {
+            server,
+            timeout,
+            metadata,
+            max_message: max_message.unwrap_or(DEFAULT_MAX_MESSAGE),
+            backoff: own_backoff.or(backoff),
+        })
+    }
+}
+
+/// What a target's specifier says.
+struct Found {
+    server: Server,
+    max_message: Option<usize>,
+    backoff: Option<Backoff>,
+}
+
+impl Found {
+    fn cluster(message: EnvoyGrpc, at: &At<'_>) -> Result<Self, Reported> {
         let EnvoyGrpc {
             cluster_name,
             authority,
-            retry_policy: own_retry_policy,
+            retry_policy,
             max_receive_message_length,
             // None are sent in any case.
             skip_envoy_headers: _,
-        } = match target_specifier {
-            Some(TargetSpecifier::EnvoyGrpc(envoy)) => envoy,
-            Some(TargetSpecifier::GoogleGrpc(_)) => {
-                return Err(at.field("google_grpc").unsupported());
-            }
-            None => return Err(at.error("names no target; use envoy_grpc")),
-        };
-        let at_envoy = at.field("envoy_grpc");
-        let backoff = match own_retry_policy {
-            Some(policy) => compile_backoff(policy, &at_envoy.field("retry_policy")),
-            None => match retry_policy {
-                Some(policy) => compile_backoff(policy, &at.field("retry_policy")),
-                None => Ok(None),
-            },
-        };
+        } = message;
         if HeaderValue::from_str(&authority).is_err() {
-            let at = at_envoy.field("authority");
+            let at = at.field("authority");
             return Err(at.error(format_args!("{authority:?} cannot be a header's value")));
         }
+        let backoff = match retry_policy {
+            Some(policy) => compile_backoff(policy, &at.field("retry_policy"))?,
+            None => None,
+        };
         Ok(Self {
-            cluster: cluster_name.into(),
-            authority: (!authority.is_empty()).then(|| authority.into()),
-            timeout: timeout?,
-            metadata: metadata?,
-            max_message: max_receive_message_length
-                .map_or(DEFAULT_MAX_MESSAGE, |bytes| bytes as usize),
-            backoff: backoff?,
+            server: Server::Cluster {
+                name: cluster_name.into(),
+                authority: (!authority.is_empty()).then(|| authority.into()),
+            },
+            max_message: max_receive_message_length.map(|bytes| bytes as usize),
+            backoff,
         })
+    }
+
+    fn channel(channel: Arc<Channel>) -> Self {
+        Self {
+            max_message: channel.max_message,
+            server: Server::Channel(channel),
+            backoff: None,
+        }
     }
 }
 
@@ -176,7 +246,8 @@ mod tests {
 
     fn compile(yaml: &str) -> Result<Target, String> {
         let report = Report::new();
-        Target::compile(&read(yaml), &report.root()).map_err(|_| report.to_string())
+        let channels = Channels::default();
+        Target::compile(&read(yaml), &channels, &report.root()).map_err(|_| report.to_string())
     }
 
     #[test]
@@ -188,8 +259,8 @@ mod tests {
              initial_metadata: [{key: x-token, value: abc}]\n",
         )
         .unwrap();
-        assert_eq!(&*target.cluster, "xds");
-        assert_eq!(target.authority.as_deref(), Some("control.example"));
+        assert_eq!(&**target.server.name(), "xds");
+        assert_eq!(target.server.authority(), "control.example");
         assert_eq!(target.metadata["x-token"], "abc");
         assert_eq!(target.max_message, 1000);
         let backoff = target.backoff.unwrap();

@@ -39,7 +39,7 @@ use crate::{
     refuse,
     runtime::Runtime,
     stats,
-    upstream::grpc::Upstreams,
+    upstream::grpc::{Channels, Upstreams},
 };
 
 use super::{
@@ -149,7 +149,8 @@ impl Configurator {
         let ads = dynamic.ads_config.take();
         let at_dynamic = at.field("dynamic_resources");
         let at_ads = at_dynamic.field("ads_config");
-        let management = Management::compile(&resources, ads.as_ref(), &at_ads)?;
+        let channels = Channels::new(&server, &runtime, &stats);
+        let management = Management::compile(&resources, ads.as_ref(), channels, &at_ads)?;
         let upstreams = Upstreams::new(snapshot.clone());
         let (streams, arrivals) = Streams::new(upstreams, Arc::new(node), stats.clone());
         let watcher = Watcher::new().map_err(|error| at.error(error))?;

@@ -83,7 +83,7 @@ impl Driver {
 
     fn describe(&self, target: &Target, status: &Status) -> String {
         let method = self.method.path().rsplit('/').next().unwrap_or_default();
-        let (server, reason) = (&target.cluster, grpc::describe(status));
+        let (server, reason) = (target.server.name(), grpc::describe(status));
         format!("{method} gRPC config stream to {server} closed: {reason}")
     }
 
@@ -95,7 +95,7 @@ impl Driver {
 
     /// One stream, until it ends; says why it did.
     async fn converse(&self, target: &Target, answered: &mut bool) -> Status {
-        self.upstreams.exists(&target.cluster).await;
+        self.upstreams.exists(&target.server).await;
         let mut opened = match self.upstreams.open(target).await {
             Ok(opened) => opened,
             Err(status) => return status,
@@ -132,11 +132,12 @@ impl Driver {
             outcome = listening => outcome,
             never = self.speak(requests) => match never {},
         };
-        opened.succeeded(outcome.is_ok());
-        match outcome {
+        let status = match outcome {
             Ok(()) => Status::ok(""),
             Err(status) => status,
-        }
+        };
+        opened.ended(status.code());
+        status
     }
 
     /// Sends what there is to say, as fast as it may.

@@ -36,6 +36,7 @@ use crate::{
     refuse,
     runtime::{Runtime, Values},
     stats,
+    upstream::grpc::Channels,
 };
 
 use super::{
@@ -67,6 +68,18 @@ pub fn validate(
     checks: Checks,
     at: &At<'_>,
 ) {
+    let management = {
+        let at = at.field("dynamic_resources");
+        let at = at.field("ads_config");
+        let channels = || Channels::new(&checks.server, &checks.runtime, &checks.stats);
+        let ads = dynamic.ads_config.as_ref();
+        let compiled = Management::compile(&resources, ads, channels(), &at);
+        // What is wrong is on the report; the checks go on to find more.
+        match compiled {
+            Ok(management) => management,
+            Err(_) => Management::compile(&resources, None, channels(), &at).unwrap_or_default(),
+        }
+    };
     let validator = Validator {
         checks,
         shared: Shared::default(),
@@ -77,16 +90,7 @@ pub fn validate(
         endpoints: RefCell::default(),
         runtimes: RefCell::default(),
         extensions: RefCell::default(),
-        management: {
-            let at = at.field("dynamic_resources");
-            let at = at.field("ads_config");
-            let compiled = Management::compile(&resources, dynamic.ads_config.as_ref(), &at);
-            // What is wrong is on the report; the checks go on to find more.
-            match compiled {
-                Ok(management) => management,
-                Err(_) => Management::compile(&resources, None, &at).unwrap_or_default(),
-            }
-        },
+        management,
         report: at.report(),
     };
     validator.run(resources, dynamic, at);

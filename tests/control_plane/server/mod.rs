@@ -23,13 +23,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nuncio::api::envoy::service::discovery::v3::Resource;
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 pub use crate::common::config::{CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET};
+use crate::common::tls::{Identity, acceptor};
 use crate::common::{Port, eventually, with};
 pub use message::{Answer, Asked};
 use message::{Delta, Dialect, Sotw};
@@ -52,19 +55,29 @@ pub struct Mode {
 }
 
 /// A management server on a loopback port. Dropping it closes everything.
-#[derive(Debug)]
 pub struct ControlPlane {
     port: Port,
     state: Arc<Mutex<State>>,
+    tls: Option<TlsAcceptor>,
     task: Option<JoinHandle<()>>,
 }
 
 impl ControlPlane {
     /// A server without resources.
     pub async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// The same, over TLS with this certificate.
+    pub async fn start_with_tls(identity: &Identity) -> Self {
+        Self::start_with(Some(acceptor(identity, b"h2"))).await
+    }
+
+    async fn start_with(tls: Option<TlsAcceptor>) -> Self {
         let mut plane = Self {
             port: Port::free(),
             state: Arc::default(),
+            tls,
             task: None,
         };
         plane.come_back().await;
@@ -93,12 +106,24 @@ impl ControlPlane {
             TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.ok()
         })
         .await;
-        let state = Arc::clone(&self.state);
+        let (state, tls) = (Arc::clone(&self.state), self.tls.clone());
         self.task = Some(tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.expect("accept");
-                connections.spawn(serve(stream, Arc::clone(&state)));
+                let (state, tls) = (Arc::clone(&state), tls.clone());
+                connections.spawn(async move {
+                    stream.set_nodelay(true).ok();
+                    match tls {
+                        None => serve(stream, state).await,
+                        // How a handshake ends is the client's business.
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve(stream, state).await;
+                            }
+                        }
+                    }
+                });
                 while connections.try_join_next().is_some() {}
             }
         }));
@@ -269,8 +294,10 @@ const SERVICES: &[(&str, &str)] = &[
     ),
 ];
 
-async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) {
-    stream.set_nodelay(true).ok();
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    state: Arc<Mutex<State>>,
+) {
     let service = service_fn(move |request| {
         let state = Arc::clone(&state);
         async move { Ok::<_, Infallible>(dispatch(request, state).await) }
