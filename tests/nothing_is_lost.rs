@@ -1,8 +1,8 @@
 //! The main promise: a hundred moves of the listener file and a hundred of the
 //! cluster file, under load, and nobody who is connected notices.
 //!
-//! Eight keep-alive HTTP/1 clients, four HTTP/2 connections, eight WebSockets
-//! and eight TCP streams run throughout, each on the one connection it opened
+//! Eight keep-alive HTTP/1 clients, four HTTP/2 connections, eight WebSockets,
+//! half of them over HTTP/2, and eight TCP streams run throughout, each on the one connection it opened
 //! at the start. One more client opens a connection for each request, to find
 //! a gap in accepting. A violation is a failed request, a connection that the
 //! proxy closes or asks to close, a tunnel that breaks, or a response that
@@ -24,7 +24,9 @@ use common::config::{
     route, tcp,
 };
 use common::{Home, Origin, Port, Proxy, Value, json, with};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
+use tokio_tungstenite::WebSocketStream;
 
 /// How many times each of the two files is replaced.
 const MOVES: u64 = 100;
@@ -157,6 +159,7 @@ impl Site {
                 ],
             },
             "upgrade_configs": [{ "upgrade_type": "websocket" }],
+            "http2_protocol_options": { "allow_connect": true },
         });
         if generation % 5 == 2 {
             http["route_config"]["request_headers_to_add"] =
@@ -232,18 +235,15 @@ impl Site {
                 )));
             }
         }
-        for number in 0..WEBSOCKETS {
-            let mut socket = websocket(port, "/websocket").await.expect("WebSocket");
-            let watch = Arc::clone(watch);
-            clients.push(tokio::spawn(async move {
-                for turn in 0_u64.. {
-                    let message = "x".repeat(1 + (turn as usize * 997) % 8_000);
-                    let echo = websocket_echo(&mut socket, &message).await;
-                    if !watch.tunnel(&format!("WebSocket {number}"), echo).await {
-                        break;
-                    }
-                }
-            }));
+        // Half of the WebSockets over HTTP/2.
+        let shared = H2::connect(port).await.expect("HTTP/2 connection");
+        for number in 0..WEBSOCKETS / 2 {
+            let socket = websocket(port, "/websocket").await.expect("WebSocket");
+            let client = websocket_client(2 * number, socket, Arc::clone(watch));
+            clients.push(tokio::spawn(client));
+            let socket = shared.websocket("/websocket").await.expect("WebSocket");
+            let client = websocket_client(2 * number + 1, socket, Arc::clone(watch));
+            clients.push(tokio::spawn(client));
         }
         for number in 0..TCP_STREAMS {
             let mut stream = dial(self.tcp_port.number()).await.expect("TCP stream");
@@ -460,5 +460,18 @@ impl Watch {
             report.push_str(violation);
         }
         report
+    }
+}
+
+async fn websocket_client<S>(number: usize, mut socket: WebSocketStream<S>, watch: Arc<Watch>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    for turn in 0_usize.. {
+        let message = "x".repeat(1 + (turn * 997) % 8_000);
+        let echo = websocket_echo(&mut socket, &message).await;
+        if !watch.tunnel(&format!("WebSocket {number}"), echo).await {
+            break;
+        }
     }
 }

@@ -6,7 +6,7 @@
 //! [`Captured`] keeps those.
 
 use http::{
-    HeaderMap,
+    HeaderMap, Method,
     header::{HOST, HeaderName, HeaderValue},
 };
 use smallvec::SmallVec;
@@ -139,6 +139,8 @@ pub struct RequestView<'a> {
 impl<'a> RequestView<'a> {
     /// The request that is being handled. The authority is taken from the URI
     /// when it has one (HTTP/2, absolute form), else from the `host` field.
+    ///
+    /// A CONNECT has no path, whatever stands in its URI.
     pub fn of(parts: &'a http::request::Parts, scheme: &'a str) -> Self {
         let authority = match parts.uri.authority() {
             Some(authority) => authority.as_str(),
@@ -152,12 +154,20 @@ impl<'a> RequestView<'a> {
             method: parts.method.as_str(),
             scheme,
             authority,
-            path: parts
-                .uri
-                .path_and_query()
-                .map_or("", http::uri::PathAndQuery::as_str),
+            path: match parts.method {
+                Method::CONNECT => "",
+                _ => parts
+                    .uri
+                    .path_and_query()
+                    .map_or("", http::uri::PathAndQuery::as_str),
+            },
             headers: HeaderView::Map(&parts.headers),
         }
+    }
+
+    /// Whether it asks for a tunnel and nothing else (RFC 9110, 9.3.6).
+    pub fn is_connect(&self) -> bool {
+        self.method == "CONNECT"
     }
 }
 

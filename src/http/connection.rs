@@ -69,6 +69,8 @@ pub struct Session {
     filters: RefCell<Option<Rc<Resolved>>>,
     alarm: Alarm,
     active: Cell<u32>,
+    /// Of those, the ones that have become tunnels.
+    tunnels: Cell<u32>,
     requests: Cell<u32>,
     last_active: Cell<Instant>,
     closing: Cell<bool>,
@@ -149,6 +151,22 @@ impl Session {
         if self.closing.get() && self.http2 {
             self.wake();
         }
+    }
+
+    pub(super) fn tunnel_began(&self) {
+        self.tunnels.set(self.tunnels.get() + 1);
+    }
+
+    pub(super) fn tunnel_ended(&self) {
+        self.tunnels.set(self.tunnels.get() - 1);
+        if self.http2 {
+            self.wake();
+        }
+    }
+
+    /// Whether any of its streams is a tunnel.
+    pub(super) fn has_tunnels(&self) -> bool {
+        self.tunnels.get() > 0
     }
 
     /// The timer of the connection and of HTTP/1's one stream at a time, which the
@@ -254,6 +272,7 @@ pub async fn serve(connection: Connection) {
         filters: RefCell::default(),
         alarm: Alarm::default(),
         active: Cell::new(0),
+        tunnels: Cell::new(0),
         requests: Cell::new(0),
         last_active: Cell::new(Instant::now()),
         closing: Cell::new(false),

@@ -16,7 +16,7 @@ use super::{
     stats::http_stats,
     stream::Stream,
     strict, target,
-    upgrade::{self, Tunnel, Upgrade},
+    upgrade::{self, Kind, Tunnel, Upgrade},
 };
 use crate::{
     formatter::{HeaderView, ResponseFlag, is_grpc_content_type},
@@ -48,8 +48,8 @@ pub(super) async fn handle(
     if let Err(reply) = act(&mut stream, found) {
         return Ok(answer(stream, reply));
     }
-    let upgrading = upgrade.is_some();
-    match router::forward(&mut stream, body, upgrading, seen.has_envoy()).await {
+    let tunnel = upgrade.as_ref().map(Upgrade::kind);
+    match router::forward(&mut stream, body, tunnel, seen.has_envoy()).await {
         Ok((head, source)) => Ok(pass_on(stream, head, source, upgrade)),
         Err(reply) => Ok(answer(stream, reply)),
     }
@@ -80,8 +80,8 @@ fn admit(stream: &mut Stream) -> Result<(Seen, Option<Upgrade>, Found), LocalRep
     let manager = managed.manager();
     let session = stream.session.clone();
     let seen = Seen::of(&stream.request.headers, manager.minds_underscores());
-    let upgrade = match seen.connection {
-        true => upgrade::requested(&stream.request.headers),
+    let upgrade = match seen.connection || stream.request.method == Method::CONNECT {
+        true => upgrade::requested(&stream.request),
         false => None,
     };
     check_version(stream, manager)?;
@@ -137,15 +137,15 @@ fn admit(stream: &mut Stream) -> Result<(Seen, Option<Upgrade>, Found), LocalRep
         stream.info.downstream_remote = Some(std::net::SocketAddr::new(ip, 0).into());
     }
     let found = find_route(stream, manager);
-    let upgrade = match upgrade {
-        Some(upgrade) if !upgrade.is_allowed(stream.route.as_ref(), manager) => {
-            manager
-                .stats
-                .inc(http_stats::downstream_rq_ws_on_non_ws_route);
+    // Where there is no route, that is what the client is told.
+    if let (Some(upgrade), Found::Route) = (&upgrade, found) {
+        if !upgrade.is_allowed(stream.route.as_ref(), manager) {
+            let stats = &manager.stats;
+            stats.inc(http_stats::downstream_rq_ws_on_non_ws_route);
             return Err(LocalReply::empty(StatusCode::FORBIDDEN, "upgrade_failed").closing());
         }
-        upgrade => upgrade,
-    };
+        stream.upgrades();
+    }
     Ok((seen, upgrade, found))
 }
 
@@ -371,24 +371,38 @@ fn pass_on(
         status: &mut head.status,
         headers: &mut head.headers,
     });
-    if head.status != StatusCode::SWITCHING_PROTOCOLS {
-        return respond(stream, head.status, head.headers, source, false);
-    }
-    match (upgrade, source) {
-        (Some(_), Source::Http1(exchange)) => {
-            let mut headers = head.headers;
+    let (mut status, mut headers) = (head.status, head.headers);
+    match upgrade {
+        Some(upgrade) if upgrade.is_accepted_by(status) => {
+            if upgrade.kind() == Kind::Connect {
+                // What follows has no length (RFC 9110, 9.3.6).
+                headers.remove(header::CONTENT_LENGTH);
+            } else if !stream.session.is_http2() {
+                upgrade::complete_answer(&stream.request.headers, &mut headers);
+            }
             finish_headers(&mut stream, &mut headers, true);
-            stream.responds(head.status, &headers);
-            let tunnel = Tunnel::new(stream, exchange);
+            stream.responds(status, &headers);
+            if stream.session.is_http2() {
+                upgrade::into_accepted(&mut status, &mut headers);
+            }
+            let tunnel = Tunnel::new(stream, source);
             let mut response = Response::new(ResponseBody::tunnel(tunnel));
-            *response.status_mut() = head.status;
+            *response.status_mut() = status;
             *response.headers_mut() = headers;
             response
         }
-        _ => answer(
-            stream,
-            LocalReply::empty(StatusCode::BAD_GATEWAY, "protocol_error"),
-        ),
+        _ if status == StatusCode::SWITCHING_PROTOCOLS => {
+            let reply = LocalReply::empty(StatusCode::BAD_GATEWAY, "protocol_error");
+            answer(stream, reply)
+        }
+        upgrade => {
+            let connect = upgrade.is_some_and(|upgrade| upgrade.kind() == Kind::Connect);
+            if connect && !stream.session.is_http2() {
+                // The client may have begun to speak into the tunnel.
+                stream.session.close();
+            }
+            respond(stream, status, headers, source, false)
+        }
     }
 }
 

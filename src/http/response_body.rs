@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::{
     StreamError,
-    filters::router::{Exchange, SharedExchange},
+    filters::router::{Exchange, SharedExchange, TcpExchange},
     stream::{Limit, Stream},
     upgrade::Tunnel,
 };
@@ -28,6 +28,8 @@ pub enum Source {
     Http1(Exchange),
     /// From an HTTP/2 upstream.
     Http2(Box<SharedExchange>),
+    /// From an upstream that is not asked but connected to.
+    Tcp(Box<TcpExchange>),
     /// None: the stream has become a tunnel.
     Tunnel(Box<Tunnel>),
 }
@@ -52,6 +54,7 @@ impl ResponseBody {
             Source::Full(data) => Some(data.len() as u64),
             Source::Http1(exchange) => exchange.body_left(),
             Source::Http2(exchange) => exchange.body_left(),
+            Source::Tcp(_) => None,
         };
         let mut body = Self {
             source,
@@ -110,8 +113,10 @@ impl ResponseBody {
 
     fn finish(&mut self) {
         if let Some(mut stream) = self.stream.take() {
-            if let Source::Http2(exchange) = &mut self.source {
-                stream.info.bytes_received = exchange.body().received;
+            match &mut self.source {
+                Source::Http2(exchange) => stream.info.bytes_received = exchange.body().received,
+                Source::Tcp(exchange) => stream.info.bytes_received = exchange.body().received,
+                _ => {}
             }
             if self.whole {
                 // Nothing was waited for, so the clock need not be read again.
@@ -142,6 +147,7 @@ impl ResponseBody {
                 Poll::Ready(frame)
             }
             Source::Http2(exchange) => exchange.poll_frame(cx),
+            Source::Tcp(exchange) => exchange.poll_frame(cx),
         }
     }
 }
@@ -164,6 +170,7 @@ impl Body for ResponseBody {
                 match &mut this.source {
                     Source::Http1(exchange) => stream.received(exchange.body().received),
                     Source::Http2(exchange) => stream.received(exchange.body().received),
+                    Source::Tcp(exchange) => stream.received(exchange.body().received),
                     _ => {}
                 }
                 let limit = ready!(stream.poll_limits(cx, None));
@@ -226,6 +233,7 @@ impl Body for ResponseBody {
             Source::Full(data) => data.is_empty(),
             Source::Http1(exchange) => exchange.is_complete(),
             Source::Http2(exchange) => exchange.is_complete(),
+            Source::Tcp(exchange) => exchange.is_complete(),
         }
     }
 

@@ -123,6 +123,8 @@ pub struct Stream {
     alarm: Option<Alarm>,
     /// When a byte last moved.
     pub last_moved: Instant,
+    /// It may become a tunnel.
+    pub upgraded: bool,
     /// The response has been handed over to the end.
     pub complete: bool,
     /// Its way through the filters, once it is there.
@@ -172,6 +174,7 @@ impl Stream {
             request_deadline,
             alarm,
             last_moved: now,
+            upgraded: false,
             complete: false,
             passing: None,
         })
@@ -200,6 +203,14 @@ impl Stream {
             local_reply_body: "",
             log_type: AccessLogType::DownstreamEnd,
         }
+    }
+
+    /// Counts a stream that may become a tunnel.
+    pub(super) fn upgrades(&mut self) {
+        self.upgraded = true;
+        let stats = &self.manager().stats;
+        stats.inc(http_stats::downstream_cx_upgrades_total);
+        stats.gauge_add(http_stats::downstream_cx_upgrades_active, 1);
     }
 
     /// Adds a response flag.
@@ -288,6 +299,10 @@ impl Drop for Stream {
         self.session.stream_ended(now);
         let manager = self.managed.manager();
         manager.stats.gauge_sub(http_stats::downstream_rq_active, 1);
+        if self.upgraded {
+            let active = http_stats::downstream_cx_upgrades_active;
+            manager.stats.gauge_sub(active, 1);
+        }
         let took = u64::try_from((now - self.info.start).as_millis()).unwrap_or(u64::MAX);
         manager.stats.record(http_stats::downstream_rq_time, took);
         if !self.complete {

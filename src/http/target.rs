@@ -2,7 +2,7 @@
 //! codec: the target in origin form, the authority in `host`.
 
 use http::{
-    HeaderMap, HeaderValue, Uri, header,
+    HeaderMap, HeaderValue, Method, Uri, header,
     request::Parts,
     uri::{self, PathAndQuery},
 };
@@ -31,6 +31,11 @@ pub fn to_origin_form(parts: &mut Parts) -> Result<(), ()> {
         if let Ok(host) = HeaderValue::from_str(host) {
             parts.headers.insert(header::HOST, host);
         }
+    }
+    if parts.method == Method::CONNECT {
+        // It has no path: see `RequestView::of`.
+        parts.uri = Uri::default();
+        return Ok(());
     }
     let path = path_and_query
         .filter(|p| p.path().starts_with('/'))

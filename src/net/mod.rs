@@ -10,6 +10,7 @@ pub mod limits;
 pub mod listener_filters;
 mod plain;
 mod prefixed;
+pub mod proxy_protocol;
 pub mod signal;
 pub mod socket;
 mod stream;

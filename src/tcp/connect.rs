@@ -3,7 +3,7 @@
 use std::{rc::Rc, sync::Arc};
 
 use crate::{
-    formatter::{ResponseFlag, StreamInfo, UpstreamHost},
+    formatter::{ResponseFlag, StreamInfo},
     server::Worker,
     stats::Block,
     upstream::{
@@ -92,10 +92,7 @@ async fn reach_host(
     };
     let host = &endpoint.host;
     log.attempt_count += 1;
-    log.upstream_host = Some(Rc::new(UpstreamHost {
-        address: host.address().to_string().into(),
-        hostname: endpoint.hostname.as_ref().into(),
-    }));
+    log.upstream_host = Some(Rc::new(endpoint.described()));
     let unless_cancelled = Cancelled(Some(stats));
     let outcome = connect(&cluster.cluster, &endpoint, None, Alpn::None).await;
     unless_cancelled.disarm();

@@ -7,7 +7,7 @@ use std::sync::{
 
 use arc_swap::{ArcSwap, Guard};
 
-use crate::{api::envoy::config::core::v3::Metadata, net::Address, stats};
+use crate::{api::envoy::config::core::v3::Metadata, formatter::UpstreamHost, net::Address, stats};
 
 /// The addresses of one host: the one it is known by, and others that reach the
 /// same host, in the order in which they are worth trying.
@@ -247,6 +247,14 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// The host for the access log, by the address it has now.
+    pub fn described(&self) -> UpstreamHost {
+        UpstreamHost {
+            address: self.host.address().to_string().into(),
+            hostname: self.hostname.as_ref().into(),
+        }
+    }
+
     /// Its health at this moment.
     pub fn health(&self) -> Health {
         let failed = self.host.has_flag(HealthFlag::FailedActiveHealthCheck)

@@ -8,9 +8,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
@@ -212,10 +213,68 @@ impl H2 {
         .await?
     }
 
+    /// Asks for a tunnel on a stream, by CONNECT or the extended CONNECT, and gives
+    /// both its ends.
+    pub async fn tunnel(&self, request: Outgoing) -> Result<TokioIo<Upgraded>, Failure> {
+        let mut sender = self.sender.clone();
+        timeout(DEADLINE, async {
+            sender.ready().await?;
+            let response = sender.send_request(request).await?;
+            match response.status() {
+                StatusCode::OK => Ok(TokioIo::new(hyper::upgrade::on(response).await?)),
+                other => Err(other.to_string().into()),
+            }
+        })
+        .await?
+    }
+
+    /// A WebSocket on a stream (RFC 8441).
+    pub async fn websocket(
+        &self,
+        path: &str,
+    ) -> Result<WebSocketStream<TokioIo<Upgraded>>, Failure> {
+        let mut request = request("CONNECT", "example.com", path);
+        *request.uri_mut() = format!("http://example.com{path}").parse()?;
+        request.headers_mut().clear();
+        let protocol = hyper::ext::Protocol::from_static("websocket");
+        request.extensions_mut().insert(protocol);
+        let request = header(request, "sec-websocket-version", "13");
+        let stream = self.tunnel(request).await?;
+        let role = tungstenite::protocol::Role::Client;
+        Ok(WebSocketStream::from_raw_socket(stream, role, None).await)
+    }
+
     /// Whether the other side has closed it or is about to.
     pub fn is_closed(&self) -> bool {
         self.sender.is_closed()
     }
+}
+
+/// A CONNECT to `authority`.
+pub fn connect(authority: &str) -> Outgoing {
+    Request::builder()
+        .method("CONNECT")
+        .uri(authority)
+        .body(Full::default())
+        .expect("a valid request")
+}
+
+/// A CONNECT over HTTP/1: the status, and what it has become.
+pub async fn connect_http1(port: u16, authority: &str) -> Result<(u16, TcpStream), Failure> {
+    let mut stream = dial(port).await?;
+    let request = format!("CONNECT {authority} HTTP/1.1\r\nhost: {authority}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut head = Vec::new();
+    timeout(DEADLINE, async {
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await?);
+        }
+        Ok::<_, Failure>(())
+    })
+    .await??;
+    let head = String::from_utf8(head)?;
+    let status = head.split(' ').nth(1).ok_or("no status")?;
+    Ok((status.parse()?, stream))
 }
 
 async fn collect(response: hyper::Response<hyper::body::Incoming>) -> Result<Reply, Failure> {
@@ -245,10 +304,10 @@ pub async fn websocket(port: u16, path: &str) -> Result<WebSocketStream<TcpStrea
 }
 
 /// Sends a message through a WebSocket and awaits its echo.
-pub async fn websocket_echo(
-    socket: &mut WebSocketStream<TcpStream>,
-    text: &str,
-) -> Result<(), Failure> {
+pub async fn websocket_echo<S>(socket: &mut WebSocketStream<S>, text: &str) -> Result<(), Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     use futures_util::{SinkExt, StreamExt};
     timeout(DEADLINE, async {
         socket.send(tungstenite::Message::text(text)).await?;
@@ -262,8 +321,11 @@ pub async fn websocket_echo(
     .await?
 }
 
-/// Sends bytes through a TCP stream and awaits their echo.
-pub async fn tcp_echo(stream: &mut TcpStream, data: &[u8]) -> Result<(), Failure> {
+/// Sends bytes through a stream and awaits their echo.
+pub async fn tcp_echo<S>(stream: &mut S, data: &[u8]) -> Result<(), Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     timeout(DEADLINE, async {
         stream.write_all(data).await?;
         let mut echo = vec![0; data.len()];

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_tungstenite::{WebSocketStream, tungstenite};
 
 use super::tls::{Identity, acceptor};
 
@@ -116,13 +117,30 @@ impl Origin {
     /// Sends back every WebSocket message it gets.
     pub async fn websocket_echo() -> Self {
         Self::listen(|stream: TcpStream, _, _| async move {
-            let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else {
-                return;
-            };
-            while let Some(Ok(message)) = socket.next().await {
-                if message.is_close() || socket.send(message).await.is_err() {
-                    break;
-                }
+            if let Ok(socket) = tokio_tungstenite::accept_async(stream).await {
+                websocket_echo(socket).await;
+            }
+        })
+        .await
+    }
+
+    /// Accepts CONNECT and sends back every byte that comes through the tunnel; over
+    /// HTTP/2 accepts WebSockets too and sends back every message (RFC 8441).
+    pub async fn tunnels(version: Version) -> Self {
+        Self::listen(move |stream: TcpStream, _, counts| async move {
+            let service = service_fn(move |request| {
+                counts.requests.fetch_add(1, Ordering::Relaxed);
+                async move { Ok::<_, Infallible>(tunnel(request)) }
+            });
+            let io = TokioIo::new(stream);
+            // How a connection ends is the test's business.
+            if version == Version::HTTP_2 {
+                let mut server = http2::Builder::new(TokioExecutor::new());
+                server.enable_connect_protocol();
+                server.serve_connection(io, service).await.ok();
+            } else {
+                let server = http1::Builder::new().serve_connection(io, service);
+                server.with_upgrades().await.ok();
             }
         })
         .await
@@ -219,6 +237,42 @@ async fn serve<S>(
         Protocol::Http2 => {
             let server = http2::Builder::new(TokioExecutor::new());
             server.serve_connection(io, service).await.ok();
+        }
+    }
+}
+
+fn tunnel(request: Request<Incoming>) -> Response<Full<Bytes>> {
+    if request.method() != Method::CONNECT {
+        return failed("not a CONNECT");
+    }
+    let protocol = request.extensions().get::<hyper::ext::Protocol>();
+    let websocket = protocol.is_some_and(|protocol| protocol.as_str() == "websocket");
+    tokio::spawn(async move {
+        let Ok(stream) = hyper::upgrade::on(request).await else {
+            return;
+        };
+        let stream = TokioIo::new(stream);
+        if websocket {
+            let role = tungstenite::protocol::Role::Server;
+            let socket = WebSocketStream::from_raw_socket(stream, role, None).await;
+            websocket_echo(socket).await;
+        } else {
+            let (mut read, mut write) = tokio::io::split(stream);
+            // It ends when the peer does, however that happens.
+            tokio::io::copy(&mut read, &mut write).await.ok();
+            write.shutdown().await.ok();
+        }
+    });
+    Response::new(Full::default())
+}
+
+async fn websocket_echo<S>(mut socket: WebSocketStream<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(Ok(message)) = socket.next().await {
+        if message.is_close() || socket.send(message).await.is_err() {
+            break;
         }
     }
 }

@@ -17,3 +17,4 @@ mod runtime;
 mod shipped;
 mod tcp;
 mod tls;
+mod tunnels;

@@ -360,11 +360,6 @@ fn compile_upgrades(
             outcome = Err(reported);
         }
         let kind = upgrade_type.to_ascii_lowercase();
-        if kind == "connect" || kind == "connect-udp" {
-            outcome = Err(at
-                .field("upgrade_type")
-                .error("CONNECT is not supported yet"));
-        }
         if upgrades.iter().any(|u| *u.kind == kind) {
             outcome = Err(at.field("upgrade_type").error(format_args!(
                 "there is already an upgrade of type {upgrade_type:?}"

@@ -175,7 +175,9 @@ fn parse<'b>(
 /// The target in one of its four forms (RFC 9112, 3.2).
 fn target(method: &Method, target: Bytes) -> Result<Uri, BadHead> {
     let form = match target.first() {
-        _ if *method == Method::CONNECT => !target.starts_with(b"/") && !target.contains(&b'?'),
+        _ if *method == Method::CONNECT => {
+            !target.starts_with(b"/") && !target.contains(&b'?') && names_port(&target)
+        }
         Some(b'/') => true,
         Some(b'*') => *method == Method::OPTIONS && target.len() == 1,
         _ => memchr::memmem::find(&target, b"://").is_some(),
@@ -187,6 +189,15 @@ fn target(method: &Method, target: Bytes) -> Result<Uri, BadHead> {
         return Err(BadHead::Fragment);
     }
     Uri::from_maybe_shared(target).map_err(|_| BadHead::Malformed)
+}
+
+/// Whether an authority says which port it means, as a CONNECT has to.
+fn names_port(authority: &[u8]) -> bool {
+    let colon = authority.iter().rposition(|b| *b == b':');
+    colon.is_some_and(|at| {
+        let port = &authority[at + 1..];
+        !port.is_empty() && port.iter().all(u8::is_ascii_digit)
+    })
 }
 
 /// Whether the request line is one but for its version, which is not spoken here
@@ -218,6 +229,14 @@ fn framing(head: &request::Parts, marks: Marks) -> Result<Framing, BadHead> {
         (Some(length), None) => Some(decimal(length.as_bytes()).ok_or(BadHead::Malformed)?),
         (Some(_), Some(_)) => return Err(BadHead::Malformed),
     };
+    if head.method == Method::CONNECT {
+        // What follows belongs to the tunnel (RFC 9110, 9.3.6).
+        return match (marks.coding, length) {
+            (true, _) => Err(BadHead::Coding),
+            (false, Some(1..)) => Err(BadHead::Malformed),
+            (false, _) => Ok(Framing::Length(0)),
+        };
+    }
     let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (None, _) => Ok(Framing::Length(length.unwrap_or(0))),

@@ -88,8 +88,11 @@ pub(super) async fn serve(
     if let Some(tunnel) = served
         && let Some(wire) = Rc::into_inner(wire)
     {
+        let mut client = wire.into_inner().into_tunnel();
         // Apart, so that the others do not hold a place for it.
-        Box::pin(tunnel.run(wire.into_inner().into_tunnel())).await;
+        if Box::pin(tunnel.run(&mut client)).await.is_err() {
+            client.get_ref().get_ref().reset_on_close();
+        }
     }
 }
 

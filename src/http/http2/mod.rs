@@ -36,9 +36,18 @@ pub(super) async fn serve(
     manager: &ConnectionManager,
     io: DownstreamIo<Stream>,
 ) {
+    let cut = async {
+        Watch::new(session).run().await;
+        // Tunnels stay on what they began with. The end of one wakes the connection.
+        poll_fn(|_| match session.has_tunnels() {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        })
+        .await;
+    };
     tokio::select! {
         () = run(session, manager, io) => {}
-        () = Watch::new(session).run() => {}
+        () = cut => {}
     }
 }
 
@@ -91,5 +100,8 @@ fn builder(options: &Http2Options, max_head: usize) -> Builder {
         .header_table_size(options.header_table)
         .max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER);
+    if options.allow_connect {
+        builder.enable_connect_protocol();
+    }
     builder
 }

@@ -13,8 +13,15 @@ use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::Body;
 
 use super::Http2Body;
-use crate::http::{
-    RequestBody, ResponseBody, body::ClientBody, connection::Session, handle::handle,
+use crate::{
+    http::{
+        RequestBody, ResponseBody,
+        body::ClientBody,
+        connection::Session,
+        handle::handle,
+        upgrade::{self, Tunnel},
+    },
+    net::http2::Http2Io,
 };
 
 /// Serves one request. When the client resets the stream or its connection
@@ -26,8 +33,15 @@ pub(super) async fn serve(
 ) {
     let (mut head, body) = request.into_parts();
     join_cookies(&mut head.headers);
-    let body = Http2Body::new(body, &head.headers);
-    let body = RequestBody::new(ClientBody::Http2(body), true);
+    // What goes through a tunnel is no body: it waits until there is one.
+    let (body, through) = match upgrade::from_extended_connect(&mut head) {
+        true => (RequestBody::empty(), Some(body)),
+        false => {
+            let body = Http2Body::new(body, &head.headers);
+            let body = RequestBody::new(ClientBody::Http2(body), true);
+            (body, None)
+        }
+    };
     let handling = handle(session, head, body);
     let response = {
         let mut handling = pin!(handling);
@@ -46,12 +60,27 @@ pub(super) async fn serve(
     };
     let (head, mut body) = response.into_parts();
     let head = Response::from_parts(head, ());
+    if let (Some(tunnel), Some(through)) = (body.take_tunnel(), through) {
+        if let Ok(send) = respond.send_response(head, false) {
+            // Apart, so that the others do not hold a place for it.
+            Box::pin(carry(tunnel, Http2Io::new(send, through))).await;
+        }
+        return;
+    }
     let over = body.is_end_stream();
     // It fails when the client has left, which is nobody's concern any more.
     if let Ok(mut send) = respond.send_response(head, over)
         && !over
     {
         send_body(&mut send, &mut body).await;
+    }
+}
+
+/// Carries what goes through a tunnel. One that has to be cut ends as the
+/// connection of a CONNECT does that is cut (RFC 9113, 8.5).
+async fn carry(tunnel: Tunnel, mut io: Http2Io) {
+    if tunnel.run(&mut io).await.is_err() {
+        io.reset(Reason::CONNECT_ERROR);
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
     api::envoy::config::route::v3::{
         CookieMatcher as CookieMessage, QueryParameterMatcher as QueryMessage, RouteMatch,
         query_parameter_matcher::QueryParameterMatchSpecifier,
-        route_match::{GrpcRouteMatchOptions, PathSpecifier},
+        route_match::{ConnectMatcher, GrpcRouteMatchOptions, PathSpecifier},
     },
     config::{At, Reported},
     formatter::RequestView,
@@ -72,7 +72,7 @@ impl Conditions {
         let path = match path_specifier {
             None => {
                 Err(at
-                    .error("one of prefix, path, safe_regex and path_separated_prefix is required"))
+                    .error("one of prefix, path, safe_regex, connect_matcher and path_separated_prefix is required"))
             }
             Some(PathSpecifier::Prefix(prefix)) => Ok(PathMatch::Prefix(prefix.into())),
             Some(PathSpecifier::Path(path)) => Ok(PathMatch::Exact(path.into())),
@@ -82,9 +82,7 @@ impl Conditions {
             Some(PathSpecifier::SafeRegex(regex)) => {
                 Regex::compile(regex, &at.field("safe_regex")).map(PathMatch::Regex)
             }
-            Some(PathSpecifier::ConnectMatcher(_)) => {
-                Err(at.field("connect_matcher").unsupported())
-            }
+            Some(PathSpecifier::ConnectMatcher(ConnectMatcher {})) => Ok(PathMatch::Connect),
             Some(PathSpecifier::PathMatchPolicy(_)) => {
                 Err(at.field("path_match_policy").unsupported())
             }

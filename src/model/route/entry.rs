@@ -164,6 +164,7 @@ impl Route {
             PathMatch::Exact(_) | PathMatch::Regex(_) => {
                 path.find(['?', '#']).unwrap_or(path.len())
             }
+            PathMatch::Connect => 0,
         }
     }
 

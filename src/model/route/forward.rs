@@ -10,14 +10,15 @@ use crate::{
         route::v3::{
             RouteAction,
             route_action::{
-                ClusterNotFoundResponseCode, HostRewriteSpecifier, MaxStreamDuration, UpgradeConfig,
+                ClusterNotFoundResponseCode, HostRewriteSpecifier, MaxStreamDuration,
+                UpgradeConfig, upgrade_config::ConnectConfig as ConnectMessage,
             },
         },
     },
     config::{At, Reported, duration},
     formatter::{FieldName, RequestView},
     model::{Context, matcher::Substitution},
-    net::Address,
+    net::{Address, proxy_protocol::ProxyProtocol},
     refuse,
 };
 
@@ -59,12 +60,23 @@ pub struct Forward {
     /// Upgrades by name in lower case, and whether they are allowed: these come
     /// before the connection manager's.
     pub upgrades: Upgrades,
+    /// A CONNECT ends here: the upstream gets what is in the tunnel.
+    pub connect: Option<Box<ConnectConfig>>,
     /// Whether the circuit breakers of high priority count.
     pub high_priority: bool,
 }
 
 /// Upgrades by name in lower case, and whether they are allowed.
 pub type Upgrades = Box<[(Box<str>, bool)]>;
+
+/// `connect_config`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectConfig {
+    /// `proxy_protocol_config`: what the upstream is told of the client first.
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// `allow_post`: the body of a POST is treated as a tunnel.
+    pub allow_post: bool,
+}
 
 /// `max_stream_duration.grpc_timeout_header_max` and `…_offset`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -188,6 +200,7 @@ impl Forward {
                 }
             };
         outcome?;
+        let (upgrades, connect) = upgrades?;
         Ok(Self {
             cluster: cluster?,
             cluster_not_found,
@@ -200,7 +213,8 @@ impl Forward {
             grpc_timeout,
             retry: retry?,
             hash: hash.into(),
-            upgrades: upgrades?,
+            upgrades,
+            connect,
             high_priority: priority == RoutingPriority::High as i32,
         })
     }
@@ -223,8 +237,13 @@ fn host_rewrite(message: HostRewriteSpecifier, at: &At<'_>) -> Result<HostRewrit
     })
 }
 
-fn upgrades(messages: Vec<UpgradeConfig>, at: &At<'_>) -> Result<Upgrades, Reported> {
+/// Upgrades, and what becomes of a CONNECT.
+fn upgrades(
+    messages: Vec<UpgradeConfig>,
+    at: &At<'_>,
+) -> Result<(Upgrades, Option<Box<ConnectConfig>>), Reported> {
     let mut upgrades: Vec<(Box<str>, bool)> = Vec::with_capacity(messages.len());
+    let mut connect = None;
     let mut outcome = Ok(());
     for (index, message) in messages.into_iter().enumerate() {
         let at = at.index(index);
@@ -233,14 +252,12 @@ fn upgrades(messages: Vec<UpgradeConfig>, at: &At<'_>) -> Result<Upgrades, Repor
             enabled,
             connect_config,
         } = message;
-        if let Err(reported) = refuse!(at; connect_config) {
-            outcome = Err(reported);
-        }
         let name = upgrade_type.to_ascii_lowercase();
-        if name.starts_with("connect") {
-            outcome = Err(at
-                .field("upgrade_type")
-                .error(format_args!("{upgrade_type} is not supported yet")));
+        if let Some(message) = connect_config {
+            match ConnectConfig::compile(message, &name, &at.field("connect_config")) {
+                Ok(config) => connect = Some(Box::new(config)),
+                Err(reported) => outcome = Err(reported),
+            }
         }
         if upgrades.iter().any(|(known, _)| **known == *name) {
             outcome = Err(at
@@ -249,5 +266,29 @@ fn upgrades(messages: Vec<UpgradeConfig>, at: &At<'_>) -> Result<Upgrades, Repor
         }
         upgrades.push((name.into(), enabled.unwrap_or(true)));
     }
-    outcome.map(|()| upgrades.into())
+    outcome.map(|()| (upgrades.into(), connect))
+}
+
+impl ConnectConfig {
+    fn compile(message: ConnectMessage, upgrade: &str, at: &At<'_>) -> Result<Self, Reported> {
+        let ConnectMessage {
+            proxy_protocol_config,
+            allow_post,
+        } = message;
+        match upgrade {
+            "connect" => {}
+            "connect-udp" => return Err(at.error("CONNECT-UDP that ends here is not supported")),
+            other => {
+                return Err(at.error(format_args!("has no meaning for an upgrade to {other:?}")));
+            }
+        }
+        let place = at.field("proxy_protocol_config");
+        let proxy_protocol = proxy_protocol_config
+            .map(|message| ProxyProtocol::compile(message, &place))
+            .transpose()?;
+        Ok(Self {
+            proxy_protocol,
+            allow_post,
+        })
+    }
 }

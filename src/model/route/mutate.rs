@@ -5,7 +5,7 @@
 //! understood, and loses it when the host is rewritten.
 
 use http::{
-    HeaderMap, StatusCode, Uri,
+    HeaderMap, Method, StatusCode, Uri,
     header::{HOST, HeaderName, HeaderValue},
     request::Parts,
     uri::PathAndQuery,
@@ -101,7 +101,8 @@ impl RouteHandle {
             set_host(parts, &host, append, keep_original);
         }
         let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
-        if !matches!(forward.path, super::PathRewrite::None) {
+        // A CONNECT has no path.
+        if !matches!(forward.path, super::PathRewrite::None) && parts.method != Method::CONNECT {
             let new = forward.path.apply(path, self.route().matched_length(path));
             set_path(parts, new, keep_original);
         }

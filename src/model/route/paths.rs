@@ -23,6 +23,9 @@ pub enum PathMatch {
     Separated(Box<str>),
     /// `safe_regex`: the whole path.
     Regex(crate::model::matcher::Regex),
+    /// `connect_matcher`: any CONNECT, which has no path, and an upgrade to
+    /// `connect-udp`.
+    Connect,
 }
 
 /// Path conditions of the routes of one virtual host, compiled.
@@ -32,6 +35,8 @@ pub struct Paths {
     /// In lower case.
     insensitive: Texts,
     regexes: Regexes,
+    /// The routes of `connect_matcher`.
+    connect: Vec<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -81,15 +86,25 @@ impl Paths {
                     paths.regexes.routes.push(route);
                     paths.regexes.each.push(regex.clone());
                 }
+                PathMatch::Connect => paths.connect.push(route),
             }
         }
         paths.regexes.finish();
         paths
     }
 
-    /// The routes whose path condition holds, ascending.
-    pub fn candidates<'a>(&'a self, path: &'a [u8]) -> Candidates<'a> {
+    /// The routes that a CONNECT can take, ascending.
+    pub fn connect(&self) -> &[u32] {
+        &self.connect
+    }
+
+    /// The routes whose path condition holds, ascending; with `connect_udp`, those
+    /// of `connect_matcher` too.
+    pub fn candidates<'a>(&'a self, path: &'a [u8], connect_udp: bool) -> Candidates<'a> {
         let mut lists = Lists::new();
+        if connect_udp && !self.connect.is_empty() {
+            lists.push(&self.connect);
+        }
         self.sensitive.collect(path, &mut lists);
         if !self.insensitive.is_empty() {
             self.insensitive

@@ -241,3 +241,58 @@ fn route_lookup_figures() {
         }
     }
 }
+
+#[test]
+fn a_connect_takes_the_routes_that_are_for_it() {
+    let table = one_host(&[
+        "{prefix: /}",
+        "{connect_matcher: {}, headers: [{name: x, present_match: true}]}",
+        "{connect_matcher: {}}",
+    ]);
+    let found = |method: &'static str, headers: &[(&'static str, &'static str)]| {
+        let map: HeaderMap = headers
+            .iter()
+            .map(|(name, value)| {
+                let name = HeaderName::from_static(name);
+                (name, HeaderValue::from_static(value))
+            })
+            .collect();
+        let request = RequestView {
+            method,
+            scheme: "http",
+            authority: "a.com:1",
+            path: if method == "CONNECT" { "" } else { "/" },
+            headers: HeaderView::Map(&map),
+        };
+        match table.find(&request, 0) {
+            Outcome::Found(index) => table.route(index).name().to_owned(),
+            _ => "none".to_owned(),
+        }
+    };
+    assert_eq!(found("GET", &[]), "r0");
+    assert_eq!(found("CONNECT", &[]), "r2");
+    assert_eq!(found("CONNECT", &[("x", "1")]), "r1");
+    // An upgrade that RFC 9298 makes of a CONNECT has a path, too.
+    assert_eq!(found("GET", &[("upgrade", "connect-udp")]), "r0");
+    let table = one_host(&["{connect_matcher: {}}", "{prefix: /}"]);
+    assert_eq!(find(&table, "a", "/", &[("upgrade", "connect-udp")]), "r0");
+    assert_eq!(find(&table, "a", "/", &[("upgrade", "websocket")]), "r1");
+}
+
+#[test]
+fn only_a_connect_can_end_here() {
+    let route = |upgrade: &str| {
+        try_table(&format!(
+            "virtual_hosts: [{{name: v, domains: ['*'], routes: [{{match: {{prefix: /}}, \
+             route: {{cluster: c, upgrade_configs: [{upgrade}]}}}}]}}]"
+        ))
+    };
+    let connect = "{upgrade_type: CONNECT, connect_config: {allow_post: true, \
+                   proxy_protocol_config: {version: V2}}}";
+    assert!(route(connect).is_ok());
+    let errors = route("{upgrade_type: websocket, connect_config: {}}").unwrap_err();
+    assert!(
+        errors.contains("connect_config: has no meaning for an upgrade to \"websocket\""),
+        "{errors}"
+    );
+}

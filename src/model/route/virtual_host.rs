@@ -148,10 +148,21 @@ impl VirtualHost {
     /// The first route that a request matches. `path` is the request's without
     /// its query.
     pub(super) fn find(&self, request: &RequestView<'_>, path: &str, random: u64) -> Option<u32> {
-        self.paths.candidates(path.as_bytes()).find(|route| {
-            self.routes[*route as usize]
-                .conditions
-                .hold(request, random)
-        })
+        let holds = |route: &u32| {
+            let conditions = &self.routes[*route as usize].conditions;
+            conditions.hold(request, random)
+        };
+        if request.is_connect() {
+            return self.paths.connect().iter().copied().find(holds);
+        }
+        let connect_udp = !self.paths.connect().is_empty() && is_connect_udp(request);
+        let mut candidates = self.paths.candidates(path.as_bytes(), connect_udp);
+        candidates.find(holds)
     }
+}
+
+/// Whether it asks to be upgraded to `connect-udp` (RFC 9298).
+fn is_connect_udp(request: &RequestView<'_>) -> bool {
+    let upgrade = request.headers.get(&http::header::UPGRADE);
+    upgrade.is_some_and(|kind| kind.as_bytes().eq_ignore_ascii_case(b"connect-udp"))
 }

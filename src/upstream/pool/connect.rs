@@ -47,7 +47,8 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    fn of(error: io::Error) -> Self {
+    /// What an error of the operating system means.
+    pub fn of(error: io::Error) -> Self {
         use io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
         match error.kind() {
             AddrInUse | AddrNotAvailable | PermissionDenied => Self::Local(Arc::new(error)),

@@ -15,6 +15,7 @@ mod connection;
 pub mod http1;
 pub mod http2;
 mod io;
+mod tcp;
 
 use std::{
     cell::{Cell, RefCell},
@@ -33,6 +34,7 @@ pub use self::{
     connect::{ConnectError, connect},
     connection::{Connection, ConnectionFacts, ConnectionPermit},
     io::Io,
+    tcp::TcpConnection,
 };
 use super::{
     Breakers, Endpoint, Host, HostStat, Permit, Priority, Resource, WorkerCluster,
@@ -120,12 +122,7 @@ impl Pool {
     /// The host, for the access log.
     pub fn described(&self) -> Rc<UpstreamHost> {
         let mut described = self.described.borrow_mut();
-        let host = described.get_or_insert_with(|| {
-            Rc::new(UpstreamHost {
-                address: self.endpoint.host.address().to_string().into(),
-                hostname: self.endpoint.hostname.as_ref().into(),
-            })
-        });
+        let host = described.get_or_insert_with(|| Rc::new(self.endpoint.described()));
         host.clone()
     }
 

@@ -11,14 +11,16 @@ use std::{
 
 use bytes::Bytes;
 use http::{Method, header, response};
+use tokio::io::AsyncWriteExt;
 
-use super::{Exchange, SharedExchange, failure::Failure, forward::Attempt};
+use super::{Exchange, SharedExchange, TcpExchange, failure::Failure, forward::Attempt};
 use crate::{
     http::{
         RequestBody, Stream,
         response_body::Source,
         stats::http_stats as downstream,
         stream::{Limit, Upstream},
+        upgrade::{self, Kind},
     },
     model::{
         cluster::Protocol,
@@ -27,7 +29,7 @@ use crate::{
     stats::Block,
     upstream::{
         Endpoint, HostStat, LbContext,
-        pool::{Lease, http1::Http1Error},
+        pool::{ConnectError, Lease, PoolError, TcpConnection, http1::Http1Error},
         stats::cluster_stats,
     },
 };
@@ -46,6 +48,7 @@ impl Answered {
         match (self.source, self.body) {
             (Source::Http1(exchange), _) => exchange.fail(false),
             (Source::Http2(exchange), _) => exchange.fail(false),
+            (Source::Tcp(exchange), _) => exchange.fail(),
             (_, body) => body.unwrap_or_else(RequestBody::empty),
         }
     }
@@ -54,6 +57,7 @@ impl Answered {
         match (&mut self.source, &mut self.body) {
             (Source::Http1(exchange), _) => exchange.body().rewind(),
             (Source::Http2(exchange), _) => exchange.body().rewind(),
+            (Source::Tcp(exchange), _) => exchange.body().rewind(),
             (_, Some(body)) => body.rewind(),
             (_, None) => false,
         }
@@ -128,6 +132,9 @@ impl Attempt<'_> {
             Ok(endpoint) => endpoint,
             Err(failure) => return Err((failure, body)),
         };
+        if self.ends_here.is_some() {
+            return Box::pin(self.tcp(stream, &endpoint, body, per_try)).await;
+        }
         let protocol = match self.cluster.cluster.protocol {
             Protocol::UseDownstream if stream.session.is_http2() => Protocol::Http2,
             Protocol::UseDownstream => Protocol::Http1,
@@ -160,21 +167,27 @@ impl Attempt<'_> {
         match lease {
             Lease::Http1(connection) => {
                 stream.info.upstream_connection = Some(connection.facts.info.clone());
+                if self.tunnel == Some(Kind::Upgrade) {
+                    let worker = stream.session.worker().clone();
+                    upgrade::complete_request(&mut stream.request.headers, || worker.random());
+                }
                 let exchange = Exchange::start(
                     connection,
                     pool,
                     self.cluster.clone(),
                     &stream.request,
                     body,
-                    self.upgrade,
+                    self.tunnel,
                 );
                 self.exchange(stream, exchange, per_try).await
             }
             Lease::Http2(connection) => {
                 stream.info.upstream_connection = Some(connection.facts.info.clone());
-                let request = http2_request(stream);
+                let request = http2_request(stream, self.tunnel);
                 let cluster = self.cluster.clone();
-                let exchange = SharedExchange::start(connection, pool, cluster, request, body);
+                let tunnel = self.tunnel.is_some();
+                let exchange =
+                    SharedExchange::start(connection, pool, cluster, request, body, tunnel);
                 self.shared_exchange(stream, Box::new(exchange), per_try)
                     .await
             }
@@ -308,6 +321,41 @@ impl Attempt<'_> {
         }
     }
 
+    /// A connection of its own for what the request carries; that there is one is
+    /// the answer.
+    async fn tcp(
+        &self,
+        stream: &mut Stream,
+        endpoint: &Arc<Endpoint>,
+        body: RequestBody,
+        per_try: Option<Instant>,
+    ) -> Result<Answered, (Failure, RequestBody)> {
+        stream.info.upstream_host = Some(Rc::new(endpoint.described()));
+        let header = self
+            .ends_here
+            .and_then(|config| config.proxy_protocol.as_ref());
+        let header = header.map(|protocol| protocol.header(&stream.session.info));
+        let opening = async {
+            let mut connection = TcpConnection::open(self.cluster, endpoint, self.priority).await?;
+            if let Some(header) = header {
+                let written = connection.io.write_all(&header).await;
+                written.map_err(ConnectError::of)?;
+            }
+            Ok::<_, PoolError>(connection)
+        };
+        let connection = match self.limited(stream, per_try, opening).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return Err((error.into(), body)),
+            Err(failure) => return Err((failure, body)),
+        };
+        stream.info.upstream_connection = Some(connection.facts.info.clone());
+        Ok(Answered {
+            head: http::Response::new(()).into_parts().0,
+            source: Source::Tcp(Box::new(TcpExchange::new(connection, body))),
+            body: None,
+        })
+    }
+
     async fn shared_exchange(
         &self,
         stream: &mut Stream,
@@ -328,11 +376,17 @@ impl Attempt<'_> {
         })
         .await;
         match outcome {
-            Ok(head) => Ok(Answered {
-                head,
-                source: Source::Http2(exchange),
-                body: None,
-            }),
+            Ok(mut head) => {
+                if self.tunnel == Some(Kind::Upgrade) {
+                    let asked = stream.request.headers.get(header::UPGRADE);
+                    upgrade::from_accepted(&mut head, asked);
+                }
+                Ok(Answered {
+                    head,
+                    source: Source::Http2(exchange),
+                    body: None,
+                })
+            }
             Err(Err(failure)) => Err((failure, exchange.fail(false))),
             Err(Ok(error)) => {
                 let not_processed = error.was_not_processed();
@@ -364,27 +418,33 @@ fn is_idempotent(method: &Method) -> bool {
 }
 
 /// The request in the form that goes over HTTP/2.
-fn http2_request(stream: &Stream) -> http::Request<()> {
+fn http2_request(stream: &Stream, tunnel: Option<Kind>) -> http::Request<()> {
     let parts = &stream.request;
     let mut request = http::Request::new(());
     *request.method_mut() = parts.method.clone();
     *request.version_mut() = http::Version::HTTP_2;
     let mut uri = http::uri::Parts::default();
-    uri.scheme = Some(match stream.origin.scheme {
-        "https" => http::uri::Scheme::HTTPS,
-        _ => http::uri::Scheme::HTTP,
-    });
     uri.authority = parts
         .headers
         .get(header::HOST)
         .and_then(|host| http::uri::Authority::try_from(host.as_bytes()).ok());
-    uri.path_and_query = parts.uri.path_and_query().cloned();
+    // A CONNECT has neither path nor scheme.
+    if tunnel != Some(Kind::Connect) {
+        uri.path_and_query = parts.uri.path_and_query().cloned();
+        uri.scheme = Some(match stream.origin.scheme {
+            "https" => http::uri::Scheme::HTTPS,
+            _ => http::uri::Scheme::HTTP,
+        });
+    }
     if let Ok(uri) = http::Uri::from_parts(uri) {
         *request.uri_mut() = uri;
     }
     let mut headers = parts.headers.clone();
     headers.remove(header::HOST);
     *request.headers_mut() = headers;
+    if tunnel == Some(Kind::Upgrade) {
+        upgrade::into_extended_connect(&mut request);
+    }
     request
 }
 

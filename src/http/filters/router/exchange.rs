@@ -11,7 +11,8 @@ use http::{request, response};
 use http_body::{Body, Frame};
 
 use crate::{
-    http::{RequestBody, Stream, StreamError},
+    http::{RequestBody, Stream, StreamError, upgrade::Kind},
+    net::http2::Http2Io,
     upstream::{
         WorkerCluster,
         pool::{
@@ -40,10 +41,11 @@ impl Exchange {
         cluster: Rc<WorkerCluster>,
         request: &request::Parts,
         body: RequestBody,
-        upgrade: bool,
+        tunnel: Option<Kind>,
     ) -> Self {
         let framing = match body.size_hint().exact() {
-            _ if upgrade => RequestFraming::Upgrade,
+            _ if tunnel == Some(Kind::Upgrade) => RequestFraming::Upgrade,
+            _ if tunnel == Some(Kind::Connect) => RequestFraming::Connect,
             Some(0) => RequestFraming::None,
             Some(length) => RequestFraming::Length(length),
             None => RequestFraming::Chunked,
@@ -171,12 +173,14 @@ impl Drop for Exchange {
 pub struct SharedExchange {
     http2: Http2Exchange,
     body: RequestBody,
+    /// The request asks for a tunnel, and stays open.
+    tunnel: bool,
     place: Place,
 }
 
 /// A stream's place on its connection, given back when it is dropped.
 #[derive(Debug)]
-struct Place {
+pub struct Place {
     connection: Rc<Http2Connection>,
     pool: Rc<Pool>,
     cluster: Rc<WorkerCluster>,
@@ -197,11 +201,13 @@ impl SharedExchange {
         cluster: Rc<WorkerCluster>,
         request: http::Request<()>,
         body: RequestBody,
+        tunnel: bool,
     ) -> Self {
         connection.facts.begin();
         Self {
             http2: Http2Exchange::start(&connection, request),
             body,
+            tunnel,
             place: Place {
                 connection,
                 pool,
@@ -212,7 +218,8 @@ impl SharedExchange {
 
     /// Waits for the head of the response.
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, Http2Error>> {
-        self.http2.poll_head(cx, Pin::new(&mut self.body), false)
+        let body = Pin::new(&mut self.body);
+        self.http2.poll_head(cx, body, self.tunnel)
     }
 
     /// Reads the body and the trailers.
@@ -242,6 +249,12 @@ impl SharedExchange {
     /// The request's body.
     pub fn body(&mut self) -> &mut RequestBody {
         &mut self.body
+    }
+
+    /// The stream as one end of a tunnel, and its place on the connection.
+    pub fn into_tunnel(self) -> Option<(Http2Io, Place)> {
+        let io = self.http2.into_io()?;
+        Some((io, self.place))
     }
 
     /// Gives the exchange up, for the request's body. `went_away`: because the

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{StatusCode, response};
+use http::{Method, StatusCode, response};
 use smallvec::SmallVec;
 
 use super::{
@@ -17,9 +17,11 @@ use crate::{
     formatter::{FormatContext, HeaderView, RequestView, ResponseFlag},
     http::{
         LocalReply, RequestBody, Stream, names, response_body::Source,
-        stats::http_stats as downstream,
+        stats::http_stats as downstream, upgrade::Kind,
     },
-    model::route::{Action, Forward, RequestRetry, RetryPolicy, RouteHandle, WeightedEntry},
+    model::route::{
+        Action, ConnectConfig, Forward, RequestRetry, RetryPolicy, RouteHandle, WeightedEntry,
+    },
     upstream::{Breakers, Priority, Resource, WorkerCluster, stats::cluster_stats},
 };
 
@@ -37,7 +39,10 @@ pub(super) struct Attempt<'a> {
     pub timeouts: Timeouts,
     pub priority: Priority,
     pub hash: Option<u64>,
-    pub upgrade: bool,
+    /// The request asks for a tunnel.
+    pub tunnel: Option<Kind>,
+    /// What it carries is for the upstream as it is.
+    pub ends_here: Option<&'a ConnectConfig>,
     /// Hosts that were tried, where the policy says to stay away from them.
     pub tried: RefCell<SmallVec<[u64; 4]>>,
 }
@@ -49,7 +54,7 @@ pub(super) struct Attempt<'a> {
 pub async fn forward(
     stream: &mut Stream,
     mut body: RequestBody,
-    upgrade: bool,
+    tunnel: Option<Kind>,
     envoy: bool,
 ) -> Result<Forwarded, LocalReply> {
     let route = stream
@@ -113,6 +118,10 @@ pub async fn forward(
         let limit = limit.map_or(cluster.cluster.buffer_limit, |n| n as usize);
         body.keep(limit);
     }
+    let ends_here = action.connect.as_deref().filter(|config| {
+        tunnel == Some(Kind::Connect)
+            || (config.allow_post && stream.request.method == Method::POST)
+    });
     let attempt = Attempt {
         route: &route,
         forward: action,
@@ -124,7 +133,8 @@ pub async fn forward(
             Priority::Default
         },
         hash,
-        upgrade,
+        tunnel,
+        ends_here,
         tried: RefCell::default(),
     };
     let outcome = attempt.run(stream, body, retry).await;
@@ -310,7 +320,9 @@ impl Attempt<'_> {
         stream.info.timing.first_upstream_rx = Some(now);
         stream.info.response_code_details = Some("via_upstream".into());
         let router = &stream.managed.manager().router;
-        if !router.suppress_envoy_headers && head.status != StatusCode::SWITCHING_PROTOCOLS {
+        // It counts from the end of the request, and a tunnel has none.
+        let ended = stream.request_received && self.tunnel.is_none();
+        if !router.suppress_envoy_headers && ended {
             let took = timeout::number(took);
             head.headers
                 .insert(names::X_ENVOY_UPSTREAM_SERVICE_TIME, took);

@@ -4,10 +4,12 @@ mod attempt;
 mod exchange;
 mod failure;
 mod forward;
+mod tcp;
 mod timeout;
 
 pub use exchange::{Exchange, SharedExchange};
 pub use forward::forward;
+pub use tcp::TcpExchange;
 
 use crate::{
     api::envoy::extensions::filters::http::router::v3 as pb,

@@ -16,12 +16,17 @@ pub enum RequestFraming {
     Chunked,
     /// `connection: upgrade`: no body before the answer.
     Upgrade,
+    /// A CONNECT, which has none either.
+    Connect,
 }
 
 impl RequestFraming {
     /// Whether nothing is left to be asked of the body.
     pub(super) fn is_done(self) -> bool {
-        matches!(self, Self::None | Self::Length(0) | Self::Upgrade)
+        matches!(
+            self,
+            Self::None | Self::Length(0) | Self::Upgrade | Self::Connect
+        )
     }
 
     /// Accounts for body bytes; an error when the head promised fewer.
@@ -42,9 +47,18 @@ fn tells_empty_body(method: &Method) -> bool {
 }
 
 /// Writes the request line and headers. The URI is in origin form and the
-/// authority in `host`, as everywhere behind the connection manager.
+/// authority in `host`, as everywhere behind the connection manager; the target
+/// of a CONNECT is its authority.
 pub(super) fn head(request: &request::Parts, framing: RequestFraming, out: &mut BytesMut) {
-    let target = request.uri.path_and_query().map_or("/", |p| p.as_str());
+    let host = request.headers.get(header::HOST);
+    let target = match request.method {
+        Method::CONNECT => host.map_or(&b""[..], |host| host.as_bytes()),
+        _ => request
+            .uri
+            .path_and_query()
+            .map_or("/", |p| p.as_str())
+            .as_bytes(),
+    };
     let method = request.method.as_str();
     let headers: usize = request
         .headers
@@ -54,7 +68,7 @@ pub(super) fn head(request: &request::Parts, framing: RequestFraming, out: &mut 
     out.reserve(method.len() + target.len() + headers + 64);
     out.put_slice(method.as_bytes());
     out.put_u8(b' ');
-    out.put_slice(target.as_bytes());
+    out.put_slice(target);
     out.put_slice(b" HTTP/1.1\r\n");
     lines(&request.headers, out);
     match framing {

@@ -88,7 +88,8 @@ pub struct Http1Connection<T> {
     receiving: ResponseFraming,
     /// The response to this method may come without its body.
     head_request: bool,
-    upgrade_request: bool,
+    /// What makes a tunnel of the connection.
+    tunnel: Option<RequestFraming>,
     keep_alive: bool,
     received: u64,
     sent: u64,
@@ -105,7 +106,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
             sending: RequestFraming::None,
             receiving: ResponseFraming::Done,
             head_request: false,
-            upgrade_request: false,
+            tunnel: None,
             keep_alive: true,
             received: 0,
             sent: 0,
@@ -117,7 +118,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
         debug_assert!(self.is_complete(), "one exchange at a time");
         encode::head(request, framing, &mut self.outbound.head);
         self.head_request = request.method == Method::HEAD;
-        self.upgrade_request = framing == RequestFraming::Upgrade;
+        self.tunnel =
+            matches!(framing, RequestFraming::Upgrade | RequestFraming::Connect).then_some(framing);
         self.sending = framing;
         self.receiving = ResponseFraming::Head;
     }
@@ -246,13 +248,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
 
     fn accept(&mut self, head: &Head) -> Result<(), Http1Error> {
         self.keep_alive = head.keeps_alive();
-        self.receiving = if head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            if !self.upgrade_request {
+        let status = head.parts.status;
+        self.receiving = match self.tunnel {
+            Some(RequestFraming::Connect) if status.is_success() => ResponseFraming::Tunnel,
+            Some(RequestFraming::Upgrade) if status == StatusCode::SWITCHING_PROTOCOLS => {
+                ResponseFraming::Tunnel
+            }
+            _ if status == StatusCode::SWITCHING_PROTOCOLS => {
                 return Err(Http1Error::Protocol("101 to a request without upgrade"));
             }
-            ResponseFraming::Tunnel
-        } else {
-            decode::framing(head, self.head_request)?
+            _ => decode::framing(head, self.head_request)?,
         };
         if matches!(
             self.receiving,
@@ -398,7 +403,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
         )
     }
 
-    /// Gives the byte stream back after a 101, with what was read beyond the head.
+    /// Gives the byte stream back once it is a tunnel, with what was read beyond the head.
     pub fn into_tunnel(self) -> (T, Bytes) {
         (self.io, self.inbound.bytes.freeze())
     }

@@ -1,0 +1,248 @@
+//! A stream that has become a tunnel.
+
+use std::{
+    cell::Cell,
+    future::pending,
+    io,
+    ops::ControlFlow,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::{
+    formatter::ResponseFlag,
+    http::{connection::Session, response_body::Source, stats::http_stats, stream::Stream},
+    net::{
+        Prefixed,
+        tunnel::{self, End, Side},
+    },
+    stats::Block,
+    upstream::{pool::Connection, stats::cluster_stats},
+};
+
+/// An exchange that has become a tunnel, until the codec hands over the client's side.
+#[derive(Debug)]
+pub struct Tunnel {
+    stream: Box<Stream>,
+    source: Source,
+}
+
+/// The tunnel was cut from the host's side, or by a time limit: the client is not
+/// to take its end for the end of what there was to say.
+#[derive(Clone, Copy, Debug)]
+pub struct Severed;
+
+impl Tunnel {
+    pub(in crate::http) fn new(stream: Box<Stream>, source: Source) -> Self {
+        Self { stream, source }
+    }
+
+    /// Carries bytes between the client and the upstream until either has had
+    /// enough. The stream ends with it.
+    ///
+    /// # Errors
+    /// When it has to be cut, and not just closed.
+    pub async fn run<T>(self, client: &mut T) -> Result<(), Severed>
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Self { mut stream, source } = self;
+        let _open = Open::new(&stream.session);
+        let stats = stream.upstream.as_ref().map(|u| u.cluster.clone());
+        let stats = stats.as_ref().map(|c| &*c.cluster.stats);
+        let end = match source {
+            Source::Http1(exchange) => {
+                let Some(connection) = exchange.into_tunnel() else {
+                    return Ok(());
+                };
+                let Connection { http1, facts, .. } = *connection;
+                let (io, early) = http1.into_tunnel();
+                let mut upstream = Prefixed::new(early, io);
+                let end = carry(&mut stream, client, &mut upstream, stats).await;
+                if end.is_reset_by(Side::Downstream) {
+                    upstream.get_ref().reset_on_close();
+                }
+                if end.is_by(Side::Upstream) {
+                    facts.closed_by_host();
+                }
+                facts.end();
+                end
+            }
+            Source::Http2(exchange) => {
+                let Some((mut io, _place)) = exchange.into_tunnel() else {
+                    return Ok(());
+                };
+                // Its connection counts its bytes.
+                carry(&mut stream, client, &mut io, None).await
+            }
+            Source::Tcp(exchange) => {
+                let mut upstream = exchange.into_tunnel();
+                let end = carry(&mut stream, client, &mut upstream.io, stats).await;
+                if end.is_reset_by(Side::Downstream) {
+                    upstream.io.reset_on_close();
+                }
+                if end.is_by(Side::Upstream) {
+                    upstream.facts.closed_by_host();
+                }
+                end
+            }
+            Source::Empty | Source::Full(_) | Source::Tunnel(_) => return Ok(()),
+        };
+        end.explain(&mut stream)
+    }
+}
+
+/// How a tunnel ended.
+enum Outcome {
+    Carried(End),
+    /// `max_stream_duration`.
+    TooLong,
+}
+
+impl Outcome {
+    fn is_by(&self, side: Side) -> bool {
+        match self {
+            Self::Carried(End::Finished { last: by } | End::Failed(by, _)) => *by == side,
+            _ => false,
+        }
+    }
+
+    fn is_reset_by(&self, side: Side) -> bool {
+        matches!(self, Self::Carried(End::Failed(by, error))
+            if *by == side && error.kind() == io::ErrorKind::ConnectionReset)
+    }
+
+    /// Tells the access log and the stats.
+    fn explain(self, stream: &mut Stream) -> Result<(), Severed> {
+        let (flag, details) = match self {
+            Self::Carried(End::Finished { .. } | End::Asked) => {
+                stream.complete = true;
+                return Ok(());
+            }
+            // The stream ends as one that its client has left.
+            Self::Carried(End::Failed(Side::Downstream, _)) => return Ok(()),
+            Self::Carried(End::Failed(Side::Upstream, _)) => (
+                ResponseFlag::UpstreamConnectionTermination,
+                "upstream_reset_after_response_started{connection_termination}",
+            ),
+            Self::Carried(End::Idle) => {
+                let stats = &stream.manager().stats;
+                stats.inc(http_stats::downstream_rq_idle_timeout);
+                (ResponseFlag::StreamIdleTimeout, "stream_idle_timeout")
+            }
+            Self::TooLong => {
+                let stats = &stream.manager().stats;
+                stats.inc(http_stats::downstream_rq_max_duration_reached);
+                (ResponseFlag::DurationTimeout, "max_duration_timeout")
+            }
+        };
+        stream.flag(flag);
+        stream.info.response_code_details = Some(details.into());
+        stream.complete = true;
+        Err(Severed)
+    }
+}
+
+async fn carry<D, U>(
+    stream: &mut Stream,
+    client: &mut D,
+    upstream: &mut U,
+    stats: Option<&Block>,
+) -> Outcome
+where
+    D: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let downstream = Downstream {
+        io: client,
+        ended: false,
+    };
+    let counted = Cell::new((0, 0));
+    let carried = tunnel::carry(downstream, upstream, stream.idle_timeout, |traffic| {
+        let (received, sent) = counted.replace((traffic.received, traffic.sent));
+        if let Some(stats) = stats {
+            let (received, sent) = (traffic.received - received, traffic.sent - sent);
+            stats.add(cluster_stats::upstream_cx_tx_bytes_total, received);
+            stats.add(cluster_stats::upstream_cx_rx_bytes_total, sent);
+        }
+        ControlFlow::Continue(())
+    });
+    // The route's timeout was for the answer.
+    let limit = stream.deadline.filter(|_| !stream.route_deadline);
+    let outcome = tokio::select! {
+        (end, _) = carried => Outcome::Carried(end),
+        () = until(limit) => Outcome::TooLong,
+    };
+    (stream.info.bytes_received, stream.info.bytes_sent) = counted.get();
+    outcome
+}
+
+async fn until(limit: Option<Instant>) {
+    match limit {
+        Some(limit) => tokio::time::sleep_until(limit.into()).await,
+        None => pending().await,
+    }
+}
+
+/// A tunnel on its connection, for as long as it lives.
+struct Open(Rc<Session>);
+
+impl Open {
+    fn new(session: &Rc<Session>) -> Self {
+        session.tunnel_began();
+        Self(session.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.tunnel_ended();
+    }
+}
+
+/// The client's side of a tunnel. What the upstream says is what the client is
+/// there for: once that has ended the tunnel has, whatever the client would
+/// still say. The other way round an end is only passed on.
+struct Downstream<T> {
+    io: T,
+    ended: bool,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Downstream<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.ended {
+            true => Poll::Ready(Ok(())),
+            false => Pin::new(&mut self.io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Downstream<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = ready!(Pin::new(&mut self.io).poll_shutdown(cx));
+        self.ended = true;
+        // Whoever waits for the client to say more has to look again.
+        cx.waker().wake_by_ref();
+        Poll::Ready(shut)
+    }
+}

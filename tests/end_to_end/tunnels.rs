@@ -1,0 +1,330 @@
+//! WebSockets and CONNECT, over HTTP/1 and HTTP/2 on either side.
+
+use std::{io::ErrorKind, time::Duration};
+
+use http::Version;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+use crate::common::client::{
+    H2, connect, connect_http1, raw, request, tcp_echo, websocket, websocket_echo,
+};
+use crate::common::config::{any_host, cluster, http_with, http2_upstream, route, with};
+use crate::common::{Origin, Port, Site, Value, json};
+
+/// The part of a connection manager that lets WebSockets pass.
+fn websockets() -> Value {
+    json!({
+        "upgrade_configs": [{ "upgrade_type": "websocket" }],
+        "http2_protocol_options": { "allow_connect": true },
+    })
+}
+
+/// A virtual host for CONNECT to this authority, with these settings of the upgrade.
+fn connect_host(authority: &str, cluster: &str, upgrade: Value) -> Value {
+    let upgrade = with(json!({ "upgrade_type": "CONNECT" }), upgrade);
+    json!({
+        "name": authority,
+        "domains": [authority],
+        "routes": [{
+            "match": { "connect_matcher": {} },
+            "route": { "cluster": cluster, "upgrade_configs": [upgrade] },
+        }],
+    })
+}
+
+fn http2_cluster(name: &str, port: u16) -> Value {
+    with(cluster(name, &[port]), http2_upstream())
+}
+
+async fn site(hosts: Vec<Value>, clusters: Vec<Value>) -> Site {
+    let fields = json!({
+        "route_config": { "virtual_hosts": hosts },
+        "http2_protocol_options": { "allow_connect": true },
+    });
+    Site::filter(http_with(fields), clusters).await
+}
+
+#[tokio::test]
+async fn websockets_pass_between_every_two_versions() {
+    let one = Origin::websocket_echo().await;
+    let two = Origin::tunnels(Version::HTTP_2).await;
+    let routes = vec![route("/one", "one"), route("/two", "two")];
+    let clusters = vec![
+        cluster("one", &[one.port()]),
+        http2_cluster("two", two.port()),
+    ];
+    let site = Site::manager(websockets(), routes, clusters).await;
+    let shared = site.http2().await;
+    for path in ["/one", "/two"] {
+        let mut first = websocket(site.port.number(), path).await.expect(path);
+        let mut second = shared.websocket(path).await.expect(path);
+        for text in ["one", "two", &"long".repeat(50_000)] {
+            let echo = websocket_echo(&mut first, text).await;
+            echo.unwrap_or_else(|error| panic!("HTTP/1 to {path}: {error}"));
+            let echo = websocket_echo(&mut second, text).await;
+            echo.unwrap_or_else(|error| panic!("HTTP/2 to {path}: {error}"));
+        }
+        first.close(None).await.expect("closed");
+        second.close(None).await.expect("closed");
+    }
+    let admin = site.admin();
+    let active = "http.ingress.downstream_cx_upgrades_active";
+    admin.stat_until(active, |value| value == 0).await;
+    let total = "http.ingress.downstream_cx_upgrades_total";
+    assert_eq!(admin.stat(total).await, Some(4));
+    let switched = "cluster.two.upstream_rq_101";
+    assert_eq!(admin.stat(switched).await, Some(2));
+    let requests = "cluster.two.upstream_rq_active";
+    admin.stat_until(requests, |value| value == 0).await;
+}
+
+#[tokio::test]
+async fn a_refused_upgrade_leaves_the_other_streams_alone() {
+    let origin = Origin::http("origin").await;
+    let routes = vec![
+        with(
+            route("/never", "origin"),
+            json!({ "route": { "upgrade_configs": [
+                { "upgrade_type": "websocket", "enabled": false },
+            ] } }),
+        ),
+        route("/", "origin"),
+    ];
+    let clusters = vec![cluster("origin", &[origin.port()])];
+    let site = Site::manager(websockets(), routes, clusters).await;
+    let shared = site.http2().await;
+    let refused = shared.websocket("/never").await.expect_err("refused");
+    assert_eq!(refused.to_string(), "403 Forbidden");
+    // The origin answers, but not with a tunnel: what it says is passed on.
+    assert!(shared.websocket("/answered").await.is_err());
+    let reply = shared.send(request("GET", "a.com", "/")).await;
+    assert_eq!(reply.expect("a response").seen().target, "/");
+    let refused = "http.ingress.downstream_rq_ws_on_non_ws_route";
+    site.admin().stat_reaches(refused, 1).await;
+}
+
+#[tokio::test]
+async fn a_connect_ends_here_or_passes_on() {
+    let bytes = Origin::tcp_echo().await;
+    let (one, two) = (
+        Origin::tunnels(Version::HTTP_11).await,
+        Origin::tunnels(Version::HTTP_2).await,
+    );
+    let hosts = vec![
+        connect_host("ends.com:1", "bytes", json!({ "connect_config": {} })),
+        connect_host("one.com:1", "one", json!({})),
+        connect_host("two.com:1", "two", json!({})),
+    ];
+    let clusters = vec![
+        cluster("bytes", &[bytes.port()]),
+        cluster("one", &[one.port()]),
+        http2_cluster("two", two.port()),
+    ];
+    let site = site(hosts, clusters).await;
+    let shared = site.http2().await;
+    for authority in ["ends.com:1", "one.com:1", "two.com:1"] {
+        let connected = connect_http1(site.port.number(), authority).await;
+        let (status, mut first) = connected.expect(authority);
+        assert_eq!(status, 200, "{authority}");
+        let mut second = shared.tunnel(connect(authority)).await.expect(authority);
+        for text in ["one", "two", &"long".repeat(50_000)] {
+            let echo = tcp_echo(&mut first, text.as_bytes()).await;
+            echo.unwrap_or_else(|error| panic!("HTTP/1 to {authority}: {error}"));
+            let echo = tcp_echo(&mut second, text.as_bytes()).await;
+            echo.unwrap_or_else(|error| panic!("HTTP/2 to {authority}: {error}"));
+        }
+        // The end of what one side says is told to the other.
+        let mut rest = Vec::new();
+        first.shutdown().await.expect("shut");
+        assert_eq!(first.read_to_end(&mut rest).await.ok(), Some(0));
+        second.shutdown().await.expect("shut");
+        assert_eq!(second.read_to_end(&mut rest).await.ok(), Some(0));
+    }
+    for gauge in [
+        "http.ingress.downstream_cx_upgrades_active",
+        "cluster.bytes.upstream_cx_active",
+        "cluster.bytes.upstream_rq_active",
+        "cluster.one.upstream_cx_active",
+        "cluster.two.upstream_rq_active",
+    ] {
+        site.admin().stat_until(gauge, |value| value == 0).await;
+    }
+    let sent = 2 * "onetwo".len() as u64 + 400_000;
+    let counted = "cluster.bytes.upstream_cx_tx_bytes_total";
+    assert_eq!(site.admin().stat(counted).await, Some(sent));
+}
+
+#[tokio::test]
+async fn the_host_is_told_of_the_client_first() {
+    let origin = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = origin.local_addr().expect("bound").port();
+    let upgrade = json!({ "connect_config": { "proxy_protocol_config": { "version": "V1" } } });
+    let hosts = vec![connect_host("ends.com:1", "origin", upgrade)];
+    let site = site(hosts, vec![cluster("origin", &[port])]).await;
+    let connected = connect_http1(site.port.number(), "ends.com:1").await;
+    let (_, mut client) = connected.expect("a tunnel");
+    let (mut host, _) = origin.accept().await.expect("accepted");
+    client.write_all(b"hello").await.expect("written");
+    let from = client.local_addr().expect("bound").port();
+    let to = site.port.number();
+    let expected = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {from} {to}\r\nhello");
+    let mut read = vec![0; expected.len()];
+    host.read_exact(&mut read).await.expect("read");
+    assert_eq!(String::from_utf8_lossy(&read), expected);
+}
+
+#[tokio::test]
+async fn a_connect_goes_only_where_it_may() {
+    let origin = Origin::http("origin").await;
+    let refuses = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+    let refuses = Origin::canned(refuses).await;
+    let ends = || json!({ "connect_config": {} });
+    let hosts = vec![
+        connect_host("off.com:1", "origin", json!({ "enabled": false })),
+        connect_host("dead.com:1", "dead", ends()),
+        connect_host("refused.com:1", "refuses", json!({})),
+        any_host(vec![route("/", "origin")]),
+    ];
+    let clusters = vec![
+        cluster("origin", &[origin.port()]),
+        cluster("dead", &[Port::free().number()]),
+        cluster("refuses", &[refuses.port()]),
+    ];
+    let site = site(hosts, clusters).await;
+    let shared = site.http2().await;
+    for (authority, expected) in [
+        ("off.com:1", 403),
+        ("dead.com:1", 503),
+        ("refused.com:1", 400),
+        // Other routes do not match what has no path.
+        ("elsewhere.com:1", 404),
+    ] {
+        let connected = connect_http1(site.port.number(), authority).await;
+        assert_eq!(connected.expect(authority).0, expected, "{authority}");
+        let refused = shared.tunnel(connect(authority)).await.err();
+        let refused = refused.expect("refused").to_string();
+        assert!(refused.starts_with(&expected.to_string()), "{refused}");
+    }
+    for (head, expected) in [
+        ("CONNECT off.com HTTP/1.1\r\nhost: off.com\r\n", "400"),
+        ("CONNECT /off HTTP/1.1\r\nhost: off.com\r\n", "400"),
+        (
+            "CONNECT off.com:1 HTTP/1.1\r\nhost: off.com:1\r\ncontent-length: 1\r\n",
+            "400",
+        ),
+        (
+            "CONNECT off.com:1 HTTP/1.1\r\nhost: off.com:1\r\ntransfer-encoding: chunked\r\n",
+            "501",
+        ),
+    ] {
+        let head = format!("{head}\r\n");
+        let answer = raw(site.port.number(), head.as_bytes(), Duration::from_secs(5)).await;
+        let answer = String::from_utf8(answer.expect("an answer")).expect("text");
+        assert_eq!(answer.split(' ').nth(1), Some(expected), "{head}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn the_body_of_a_post_is_a_tunnel_where_that_is_allowed() {
+    let origin = Origin::tcp_echo().await;
+    let upgrade = json!({
+        "upgrade_type": "CONNECT",
+        "connect_config": { "allow_post": true },
+    });
+    let routes = vec![with(
+        route("/", "origin"),
+        json!({ "route": { "upgrade_configs": [upgrade] } }),
+    )];
+    let clusters = vec![cluster("origin", &[origin.port()])];
+    let site = Site::routes(routes, clusters).await;
+    let post = || crate::common::client::body(request("POST", "a.com", "/"), "to and fro");
+    let reply = site.send(post()).await;
+    assert_eq!((reply.status.as_u16(), &*reply.text()), (200, "to and fro"));
+    let reply = site.http2().await.send(post()).await.expect("a response");
+    assert_eq!((reply.status.as_u16(), &*reply.text()), (200, "to and fro"));
+}
+
+#[tokio::test]
+async fn a_tunnel_that_breaks_is_not_taken_for_one_that_ends() {
+    let origin = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = origin.local_addr().expect("bound").port();
+    let upgrade = json!({ "connect_config": {} });
+    let hosts = vec![connect_host("ends.com:1", "origin", upgrade)];
+    let site = site(hosts, vec![cluster("origin", &[port])]).await;
+
+    let connected = connect_http1(site.port.number(), "ends.com:1").await;
+    let (_, mut first) = connected.expect("a tunnel");
+    let (host, _) = origin.accept().await.expect("accepted");
+    host.set_zero_linger().expect("set");
+    drop(host);
+    let read = first.read_u8().await.map_err(|error| error.kind());
+    assert_eq!(read, Err(ErrorKind::ConnectionReset));
+
+    let shared = H2::connect(site.port.number()).await.expect("connected");
+    let mut second = shared
+        .tunnel(connect("ends.com:1"))
+        .await
+        .expect("a tunnel");
+    let (host, _) = origin.accept().await.expect("accepted");
+    host.set_zero_linger().expect("set");
+    drop(host);
+    assert!(
+        second
+            .read_u8()
+            .await
+            .is_err_and(|e| e.kind() != ErrorKind::UnexpectedEof)
+    );
+
+    // And the other way round.
+    let second = shared
+        .tunnel(connect("ends.com:1"))
+        .await
+        .expect("a tunnel");
+    let (mut host, _) = origin.accept().await.expect("accepted");
+    drop(second);
+    let read = host.read_u8().await.map_err(|error| error.kind());
+    assert_eq!(read, Err(ErrorKind::ConnectionReset));
+}
+
+#[tokio::test]
+async fn silence_and_age_end_a_tunnel() {
+    let origin = Origin::tcp_echo().await;
+    let with_fields = |authority: &str, fields: Value| {
+        let upgrade = json!({ "connect_config": {} });
+        let mut host = connect_host(authority, "origin", upgrade);
+        host["routes"][0]["route"] = with(host["routes"][0]["route"].clone(), fields);
+        host
+    };
+    let hosts = vec![
+        with_fields("silent.com:1", json!({ "idle_timeout": "0.1s" })),
+        with_fields(
+            "old.com:1",
+            json!({ "max_stream_duration": { "max_stream_duration": "0.1s" } }),
+        ),
+        with_fields("slow.com:1", json!({ "timeout": "0.1s" })),
+    ];
+    let site = site(hosts, vec![cluster("origin", &[origin.port()])]).await;
+    let shared = site.http2().await;
+    for (authority, counter) in [
+        ("silent.com:1", "downstream_rq_idle_timeout"),
+        ("old.com:1", "downstream_rq_max_duration_reached"),
+    ] {
+        let connected = connect_http1(site.port.number(), authority).await;
+        let (_, mut first) = connected.expect(authority);
+        assert!(first.read_u8().await.is_err(), "{authority}");
+        let mut second = shared.tunnel(connect(authority)).await.expect(authority);
+        assert!(second.read_u8().await.is_err(), "{authority}");
+        let counter = format!("http.ingress.{counter}");
+        assert_eq!(site.admin().stat_reaches(&counter, 2).await, 2, "{counter}");
+    }
+    // The route's timeout is for the answer.
+    let mut slow = shared
+        .tunnel(connect("slow.com:1"))
+        .await
+        .expect("a tunnel");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    tcp_echo(&mut slow, b"still there").await.expect("an echo");
+}
