@@ -14,7 +14,7 @@ use crate::{
     refuse, stats,
 };
 
-use super::clusters::Clusters;
+use super::{clusters::Clusters, tunneling::Tunneling};
 
 crate::stat_table! {
     /// `tcp.STAT_PREFIX.`
@@ -76,6 +76,8 @@ pub struct TcpProxy {
     pub access_logs: AccessLogs,
     /// When else than at the end.
     pub log_options: LogOptions,
+    /// How bytes go inside of HTTP; `None` sends them as they are.
+    pub(super) tunneling: Option<Tunneling>,
     clusters: Clusters,
 }
 
@@ -148,7 +150,7 @@ impl TcpProxy {
             // Deprecated by the API in favour of idle_timeout, and without effect in Envoy too:
             // refused rather than ignored.
             downstream_idle_timeout, upstream_idle_timeout,
-            metadata_match, tunneling_config, on_demand,
+            metadata_match, on_demand,
             proxy_protocol_tlvs, proxy_protocol_tlv_merge_policy,
         );
         let idle_timeout = time(idle_timeout, "idle_timeout", at);
@@ -168,6 +170,9 @@ impl TcpProxy {
             flush_access_log_on_connected,
             at,
         );
+        let tunneling = tunneling_config
+            .map(|message| Tunneling::compile(message, &at.field("tunneling_config")))
+            .transpose();
         let clusters = Clusters::compile(cluster_specifier, cx, at);
         let access_logs = AccessLogs::compile(access_log, cx, &at.field("access_log"));
         refused?;
@@ -186,6 +191,7 @@ impl TcpProxy {
             check_drain: check_drain_close.unwrap_or(false),
             access_logs: access_logs?,
             log_options: log_options?,
+            tunneling: tunneling?,
             clusters: clusters?,
         })
     }

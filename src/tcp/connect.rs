@@ -4,23 +4,60 @@ use std::{rc::Rc, sync::Arc};
 
 use crate::{
     formatter::{ResponseFlag, StreamInfo},
+    model::cluster::Protocol,
     server::Worker,
     stats::Block,
     upstream::{
         Alpn, Breakers, Endpoint, Host, HostStat, LbContext, Priority, Resource, WorkerCluster,
-        pool::{ConnectionFacts, Io, Pending, connect},
+        pool::{Carrier, ConnectError, ConnectionFacts, Pending, PoolError, connect, http2::Place},
         stats::cluster_stats,
     },
 };
 
-use super::{TcpProxy, config::tcp_stats};
+use super::{
+    TcpProxy,
+    config::tcp_stats,
+    tunneling::{NoTunnel, Tunneling},
+};
 
-/// A connection to a host, counted as the one request it carries.
+/// A way to a host, counted as the one request it carries.
 #[derive(Debug)]
 pub(super) struct Upstream {
-    pub io: Io,
-    pub facts: ConnectionFacts,
+    pub io: Carrier,
+    held: Held,
     _request: Request,
+}
+
+impl Upstream {
+    /// What is known and counted of its connection.
+    pub fn facts(&self) -> &ConnectionFacts {
+        self.held.facts()
+    }
+}
+
+/// What is held of a connection while its bytes are carried.
+#[derive(Debug)]
+pub(super) enum Held {
+    Connection(ConnectionFacts),
+    Stream(Place),
+}
+
+impl Held {
+    pub fn facts(&self) -> &ConnectionFacts {
+        match self {
+            Self::Connection(facts) => facts,
+            Self::Stream(place) => &place.connection().facts,
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // A stream's place ends by itself.
+        if let Self::Connection(facts) = self {
+            facts.end();
+        }
+    }
 }
 
 /// Chooses the cluster and a host, and connects, as often as the settings allow.
@@ -68,11 +105,14 @@ enum Attempt {
 }
 
 async fn reach_host(
-    worker: &Worker,
+    worker: &Rc<Worker>,
     proxy: &TcpProxy,
     cluster: &Rc<WorkerCluster>,
     log: &mut StreamInfo,
 ) -> Attempt {
+    if let Some(tunneling) = &proxy.tunneling {
+        return tunnel(worker, proxy, tunneling, cluster, log).await;
+    }
     let stats = &cluster.cluster.stats;
     let breakers = cluster.cluster.breakers.clone();
     let permit = Breakers::acquire(breakers, Priority::Default, Resource::Connections);
@@ -82,8 +122,6 @@ async fn reach_host(
         return Attempt::Hopeless;
     };
     let Some(endpoint) = choose(worker, proxy, cluster, log) else {
-        stats.inc(cluster_stats::upstream_cx_none_healthy);
-        log.flags.set(ResponseFlag::NoHealthyUpstream);
         return Attempt::Hopeless;
     };
     let Some(_pending) = Pending::begin(cluster, &endpoint.host, Priority::Default) else {
@@ -103,36 +141,118 @@ async fn reach_host(
             facts.begin();
             log.upstream_connection = Some(facts.info.clone());
             Attempt::Connected(Upstream {
-                io,
-                facts,
+                io: Carrier::Connection(io),
+                held: Held::Connection(facts),
                 _request: Request::new(cluster.clone(), host.clone()),
             })
         }
         Err(error) => {
             stats.inc(cluster_stats::upstream_rq_pending_failure_eject);
-            tracing::debug!(target: "upstream", "{}: {}: {error}", cluster.name, host.address());
-            log.flags.set(ResponseFlag::UpstreamConnectionFailure);
-            log.upstream_transport_failure_reason = error.transport_failure().map(Into::into);
+            failed_to_connect(cluster, host, &error, log);
             Attempt::Failed
         }
     }
+}
+
+/// A tunnel through a connection of the host's pool.
+async fn tunnel(
+    worker: &Rc<Worker>,
+    proxy: &TcpProxy,
+    tunneling: &Tunneling,
+    cluster: &Rc<WorkerCluster>,
+    log: &mut StreamInfo,
+) -> Attempt {
+    let Some(endpoint) = choose(worker, proxy, cluster, log) else {
+        return Attempt::Hopeless;
+    };
+    let host = &endpoint.host;
+    log.attempt_count += 1;
+    log.upstream_host = Some(Rc::new(endpoint.described()));
+    let protocol = match cluster.cluster.protocol {
+        Protocol::Http2 => Protocol::Http2,
+        // The client speaks none.
+        Protocol::Http1 | Protocol::UseDownstream => Protocol::Http1,
+    };
+    let pool = cluster.pool(&endpoint, protocol, None);
+    let stats = &cluster.cluster.stats;
+    let unless_cancelled = Cancelled(Some(stats));
+    let lease = match pool.take() {
+        Some(lease) => Ok(lease),
+        None => pool.wait(cluster, Priority::Default).await,
+    };
+    let lease = match lease {
+        Ok(lease) => lease,
+        Err(error) => {
+            unless_cancelled.disarm();
+            return match error {
+                PoolError::Overflow => {
+                    log.flags.set(ResponseFlag::UpstreamOverflow);
+                    Attempt::Hopeless
+                }
+                PoolError::Connect(error) => {
+                    failed_to_connect(cluster, host, &error, log);
+                    Attempt::Failed
+                }
+            };
+        }
+    };
+    let request = Request::new(cluster.clone(), host.clone());
+    let head = tunneling.request(log, || worker.random());
+    let opened = tunneling.open(lease, pool, cluster, head).await;
+    unless_cancelled.disarm();
+    match opened {
+        Ok((io, held)) => {
+            log.upstream_connection = Some(held.facts().info.clone());
+            Attempt::Connected(Upstream {
+                io,
+                held,
+                _request: request,
+            })
+        }
+        Err(error) => {
+            tracing::debug!(target: "upstream", "{}: {}: {error}", cluster.name, host.address());
+            log.flags.set(ResponseFlag::UpstreamConnectionFailure);
+            if let NoTunnel::Refused(status) = error {
+                let reason = format!("tunnel_response:{}", status.as_u16());
+                log.upstream_transport_failure_reason = Some(reason.into());
+            }
+            Attempt::Failed
+        }
+    }
+}
+
+fn failed_to_connect(
+    cluster: &WorkerCluster,
+    host: &Host,
+    error: &ConnectError,
+    log: &mut StreamInfo,
+) {
+    tracing::debug!(target: "upstream", "{}: {}: {error}", cluster.name, host.address());
+    log.flags.set(ResponseFlag::UpstreamConnectionFailure);
+    log.upstream_transport_failure_reason = error.transport_failure().map(Into::into);
 }
 
 fn choose(
     worker: &Worker,
     proxy: &TcpProxy,
     cluster: &WorkerCluster,
-    log: &StreamInfo,
+    log: &mut StreamInfo,
 ) -> Option<Arc<Endpoint>> {
     let hash = match proxy.hash_source_ip {
         true => crate::model::route::hash_of_address(log.remote()),
         false => None,
     };
-    cluster.choose(&LbContext {
+    let endpoint = cluster.choose(&LbContext {
         random: worker.random(),
         hash,
         ..LbContext::default()
-    })
+    });
+    if endpoint.is_none() {
+        let stats = &cluster.cluster.stats;
+        stats.inc(cluster_stats::upstream_cx_none_healthy);
+        log.flags.set(ResponseFlag::NoHealthyUpstream);
+    }
+    endpoint
 }
 
 /// What a connection carries, as the stats see it.

@@ -4,6 +4,7 @@ mod clusters;
 mod config;
 mod connect;
 mod proxy;
+mod tunneling;
 
 pub use config::TcpProxy;
 pub use proxy::serve;

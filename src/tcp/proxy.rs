@@ -156,7 +156,7 @@ impl Session<'_> {
         let mut downstream = Prefixed::new(early, stream);
         let counted = Counted {
             proxy: &proxy.stats,
-            cluster: &upstream.facts.cluster().stats,
+            cluster: &upstream.facts().cluster().clone().stats,
             traffic: &self.traffic,
             drain: proxy.check_drain.then_some(self.chain),
         };
@@ -183,7 +183,7 @@ impl Session<'_> {
             End::Asked => proxy.stats.inc(tcp_stats::downstream_cx_drain_close),
             End::Finished {
                 last: Side::Upstream,
-            } => upstream.facts.closed_by_host(),
+            } => upstream.facts().closed_by_host(),
             End::Finished {
                 last: Side::Downstream,
             } => {
@@ -192,7 +192,7 @@ impl Session<'_> {
             // A reset is passed on as one: an end of the stream would pass for
             // the end of what was to be said.
             End::Failed(Side::Upstream, error) => {
-                upstream.facts.closed_by_host();
+                upstream.facts().closed_by_host();
                 if is_reset(&error) {
                     self.log.flags.set(ResponseFlag::UpstreamRemoteReset);
                     downstream.get_ref().reset_on_close();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -124,8 +124,8 @@ impl Origin {
         .await
     }
 
-    /// Accepts CONNECT and sends back every byte that comes through the tunnel; over
-    /// HTTP/2 accepts WebSockets too and sends back every message (RFC 8441).
+    /// Accepts CONNECT and sends back every byte that comes through the tunnel, or in
+    /// the body of a POST; over HTTP/2 accepts WebSockets too and sends back every message (RFC 8441).
     pub async fn tunnels(version: Version) -> Self {
         Self::listen(move |stream: TcpStream, _, counts| async move {
             let service = service_fn(move |request| {
@@ -241,9 +241,9 @@ async fn serve<S>(
     }
 }
 
-fn tunnel(request: Request<Incoming>) -> Response<Full<Bytes>> {
+fn tunnel(request: Request<Incoming>) -> Response<Either<Full<Bytes>, Incoming>> {
     if request.method() != Method::CONNECT {
-        return failed("not a CONNECT");
+        return Response::new(Either::Right(request.into_body()));
     }
     let protocol = request.extensions().get::<hyper::ext::Protocol>();
     let websocket = protocol.is_some_and(|protocol| protocol.as_str() == "websocket");
@@ -263,7 +263,7 @@ fn tunnel(request: Request<Incoming>) -> Response<Full<Bytes>> {
             write.shutdown().await.ok();
         }
     });
-    Response::new(Full::default())
+    Response::new(Either::Left(Full::default()))
 }
 
 async fn websocket_echo<S>(mut socket: WebSocketStream<S>)

@@ -5,14 +5,16 @@ use std::{io::ErrorKind, time::Duration};
 use http::Version;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
 };
 
 use crate::common::client::{
-    H2, connect, connect_http1, raw, request, tcp_echo, websocket, websocket_echo,
+    H2, connect, connect_http1, dial, raw, request, tcp_echo, websocket, websocket_echo,
 };
-use crate::common::config::{any_host, cluster, http_with, http2_upstream, route, with};
-use crate::common::{Origin, Port, Site, Value, json};
+use crate::common::config::{
+    access_log, any_host, bootstrap, cluster, http_with, http2_upstream, listener, route, tcp, with,
+};
+use crate::common::{Home, Origin, Port, Proxy, Site, Value, eventually, json};
 
 /// The part of a connection manager that lets WebSockets pass.
 fn websockets() -> Value {
@@ -327,4 +329,130 @@ async fn silence_and_age_end_a_tunnel() {
         .expect("a tunnel");
     tokio::time::sleep(Duration::from_millis(200)).await;
     tcp_echo(&mut slow, b"still there").await.expect("an echo");
+}
+
+/// A TCP proxy to `cluster` whose bytes go inside of HTTP.
+fn tunneling(cluster: &str, config: Value) -> Value {
+    let config = with(json!({ "hostname": "far.com:443" }), config);
+    let fields = json!({ "typed_config": { "tunneling_config": config } });
+    with(tcp("tcp", cluster), fields)
+}
+
+#[tokio::test]
+async fn a_connection_goes_through_http() {
+    let (one, two) = (
+        Origin::tunnels(Version::HTTP_11).await,
+        Origin::tunnels(Version::HTTP_2).await,
+    );
+    let clusters = || {
+        vec![
+            cluster("one", &[one.port()]),
+            http2_cluster("two", two.port()),
+        ]
+    };
+    for (name, config) in [
+        ("one", json!({})),
+        ("two", json!({})),
+        ("one", json!({ "use_post": true })),
+        ("two", json!({ "use_post": true, "post_path": "/here" })),
+    ] {
+        let what = format!("{name} {config}");
+        let site = Site::filter(tunneling(name, config), clusters()).await;
+        let mut client = dial(site.port.number()).await.expect("a connection");
+        for text in ["one", "two", &"long".repeat(50_000)] {
+            let echo = tcp_echo(&mut client, text.as_bytes()).await;
+            echo.unwrap_or_else(|error| panic!("{what}: {error}"));
+        }
+        client.shutdown().await.expect("shut");
+        let mut rest = Vec::new();
+        assert_eq!(client.read_to_end(&mut rest).await.ok(), Some(0), "{what}");
+        let active = format!("cluster.{name}.upstream_rq_active");
+        site.admin().stat_until(&active, |value| value == 0).await;
+    }
+}
+
+/// Accepts a connection and reads the head of a request from it.
+async fn accept(origin: &TcpListener) -> (String, TcpStream) {
+    let (mut host, _) = origin.accept().await.expect("accepted");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(host.read_u8().await.expect("read"));
+    }
+    (String::from_utf8(head).expect("text"), host)
+}
+
+#[tokio::test]
+async fn the_request_for_a_tunnel_tells_of_the_client() {
+    let origin = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = origin.local_addr().expect("bound").port();
+    let config = json!({
+        "hostname": "%DOWNSTREAM_LOCAL_PORT%.far.com:443",
+        "headers_to_add": [{
+            "header": { "key": "x-from", "value": "%DOWNSTREAM_REMOTE_PORT%" },
+        }],
+        "request_id_extension": { "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig",
+        } },
+        "request_id_header": "x-my-id",
+    });
+    let filter = tunneling("origin", config);
+    let site = Site::filter(filter, vec![cluster("origin", &[port])]).await;
+    let client = dial(site.port.number()).await.expect("a connection");
+    let (head, _host) = accept(&origin).await;
+    let lines: Vec<&str> = head.trim_end().split("\r\n").collect();
+    let far = format!("{}.far.com:443", site.port.number());
+    assert_eq!(lines[0], format!("CONNECT {far} HTTP/1.1"));
+    assert_eq!(lines[1], format!("host: {far}"));
+    let from = client.local_addr().expect("bound").port();
+    assert_eq!(lines[2], format!("x-from: {from}"));
+    let id = lines[3].strip_prefix("x-my-id: ").expect(lines[3]);
+    assert_eq!(id.len(), 36, "{id}");
+}
+
+#[tokio::test]
+async fn a_refused_tunnel_is_asked_for_again() {
+    let origin = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = origin.local_addr().expect("bound").port();
+    let (home, listening) = (Home::new(), Port::free());
+    let format = "%RESPONSE_FLAGS% %UPSTREAM_REQUEST_ATTEMPT_COUNT% \
+                  %UPSTREAM_TRANSPORT_FAILURE_REASON%";
+    let fields = json!({
+        "access_log": [access_log(&home.text("log"), format)],
+        "max_connect_attempts": 2,
+    });
+    let filter = with(
+        tunneling("origin", json!({})),
+        json!({ "typed_config": fields }),
+    );
+    let listeners = vec![listener("main", listening.number(), filter)];
+    let bootstrap = bootstrap(listeners, vec![cluster("origin", &[port])]);
+    let args = ["--file-flush-interval-msec", "20"];
+    let _proxy = Proxy::start(&home, &bootstrap, &args).await;
+    let refuse = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n";
+
+    let mut client = dial(listening.number()).await.expect("a connection");
+    let (_, mut host) = accept(&origin).await;
+    host.write_all(refuse).await.expect("written");
+    let (_, mut host) = accept(&origin).await;
+    host.write_all(b"HTTP/1.1 200 OK\r\n\r\nhello")
+        .await
+        .expect("written");
+    let mut read = [0; 5];
+    client.read_exact(&mut read).await.expect("read");
+    assert_eq!(&read, b"hello");
+    drop((client, host));
+
+    let mut client = dial(listening.number()).await.expect("a connection");
+    for _ in 0..2 {
+        let (_, mut host) = accept(&origin).await;
+        host.write_all(refuse).await.expect("written");
+    }
+    assert!(matches!(client.read(&mut read).await, Ok(0) | Err(_)));
+    let lines = eventually("two lines of the log", || async {
+        let lines: Vec<_> = home.read("log").lines().map(str::to_owned).collect();
+        (lines.len() == 2).then_some(lines)
+    })
+    .await;
+    assert_eq!(lines[0], "UF 2 tunnel_response:503");
+    assert_eq!(lines[1], "UF,URX 2 tunnel_response:503");
 }

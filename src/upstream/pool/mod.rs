@@ -10,6 +10,7 @@
 //! host is removed or what is on the wire changes, a pool drains: idle
 //! connections close, and those in use close after their request.
 
+mod carrier;
 mod connect;
 mod connection;
 pub mod http1;
@@ -31,6 +32,7 @@ use tokio::sync::oneshot;
 
 use self::http2::Http2Connection;
 pub use self::{
+    carrier::Carrier,
     connect::{ConnectError, connect},
     connection::{Connection, ConnectionFacts, ConnectionPermit},
     io::Io,

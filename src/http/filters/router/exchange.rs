@@ -18,7 +18,7 @@ use crate::{
         pool::{
             Connection, Pool,
             http1::{Http1Error, RequestFraming},
-            http2::{Http2Connection, Http2Error, Http2Exchange},
+            http2::{Http2Connection, Http2Error, Http2Exchange, Place},
         },
     },
 };
@@ -178,21 +178,6 @@ pub struct SharedExchange {
     place: Place,
 }
 
-/// A stream's place on its connection, given back when it is dropped.
-#[derive(Debug)]
-pub struct Place {
-    connection: Rc<Http2Connection>,
-    pool: Rc<Pool>,
-    cluster: Rc<WorkerCluster>,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.connection.release();
-        self.pool.serve_waiting(&self.cluster);
-    }
-}
-
 impl SharedExchange {
     /// Opens a stream for a request.
     pub fn start(
@@ -203,16 +188,12 @@ impl SharedExchange {
         body: RequestBody,
         tunnel: bool,
     ) -> Self {
-        connection.facts.begin();
+        let place = Place::new(connection, pool, cluster);
         Self {
-            http2: Http2Exchange::start(&connection, request),
+            http2: Http2Exchange::start(place.connection(), request),
             body,
             tunnel,
-            place: Place {
-                connection,
-                pool,
-                cluster,
-            },
+            place,
         }
     }
 
@@ -243,7 +224,7 @@ impl SharedExchange {
 
     /// How many requests the connection has had, with this one.
     pub fn requests_on_connection(&self) -> u32 {
-        self.place.connection.facts.requests()
+        self.place.connection().facts.requests()
     }
 
     /// The request's body.
@@ -261,7 +242,7 @@ impl SharedExchange {
     /// host takes no more requests on this connection.
     pub fn fail(self, went_away: bool) -> RequestBody {
         if went_away {
-            self.place.connection.went_away();
+            self.place.connection().went_away();
         }
         self.body
     }

@@ -8,6 +8,7 @@
 //! of a response was seen decides if a request may be sent again.
 
 mod decode;
+mod duplex;
 mod encode;
 
 use std::{
@@ -22,7 +23,10 @@ use http_body::{Body, Frame};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::decode::{Head, ResponseFraming};
-pub use self::encode::RequestFraming;
+pub use self::{
+    duplex::{Duplex, Piece},
+    encode::RequestFraming,
+};
 use crate::codec::{ChunkedDecoder, Inbound, Malformed, Outbound, Step, encode::last_chunk};
 
 /// What a response head may be at most.

@@ -14,9 +14,11 @@ use std::{
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 
-use super::{ConnectError, connection::ConnectionFacts, io::Io};
+use super::{ConnectError, Pool, connection::ConnectionFacts, io::Io};
 use crate::{
-    model::cluster::HttpOptions, net::http2::until_silent, upstream::stats::cluster_stats,
+    model::cluster::HttpOptions,
+    net::http2::until_silent,
+    upstream::{WorkerCluster, stats::cluster_stats},
 };
 
 pub use exchange::{Http2Error, Http2Exchange};
@@ -126,6 +128,42 @@ impl Http2Connection {
     /// for then nobody holds a sender.
     pub(super) fn close_when_idle(&self) {
         self.closing.set(true);
+    }
+}
+
+/// A stream's place on its connection, given back when it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    connection: Rc<Http2Connection>,
+    pool: Rc<Pool>,
+    cluster: Rc<WorkerCluster>,
+}
+
+impl Place {
+    /// Takes a place for a stream that begins.
+    pub fn new(
+        connection: Rc<Http2Connection>,
+        pool: Rc<Pool>,
+        cluster: Rc<WorkerCluster>,
+    ) -> Self {
+        connection.facts.begin();
+        Self {
+            connection,
+            pool,
+            cluster,
+        }
+    }
+
+    /// The connection.
+    pub fn connection(&self) -> &Http2Connection {
+        &self.connection
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.connection.release();
+        self.pool.serve_waiting(&self.cluster);
     }
 }
 
