@@ -89,6 +89,25 @@ fn a_log_file_that_cannot_be_opened_is_an_error() {
 }
 
 #[test]
+fn what_is_given_but_empty_is_not_given() {
+    let output = nuncio(&[
+        "-c",
+        "",
+        "--config-yaml",
+        "{}",
+        "--log-path",
+        "",
+        "--mode",
+        "validate",
+    ]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "configuration '' OK\n");
+    let output = nuncio(&["-c", "", "--config-yaml", ""]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("--config-path or --config-yaml"));
+}
+
+#[test]
 fn a_missing_bootstrap_is_an_error() {
     let output = nuncio(&["-c", "/nonexistent/bootstrap.yaml"]);
     assert_eq!(output.status.code(), Some(1));

@@ -24,7 +24,7 @@ use super::{
     json::{self, Defaults},
     listeners,
     request::Request,
-    state::{ConfigView, Kind, Origin},
+    state::Kind,
 };
 
 pub(super) fn answer(state: &Rc<State>, request: &Request) -> Answer {
@@ -42,7 +42,7 @@ pub(super) fn answer(state: &Rc<State>, request: &Request) -> Answer {
     clusters.sort_by(|a, b| a.name.cmp(&b.name));
     let listing = Listing {
         clusters: clusters.into_iter(),
-        dynamic: dynamic_names(&*state.config),
+        dynamic: state.config.added(Kind::Cluster),
         begun: false,
         done: false,
     };
@@ -50,16 +50,6 @@ pub(super) fn answer(state: &Rc<State>, request: &Request) -> Answer {
         Some("json") => Answer::parts(JSON, JsonListing(listing)),
         _ => Answer::parts(TEXT, TextListing(listing)),
     }
-}
-
-/// Names of the clusters that came by CDS.
-fn dynamic_names(config: &dyn ConfigView) -> std::collections::HashSet<Arc<str>> {
-    config
-        .resources(Kind::Cluster)
-        .into_iter()
-        .filter(|resource| matches!(resource.origin, Origin::Dynamic(_)))
-        .map(|resource| resource.name)
-        .collect()
 }
 
 struct Listing {

@@ -14,12 +14,15 @@ use super::{
     endpoint::WRITE,
     json::{self, Defaults},
     request::Request,
+    state::Kind,
 };
 
 pub(super) fn answer(state: &Rc<State>, request: &Request) -> Answer {
     let snapshot = state.snapshot.load();
+    let added = state.config.added(Kind::Listener);
     let mut listeners: Vec<_> = snapshot.listeners.values().collect();
-    listeners.sort_by(|a, b| a.name.cmp(&b.name));
+    // Those of the bootstrap first.
+    listeners.sort_by_key(|listener| (added.contains(&*listener.name), listener.name.clone()));
     match request.param("format") {
         Some("json") => {
             let listener_statuses = listeners.iter().map(|listener| status(listener)).collect();

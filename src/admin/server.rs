@@ -24,7 +24,7 @@ use crate::{
     api::envoy::data::accesslog::v3::AccessLogType,
     formatter::{FormatContext, HeaderView, Protocol, RequestView, StreamInfo},
     http::stats::{http_stats, listener_http_stats},
-    model::listener::listener_stats,
+    model::listener::{listener_stats, worker_stats},
     net::{
         Address, ConnectionInfo,
         socket::{BindError, ListenSocket, SocketOptions, Sockets},
@@ -90,6 +90,8 @@ pub struct Server {
     stats: Arc<Block>,
     /// `listener.admin.`
     listener: Arc<Block>,
+    /// `listener.admin.main_thread.`
+    main_thread: Arc<Block>,
     /// `listener.admin.http.admin.`
     listener_http: Arc<Block>,
     local: Address,
@@ -111,6 +113,7 @@ impl Server {
         let registry = &state.stats;
         let stats = registry.block("http.admin.", &http_stats::TABLE);
         let listener = registry.block("listener.admin.", &listener_stats::TABLE);
+        let main_thread = registry.block("listener.admin.main_thread.", &worker_stats::TABLE);
         let listener_http =
             registry.block("listener.admin.http.admin.", &listener_http_stats::TABLE);
         let server = Rc::new(Self {
@@ -119,6 +122,7 @@ impl Server {
             buffers: Buffers::new(),
             stats,
             listener,
+            main_thread,
             listener_http,
             local: listening.local,
             connections: Cell::new(0),
@@ -167,7 +171,7 @@ impl Server {
         let info = Rc::new(ConnectionInfo::new(id, self.local.clone(), remote));
         let open = Open::new(Rc::clone(self));
         task::spawn_local(async move {
-            let server = &open.0;
+            let server = &open.server;
             let service = service_fn(|request| server.answer(Rc::clone(&info), request));
             let served = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -189,6 +193,7 @@ impl Server {
         info.protocol = Some(Protocol::Http11);
         self.stats.inc(http_stats::downstream_rq_total);
         self.stats.inc(http_stats::downstream_rq_http1_total);
+        self.stats.gauge_add(http_stats::downstream_rq_active, 1);
         let (parts, body) = request.into_parts();
         let answer = match form(&parts, body).await {
             Ok(form) => {
@@ -204,7 +209,11 @@ impl Server {
         };
         self.count(answer.status);
         let response = response(answer);
-        info.end = Some(Instant::now());
+        let end = Instant::now();
+        info.end = Some(end);
+        self.stats.gauge_sub(http_stats::downstream_rq_active, 1);
+        let took = millis(end - info.start);
+        self.stats.record(http_stats::downstream_rq_time, took);
         info.response_code = Some(response.status());
         self.access_logs.log(
             &FormatContext {
@@ -250,8 +259,15 @@ impl Server {
     }
 }
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A connection that counts for as long as it is held.
-struct Open(Rc<Server>);
+struct Open {
+    server: Rc<Server>,
+    since: Instant,
+}
 
 impl Open {
     fn new(server: Rc<Server>) -> Self {
@@ -261,18 +277,38 @@ impl Open {
         server.listener.inc(listener_stats::downstream_cx_total);
         server
             .listener
+            .record(listener_stats::connections_accepted_per_socket_event, 1);
+        server.main_thread.inc(worker_stats::downstream_cx_total);
+        server
+            .main_thread
+            .gauge_add(worker_stats::downstream_cx_active, 1);
+        server
+            .listener
             .gauge_add(listener_stats::downstream_cx_active, 1);
         server.stats.gauge_add(http_stats::downstream_cx_active, 1);
         server
             .stats
             .gauge_add(http_stats::downstream_cx_http1_active, 1);
-        Self(server)
+        Self {
+            server,
+            since: Instant::now(),
+        }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let server = &self.0;
+        let server = &self.server;
+        let length = millis(self.since.elapsed());
+        server
+            .stats
+            .record(http_stats::downstream_cx_length_ms, length);
+        server
+            .listener
+            .record(listener_stats::downstream_cx_length_ms, length);
+        server
+            .main_thread
+            .gauge_sub(worker_stats::downstream_cx_active, 1);
         server.connections.set(server.connections.get() - 1);
         server.freed.notify_one();
         server.stats.inc(http_stats::downstream_cx_destroy);

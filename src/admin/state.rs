@@ -6,6 +6,7 @@
 //! the configuration may move on.
 
 use std::{
+    collections::HashSet,
     fmt,
     rc::Rc,
     sync::Arc,
@@ -176,6 +177,19 @@ impl Kind {
             Self::Secret => "envoy.extensions.transport_sockets.tls.v3.Secret",
         }
     }
+
+    /// The short name of the service that it comes by.
+    pub fn service(self) -> &'static str {
+        match self {
+            Self::Cluster => "cds",
+            Self::Endpoint => "eds",
+            Self::Extension => "ecds",
+            Self::Listener => "lds",
+            Self::Route => "rds",
+            Self::Runtime => "rtds",
+            Self::Secret => "sds",
+        }
+    }
 }
 
 /// Where a resource came from.
@@ -260,6 +274,8 @@ pub struct Source {
     pub name: &'static str,
     /// The file's path, or the name of the management server.
     pub place: Arc<str>,
+    /// The one resource it is asked for; `None` when it gives a list.
+    pub resource: Option<Arc<str>>,
     /// `version_info` of the last accepted answer.
     pub version_info: Arc<str>,
     /// When it was accepted; `None` before the first.
@@ -268,6 +284,9 @@ pub struct Source {
     pub resources: usize,
     /// Why the last answer as a whole was not (entirely) accepted.
     pub error: Option<Refusal>,
+    /// No resource has the error: nothing of that answer could be taken, or there was
+    /// something in it that is no resource's, such as the second of a name.
+    pub is_lost: bool,
     /// What an operator should know, such as an edit in place that is not applied.
     pub notice: Option<Arc<str>>,
 }
@@ -290,6 +309,14 @@ pub trait ConfigView {
 
     /// Every resource of a kind, refused ones included, static ones first.
     fn resources(&self, kind: Kind) -> Vec<Resource>;
+    /// Names of the resources of a kind that did not come in the bootstrap.
+    fn added(&self, kind: Kind) -> HashSet<Arc<str>> {
+        self.resources(kind)
+            .into_iter()
+            .filter(|resource| matches!(resource.origin, Origin::Dynamic(_)))
+            .map(|resource| resource.name)
+            .collect()
+    }
 
     /// `version_info` of the last accepted answer as a whole (LDS and CDS), empty before it.
     fn version(&self, kind: Kind) -> Arc<str>;

@@ -64,6 +64,7 @@ where
     if options.hot_restart_version {
         return Ok(Asked::Text("disabled\n".to_owned()));
     }
+    options.forget_empty();
     options
         .check()
         .map_err(|error| format!("error: {error}\n"))?;

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use clap::{Parser, ValueEnum, builder::PossibleValuesParser, builder::TypedValueParser};
+use clap::{
+    Parser, ValueEnum,
+    builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser},
+};
 
 use crate::log::{self, ComponentLevel, Level, LevelsError};
 
@@ -30,7 +33,7 @@ const STATS: &str = "Stats and access logs";
 )]
 pub struct Options {
     /// Path to the bootstrap: .yaml, .yml, .json, .pb or .pb_text.
-    #[arg(short = 'c', long, value_name = "PATH", help_heading = CONFIGURATION)]
+    #[arg(short = 'c', long, value_name = "PATH", value_parser = path(), help_heading = CONFIGURATION)]
     pub config_path: Option<PathBuf>,
     /// Inline YAML (or JSON) bootstrap, merged over --config-path or enough alone.
     #[arg(long, value_name = "YAML", help_heading = CONFIGURATION)]
@@ -51,7 +54,7 @@ pub struct Options {
     #[arg(long, value_name = "NAMES", value_delimiter = ',', help_heading = CONFIGURATION)]
     pub disable_extensions: Vec<String>,
     /// Path to which the admin's address is written once it listens.
-    #[arg(long, value_name = "PATH", help_heading = CONFIGURATION)]
+    #[arg(long, value_name = "PATH", value_parser = path(), help_heading = CONFIGURATION)]
     pub admin_address_path: Option<PathBuf>,
 
     /// Directory where accepted resources are kept, to be served when a management server or a
@@ -85,7 +88,7 @@ pub struct Options {
     #[arg(long, help_heading = LOGGING)]
     pub log_format_escaped: bool,
     /// Path of the log file; standard error when absent. SIGUSR1 opens it again.
-    #[arg(long, value_name = "PATH", help_heading = LOGGING)]
+    #[arg(long, value_name = "PATH", value_parser = path(), help_heading = LOGGING)]
     pub log_path: Option<PathBuf>,
     /// Control levels by source file.
     #[arg(long, conflicts_with = "component_log_level", help_heading = LOGGING)]
@@ -119,7 +122,7 @@ pub struct Options {
     #[arg(long, help_heading = LIFE)]
     pub use_dynamic_base_id: bool,
     /// Path to which the base ID is written.
-    #[arg(long, value_name = "PATH", help_heading = LIFE)]
+    #[arg(long, value_name = "PATH", value_parser = path(), help_heading = LIFE)]
     pub base_id_path: Option<PathBuf>,
     /// Hot restart epoch.
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = LIFE)]
@@ -207,6 +210,20 @@ impl Options {
         }
     }
 
+    /// Forgets what is given but empty, which to Envoy is not given.
+    pub(super) fn forget_empty(&mut self) {
+        let paths = [
+            &mut self.config_path,
+            &mut self.admin_address_path,
+            &mut self.log_path,
+            &mut self.base_id_path,
+        ];
+        for path in paths {
+            path.take_if(|path| path.as_os_str().is_empty());
+        }
+        self.config_yaml.take_if(|yaml| yaml.is_empty());
+    }
+
     /// What no flag can check alone.
     pub(super) fn check(&self) -> Result<(), OptionsError> {
         if self.use_dynamic_base_id && self.restart_epoch > 0 {
@@ -265,6 +282,11 @@ fn level() -> impl TypedValueParser<Value = Level> {
         "trace", "debug", "info", "warning", "warn", "error", "critical", "off",
     ])
     .try_map(|name| name.parse::<Level>())
+}
+
+/// A path that may be empty, which means that none is given.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 fn octal(text: &str) -> Result<u32, String> {

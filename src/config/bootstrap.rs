@@ -85,6 +85,18 @@ impl Origin {
         typed(&message, report)
     }
 
+    /// What can be read of a bootstrap with which something is wrong, for who looks
+    /// for everything that is; nothing where two documents would have to be merged.
+    pub fn readable(&self, strictness: &Strictness) -> Option<Bootstrap> {
+        let report = Report::new();
+        let desc = descriptor::<Bootstrap>();
+        let message = match &self.over {
+            None => self.base.readable(&desc, strictness, true, &report).ok()?,
+            Some(_) => return None,
+        };
+        typed(&message, &report).ok()
+    }
+
     /// Fills in the positions that are missing in a report about this bootstrap.
     pub fn locate(&self, report: &mut Report) {
         self.locate_since(report, (0, 0));

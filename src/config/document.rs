@@ -194,7 +194,24 @@ impl Document {
         report: &Report,
     ) -> Result<DynamicMessage, Reported> {
         let before = report.marker();
-        let message = match self.tree().map_err(|error| report.push(error))? {
+        let message = self.readable(desc, strictness, check_rules, report)?;
+        report.since(before).map(|()| message)
+    }
+
+    /// As [`Document::message`], but what can be read is returned also when
+    /// something is wrong with the rest.
+    ///
+    /// # Errors
+    /// When nothing can be read.
+    pub(super) fn readable(
+        &self,
+        desc: &MessageDescriptor,
+        strictness: &Strictness,
+        check_rules: bool,
+        report: &Report,
+    ) -> Result<DynamicMessage, Reported> {
+        let before = report.marker();
+        Ok(match self.tree().map_err(|error| report.push(error))? {
             Some(tree) => {
                 let reader = Reader {
                     file: &self.file,
@@ -218,8 +235,7 @@ impl Document {
                 }
                 message
             }
-        };
-        report.since(before).map(|()| message)
+        })
     }
 
     /// The message of a document that has no tree.

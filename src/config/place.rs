@@ -241,6 +241,16 @@ impl<'a> At<'a> {
         }
     }
 
+    /// Whether anything is wrong at this place or below it.
+    pub fn is_faulty(&self) -> bool {
+        let path = self.to_string();
+        let errors = self.report.errors.borrow();
+        errors.iter().any(|error| {
+            let below = error.path.strip_prefix(path.as_str());
+            below.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        })
+    }
+
     /// The report this place writes to.
     pub fn report(&self) -> &'a Report {
         self.report
@@ -334,6 +344,18 @@ mod tests {
             report.to_string(),
             "filter_chains[1].metadata[\"a.b\"]: wrong\nname: missing"
         );
+    }
+
+    #[test]
+    fn a_place_is_faulty_when_something_is_wrong_below_it() {
+        let report = Report::new();
+        let root = report.root();
+        let clusters = root.field("clusters");
+        clusters.index(1).field("name").error("wrong");
+        assert!(clusters.is_faulty());
+        assert!(clusters.index(1).is_faulty());
+        assert!(!clusters.index(10).is_faulty());
+        assert!(!root.field("cluster").is_faulty());
     }
 
     #[test]

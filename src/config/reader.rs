@@ -285,11 +285,13 @@ impl Reader<'_> {
         desc: &MessageDescriptor,
         at: &At<'_>,
     ) -> Option<Field> {
-        let mut read = Vec::with_capacity(items.len());
-        for (i, item) in items.iter().enumerate() {
-            read.push(self.read(item, desc, &at.index(i)));
-        }
-        let read: Vec<Read> = read.into_iter().collect::<Option<_>>()?;
+        // An element that cannot be read leaves its place empty, so that those after
+        // it are found where they stand.
+        let read = items.iter().enumerate().map(|(i, item)| {
+            self.read(item, desc, &at.index(i))
+                .unwrap_or_else(|| DynamicMessage::new(desc.clone()).into())
+        });
+        let read: Vec<Read> = read.collect();
         if read.iter().all(|read| read.encoded.is_empty()) {
             let values = read.into_iter().map(|read| Proto::Message(read.message));
             return Some(Field::Value(Proto::List(values.collect())));

@@ -32,6 +32,15 @@ fn classify(metadata: &log::Metadata<'_>) -> (super::Component, Level) {
     component::classify(metadata.target(), metadata.target(), level)
 }
 
+/// What a library prints over many lines, a whole handshake message, on one: whoever
+/// looks for the lines of a component finds all that it says.
+fn one_line(message: &str) -> String {
+    match message.contains('\n') {
+        true => message.split_whitespace().collect::<Vec<_>>().join(" "),
+        false => message.to_owned(),
+    }
+}
+
 impl log::Log for Bridge {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
         let (component, level) = classify(metadata);
@@ -48,7 +57,7 @@ impl log::Log for Bridge {
                 line: record.line().unwrap_or_default(),
                 function: record.module_path().unwrap_or_default(),
                 tags: "",
-                message: &record.args().to_string(),
+                message: &one_line(&record.args().to_string()),
             });
         }
     }

@@ -4,7 +4,10 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use crate::{
-    api::envoy::config::bootstrap::v3::Bootstrap as Message,
+    api::envoy::config::bootstrap::v3::{
+        Bootstrap as Message,
+        bootstrap::{DynamicResources, StaticResources},
+    },
     cli::Options,
     config::{Origin, Report, Reported, Strictness},
 };
@@ -22,6 +25,18 @@ pub fn bootstrap(options: &Options, report: &Report) -> Result<(Bootstrap, Bytes
     let dump = message.encode_to_vec().into();
     let bootstrap = Bootstrap::compile(message, options, &report.root())?;
     Ok((bootstrap, dump))
+}
+
+/// The resources of a bootstrap with which something is wrong, those that can be
+/// read, and where the others come from.
+pub fn resources(options: &Options) -> Option<(StaticResources, DynamicResources)> {
+    let origin = load(options, &Report::new()).ok()?;
+    let strictness = Strictness::for_static(options.allow_unknown_static_fields);
+    let message = origin.readable(&strictness)?;
+    Some((
+        message.static_resources.unwrap_or_default(),
+        message.dynamic_resources.unwrap_or_default(),
+    ))
 }
 
 /// Reads the bootstrap.

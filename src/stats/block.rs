@@ -242,7 +242,8 @@ impl Block {
         Family::count(&self.cells().codes, family, status);
     }
 
-    /// How often each status was counted, by family, since the last reset.
+    /// How often each status was counted, by family, since the last reset. A family
+    /// of the table is among them from the start.
     pub fn codes(&self) -> Vec<Codes> {
         let mut all = self.all_codes();
         if let Some((_, base)) = self.aside().as_ref().and_then(|aside| aside.reset.as_ref()) {
@@ -267,6 +268,11 @@ impl Block {
         let mut all = Vec::new();
         for cells in self.written() {
             Family::collect(&cells.codes, &mut all);
+        }
+        for family in self.table.codes {
+            if all.iter().all(|codes| codes.family != *family) {
+                all.push(Codes::of(family));
+            }
         }
         all.sort_by_key(|codes| codes.family);
         all

@@ -64,11 +64,7 @@ impl Family {
             {
                 Some(index) => &mut into[index],
                 None => {
-                    into.push(Codes {
-                        family: family.name,
-                        by_status: BTreeMap::new(),
-                        unknown: 0,
-                    });
+                    into.push(Codes::of(family.name));
                     into.last_mut().expect("just pushed")
                 }
             };
@@ -84,6 +80,7 @@ impl Family {
                 }
             }
             codes.unknown += family.unknown.load(Relaxed);
+            codes.used = true;
             link = &family.next;
         }
     }
@@ -94,11 +91,23 @@ impl Family {
 pub struct Codes {
     /// `upstream_rq`, `external.upstream_rq`, …
     pub family: &'static str,
+    /// Whether any was ever counted.
+    pub used: bool,
     by_status: BTreeMap<u16, u64>,
     unknown: u64,
 }
 
 impl Codes {
+    /// None yet under this name.
+    pub(super) fn of(family: &'static str) -> Self {
+        Self {
+            family,
+            used: false,
+            by_status: BTreeMap::new(),
+            unknown: 0,
+        }
+    }
+
     /// How often this status was counted.
     pub fn status(&self, status: u16) -> u64 {
         self.by_status.get(&status).copied().unwrap_or(0)

@@ -45,8 +45,15 @@ impl Block {
     /// Every stat of this block of one of these kinds, in no order.
     pub fn list(&self, kinds: &[Kind], out: &mut Vec<Stat>) {
         let table = self.table();
-        let full = |name: &str| [self.prefix(), name].concat();
-        let mut push = |name, value, used| out.push(Stat { name, value, used });
+        let mut push = |name: &str, value, used| {
+            if table.lists(name, used) {
+                out.push(Stat {
+                    name: [self.prefix(), name].concat(),
+                    value,
+                    used,
+                });
+            }
+        };
         let indices = |len: usize| 0..len as u16;
         for kind in kinds {
             match kind {
@@ -54,24 +61,25 @@ impl Block {
                     for (index, name) in indices(table.counters.len()).zip(table.counters) {
                         let counter = Counter(index);
                         let value = Value::Counter(self.counter(counter));
-                        push(full(name), value, self.counter_used(counter));
+                        push(name, value, self.counter_used(counter));
                     }
                     for codes in self.codes() {
-                        codes.each(|name, count| push(full(name), Value::Counter(count), true));
+                        let used = codes.used;
+                        codes.each(|name, count| push(name, Value::Counter(count), used));
                     }
                 }
                 Kind::Gauge => {
                     for (index, name) in indices(table.gauges.len()).zip(table.gauges) {
                         let gauge = Gauge(index);
                         let value = Value::Gauge(self.gauge(gauge));
-                        push(full(name), value, self.gauge_used(gauge));
+                        push(name, value, self.gauge_used(gauge));
                     }
                 }
                 Kind::Text => {
                     for (index, name) in indices(table.texts.len()).zip(table.texts) {
                         let text = self.text(Text(index));
                         let used = text.is_some();
-                        push(full(name), Value::Text(text), used);
+                        push(name, Value::Text(text), used);
                     }
                 }
                 Kind::Histogram => {
@@ -80,7 +88,7 @@ impl Block {
                     {
                         let merged = self.histogram(Histogram(index));
                         let used = merged.is_some();
-                        push(full(name), Value::Histogram(merged, *unit), used);
+                        push(name, Value::Histogram(merged, *unit), used);
                     }
                 }
             }

@@ -49,10 +49,27 @@ pub struct Table {
     pub histograms: &'static [(&'static str, Unit)],
     /// Text readout names, by index.
     pub texts: &'static [&'static str],
+    /// What responses are counted under, see [`Block::count_code`](super::Block::count_code):
+    /// the names whose total is listed before the first response.
+    pub codes: &'static [&'static str],
+    /// Names that are listed once they have been written, as Envoy makes such stats
+    /// when they are first used; with a dot at its end, all that begin so.
+    pub late: &'static [&'static str],
+}
+
+impl Table {
+    /// Whether a stat of this name is listed.
+    pub fn lists(&self, name: &str, used: bool) -> bool {
+        used || !self.late.iter().any(|late| match late.ends_with('.') {
+            true => name.starts_with(late),
+            false => name == *late,
+        })
+    }
 }
 
 /// Declares a module with one constant for each stat, named as Envoy names it,
-/// and the `TABLE` of their names. A dotted name is given after `=`.
+/// and the `TABLE` of their names. A dotted name is given after `=`. `codes` and
+/// `late`, which may be left out, are those of [`Table`](crate::stats::Table).
 ///
 /// Constants are lower case on purpose: the name in the code is the name a
 /// person greps for.
@@ -65,6 +82,8 @@ macro_rules! stat_table {
         gauges { $($g:ident $(= $gn:literal)?),* $(,)? }
         histograms { $($h:ident $(= $hn:literal)? : $unit:ident),* $(,)? }
         texts { $($t:ident $(= $tn:literal)?),* $(,)? }
+        $(codes { $($code:literal),* $(,)? })?
+        $(late { $($late:literal),* $(,)? })?
     }) => {
         $(#[$doc])*
         #[allow(non_upper_case_globals, non_camel_case_types, missing_docs, dead_code)]
@@ -83,6 +102,8 @@ macro_rules! stat_table {
                 gauges: &[$($crate::stat_table!(@name $g $($gn)?)),*],
                 histograms: &[$(($crate::stat_table!(@name $h $($hn)?), Unit::$unit)),*],
                 texts: &[$($crate::stat_table!(@name $t $($tn)?)),*],
+                codes: &[$($($code),*)?],
+                late: &[$($($late),*)?],
             };
         }
     };

@@ -62,7 +62,6 @@ crate::stat_table! {
             upstream_http3_broken,
             upstream_internal_redirect_failed_total,
             upstream_internal_redirect_succeeded_total,
-            upstream_queue_overloaded,
             upstream_rq_0rtt,
             upstream_rq_active_overflow,
             upstream_rq_cancelled,
@@ -105,6 +104,7 @@ crate::stat_table! {
             upstream_cx_active,
             upstream_cx_rx_bytes_buffered,
             upstream_cx_tx_bytes_buffered,
+            upstream_queue_overloaded,
             upstream_rq_active,
             upstream_rq_pending_active,
             version,
@@ -115,8 +115,12 @@ crate::stat_table! {
             upstream_cx_length_ms: Milliseconds,
             upstream_rq_per_cx: Unspecified,
             upstream_rq_time: Milliseconds,
+            external_upstream_rq_time = "external.upstream_rq_time": Milliseconds,
+            internal_upstream_rq_time = "internal.upstream_rq_time": Milliseconds,
         }
         texts {}
+        codes { "upstream_rq" }
+        late { "upstream_rq_time", "external.upstream_rq_time", "internal.upstream_rq_time" }
     }
 }
 

@@ -228,10 +228,12 @@ impl Ledger {
         Source {
             name: self.kind,
             place: self.place.clone(),
+            resource: None,
             version_info: state.version_info.clone(),
             last_updated: state.last_updated,
             resources: state.resources,
             error: state.error.clone(),
+            is_lost: state.error.is_some() && !state.curable,
             notice: state.notice.clone(),
         }
     }

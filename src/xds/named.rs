@@ -817,7 +817,10 @@ impl<K: NamedKind> AnyNamed for Named<K> {
     }
 
     fn source(&self) -> Option<Source> {
-        self.source.is_some().then(|| self.ledger.source())
+        self.source.is_some().then(|| Source {
+            resource: Some(self.name.clone()),
+            ..self.ledger.source()
+        })
     }
 
     fn resource(&self, subscriptions: &Subscriptions) -> state::Resource {

@@ -98,7 +98,7 @@ crate::stat_table! {
         }
         gauges {
             total_filter_chains_draining, total_listeners_active, total_listeners_draining,
-            total_listeners_warming, workers_started,
+            total_listeners_warming, workers_pinned, workers_started,
         }
         histograms {}
         texts {}

@@ -1,6 +1,9 @@
 //! The pages of the admin server.
 
-use crate::common::config::{answer, any_host, bootstrap, cluster, http, listener, route};
+use crate::common::config::{
+    CLUSTER, ENDPOINTS, LISTENER, answer, any_host, assignment, bootstrap, cluster, discovery,
+    file_source, http, listener, route,
+};
 use crate::common::{Home, Origin, Port, Proxy, Site, Value, eventually, get, json};
 
 async fn site() -> (Site, Origin) {
@@ -134,8 +137,98 @@ async fn the_config_dump_in_parts() {
         .json("/config_dump?resource=static_clusters&name_regex=nothing.*")
         .await;
     assert_eq!(named["configs"].as_array().map_or(0, Vec::len), 0);
-    let endpoints = admin.json("/config_dump?include_eds").await;
-    assert!(endpoints.to_string().contains("EndpointsConfigDump"));
+    let endpoints = admin
+        .json("/config_dump?include_eds&resource=static_endpoint_configs")
+        .await;
+    assert_eq!(
+        endpoints["configs"][0]["endpoint_config"]["cluster_name"],
+        "origin"
+    );
+}
+
+#[tokio::test]
+async fn what_was_added_is_told_from_what_is_static() {
+    let home = Home::new();
+    let (first, second) = (Port::free(), Port::free());
+    let mut found = discovery(ENDPOINTS, vec![assignment("found", &[9])]);
+    found["version_info"] = json!("e1");
+    home.mv_value("eds.yaml", &found);
+    let found = json!({
+        "name": "found", "type": "EDS",
+        "eds_cluster_config": { "eds_config": file_source(&home.text("eds.yaml")) },
+    });
+    let clusters = vec![cluster("added", &[1]), found];
+    home.mv_value("cds.yaml", &discovery(CLUSTER, clusters));
+    let early = listener("early", first.number(), http(vec![any_host(vec![])]));
+    home.mv_value("lds.yaml", &discovery(LISTENER, vec![early]));
+    let mut config = bootstrap(
+        vec![listener(
+            "late",
+            second.number(),
+            http(vec![any_host(vec![])]),
+        )],
+        vec![cluster("fixed", &[1])],
+    );
+    config["node"] = json!({ "id": "n", "cluster": "c" });
+    config["dynamic_resources"] = json!({
+        "lds_config": file_source(&home.text("lds.yaml")),
+        "cds_config": file_source(&home.text("cds.yaml")),
+    });
+    let proxy = Proxy::start(&home, &config, &[]).await;
+    let admin = proxy.admin();
+    let listeners = admin.text("/listeners").await;
+    let names: Vec<_> = listeners
+        .lines()
+        .filter_map(|line| line.split("::").next())
+        .collect();
+    assert_eq!(names, ["late", "early"]);
+    let of = async |list: &str| {
+        let dump = admin
+            .json(&format!("/config_dump?include_eds&resource={list}"))
+            .await;
+        dump["configs"].as_array().cloned().unwrap_or_default()
+    };
+    let fixed = of("static_endpoint_configs").await;
+    assert_eq!(fixed.len(), 1, "{fixed:#?}");
+    let added = of("dynamic_endpoint_configs").await;
+    let names: Vec<_> = added
+        .iter()
+        .map(|entry| &entry["endpoint_config"]["cluster_name"])
+        .collect();
+    assert_eq!(names, ["added", "found"]);
+    let endpoint = &added[1]["endpoint_config"]["endpoints"][0]["lb_endpoints"][0];
+    assert_eq!(endpoint["health_status"], "HEALTHY", "{added:#?}");
+    assert_eq!(endpoint["load_balancing_weight"], 1);
+    assert_eq!(added[1]["version_info"], "e1", "{added:#?}");
+}
+
+#[tokio::test]
+async fn names_appear_as_envoys_do() {
+    let (site, _origin) = site().await;
+    let names = async || {
+        let stats = site
+            .admin()
+            .text("/stats?filter=upstream_rq_(time|completed)")
+            .await;
+        let names = stats.lines().filter_map(|line| line.split(": ").next());
+        names
+            .filter(|name| !name.ends_with("_timeout"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names().await, ["cluster.origin.upstream_rq_completed"]);
+    site.get("/").await;
+    eventually("the times of responses", || async {
+        let names = names().await;
+        let all = [
+            "cluster.origin.external.upstream_rq_completed",
+            "cluster.origin.upstream_rq_completed",
+            "cluster.origin.external.upstream_rq_time",
+            "cluster.origin.upstream_rq_time",
+        ];
+        (names == all).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

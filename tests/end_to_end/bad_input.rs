@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::common::client::get_until;
 use crate::common::config::{any_host, file_source, file_watched, http, listener, route};
 use crate::common::tls::Authority;
-use crate::common::{Home, Port, Program, Proxy, eventually, get, json};
+use crate::common::{Home, Port, Program, Proxy, Value, eventually, get, json};
 
 const LISTENERS: &str = r#"version_info: "1"
 resources:
@@ -148,11 +148,18 @@ impl Watched {
         .await;
     }
 
-    /// What the admin shows of what was refused: a resource with its error in
-    /// the dump, a whole file on the first page.
+    /// What the dump shows of what was refused: a resource, or a whole file.
     async fn shown(&self) -> String {
-        let admin = self.proxy.admin();
-        admin.text("/config_dump").await + &admin.text("/").await
+        let dump = self.proxy.admin().json("/config_dump").await;
+        let mut errors = Vec::new();
+        for config in dump["configs"].as_array().expect("configs") {
+            let lists = config.as_object().expect("a dump").values();
+            for entry in lists.filter_map(Value::as_array).flatten() {
+                let details = entry["error_state"]["details"].as_str();
+                errors.extend(details.map(str::to_owned));
+            }
+        }
+        errors.join("\n")
     }
 }
 

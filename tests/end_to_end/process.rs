@@ -122,12 +122,13 @@ async fn component_levels_show_those_components_only() {
         log.contains("][connection] ").then_some(log)
     })
     .await;
-    for line in log.lines().filter(|line| line.starts_with('[')) {
+    for line in log.lines() {
         assert!(
             line.contains("][upstream] ") || line.contains("][connection] "),
             "{line}"
         );
     }
+    assert!(log.contains("][debug][upstream] "), "{log}");
 }
 
 #[tokio::test]
@@ -181,11 +182,46 @@ fn validate_shows_every_error_at_once() {
     );
     bad["static_resources"]["clusters"][0]["connect_timeout"] = json!("soon");
     bad["static_resources"]["clusters"][1]["lb_polisy"] = json!("RANDOM");
+    // What follows from nothing of this is found as well.
+    let clusters = bad["static_resources"]["clusters"].as_array_mut().unwrap();
+    clusters.push(cluster("three", &[1]));
+    clusters[2]["load_assignment"]["cluster_name"] = json!("");
+    bad["static_resources"]["listeners"] = json!([
+        listener(
+            "main",
+            port.number(),
+            http(vec![any_host(vec![route("/", "nowhere")])])
+        ),
+        listener(
+            "twin",
+            port.number(),
+            http(vec![any_host(vec![
+                route("/a", "one"),
+                route("/b", "four"),
+            ])])
+        ),
+    ]);
+    bad["stats_flush_interval"] = json!("now");
+    bad["node"] = json!({ "id": "n", "cluster": "c" });
+    bad["dynamic_resources"] = json!({ "cds_config": file_source(&home.text("cds.yaml")) });
     let (passed, text) = validate(&home, &bad);
     assert!(!passed);
-    for expected in ["checked.yaml:", "connect_timeout", "lb_polisy", "lb_policy"] {
+    for expected in [
+        "checked.yaml:",
+        "clusters[0].connect_timeout: ",
+        "clusters[1].lb_polisy: ",
+        "did you mean lb_policy",
+        "clusters[2].load_assignment.cluster_name: ",
+        "routes[0].route.cluster: unknown cluster 'nowhere'",
+        "routes[1].route.cluster: unknown cluster 'four'",
+        "listeners[1].address: error adding listener: 'twin' has duplicate address",
+        "stats_flush_interval: ",
+        "dynamic_resources.cds_config",
+        "cds.yaml",
+    ] {
         assert!(text.contains(expected), "{expected} is not in\n{text}");
     }
+    assert!(!text.contains("unknown cluster 'one'"), "{text}");
 }
 
 #[test]

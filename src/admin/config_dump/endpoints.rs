@@ -1,6 +1,6 @@
 //! `include_eds`: the endpoints of every cluster, as its hosts are now.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use prost::Message;
 use prost_types::Any;
@@ -9,14 +9,11 @@ use crate::{
     admin::{State, clusters, listeners, state::Kind},
     api::{
         self,
-        envoy::{
-            admin::v3 as pb,
-            config::{
-                core::v3::{HealthStatus, Locality},
-                endpoint::v3::{
-                    ClusterLoadAssignment, Endpoint as PbEndpoint, LbEndpoint, LocalityLbEndpoints,
-                    cluster_load_assignment::Policy, endpoint, lb_endpoint::HostIdentifier,
-                },
+        envoy::config::{
+            core::v3::{HealthStatus, Locality},
+            endpoint::v3::{
+                ClusterLoadAssignment, Endpoint as PbEndpoint, LbEndpoint, LocalityLbEndpoints,
+                cluster_load_assignment::Policy, endpoint, lb_endpoint::HostIdentifier,
             },
         },
     },
@@ -26,35 +23,52 @@ use crate::{
 
 use super::entry::{self, Entry};
 
-/// Static lists by cluster, then what came by EDS and what was refused there.
+/// By cluster, static or added; what came by EDS with its version and what was
+/// refused of it.
 pub fn lists(state: &State) -> Vec<(&'static str, Vec<Entry>)> {
-    let snapshot = state.snapshot.load();
-    let mut clusters: Vec<_> = snapshot
-        .clusters
-        .values()
-        .filter(|cluster| !matches!(cluster.discovery, Discovery::Eds(_)))
+    let added = state.config.added(Kind::Cluster);
+    let entries = entry::lists(state, Kind::Endpoint).into_iter();
+    let mut resources: HashMap<_, _> = entries
+        .flat_map(|(_, entries)| entries)
+        .filter_map(|entry| match entry {
+            Entry::Resource(_, resource) => Some((resource.name.clone(), resource)),
+            Entry::Endpoints(..) | Entry::Routes(..) => None,
+        })
         .collect();
-    clusters.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut lists = entry::lists(state, Kind::Endpoint);
-    for (field, entries) in &mut lists {
-        if *field == "static_endpoint_configs" {
-            *entries = clusters
-                .iter()
-                .map(|c| Entry::Endpoints(Arc::clone(c)))
-                .collect();
+    let (mut of_bootstrap, mut dynamic) = (Vec::new(), Vec::new());
+    for cluster in state.snapshot.load().clusters.values() {
+        let resource = match &cluster.discovery {
+            Discovery::Eds(slot) => resources.get(slot.name()).cloned(),
+            Discovery::Static | Discovery::StrictDns(..) | Discovery::LogicalDns(..) => None,
+        };
+        let list = match added.contains(&cluster.name) {
+            true => &mut dynamic,
+            false => &mut of_bootstrap,
+        };
+        list.push(Entry::Endpoints(Arc::clone(cluster), resource));
+    }
+    for entry in of_bootstrap.iter().chain(&dynamic) {
+        if let Entry::Endpoints(_, Some(resource)) = entry {
+            resources.remove(&resource.name);
         }
     }
-    lists
+    // Those whose cluster is not in force.
+    let rest = resources.into_values();
+    dynamic.extend(rest.map(|resource| Entry::Resource(Kind::Endpoint, resource)));
+    for list in [&mut of_bootstrap, &mut dynamic] {
+        list.sort_by(|a, b| a.name().cmp(b.name()));
+    }
+    vec![
+        ("static_endpoint_configs", of_bootstrap),
+        ("dynamic_endpoint_configs", dynamic),
+    ]
 }
 
 /// The endpoints of one cluster, as its hosts are now.
-pub fn dump(cluster: &Cluster) -> pb::endpoints_config_dump::StaticEndpointConfig {
-    pb::endpoints_config_dump::StaticEndpointConfig {
-        endpoint_config: Some(Any {
-            type_url: format!("{}{}", api::TYPE_URL_PREFIX, Kind::Endpoint.message_name()),
-            value: assignment(cluster).encode_to_vec(),
-        }),
-        last_updated: None,
+pub fn of(cluster: &Cluster) -> Any {
+    Any {
+        type_url: format!("{}{}", api::TYPE_URL_PREFIX, Kind::Endpoint.message_name()),
+        value: assignment(cluster).encode_to_vec(),
     }
 }
 

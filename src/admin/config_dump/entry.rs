@@ -11,7 +11,7 @@ use prost_types::{Any, Timestamp};
 use crate::{
     admin::{
         State, json,
-        state::{Encoding, Kind, Origin, Refusal, Resource, Version},
+        state::{Encoding, Kind, Origin, Refusal, Resource, Source, Version},
     },
     api::{
         self,
@@ -26,8 +26,9 @@ use super::{endpoints, redact};
 pub enum Entry {
     /// A resource of the configuration.
     Resource(Kind, Box<Resource>),
-    /// The endpoints of a cluster, as its hosts are now.
-    Endpoints(Arc<Cluster>),
+    /// The endpoints of a cluster, as its hosts are now, and what is known of the
+    /// resource by which they came.
+    Endpoints(Arc<Cluster>, Option<Box<Resource>>),
     /// Routes that stand in a connection manager.
     Routes(Box<str>, Box<pb::routes_config_dump::StaticRouteConfig>),
 }
@@ -87,10 +88,49 @@ pub fn lists(state: &State, kind: Kind) -> Vec<(&'static str, Vec<Entry>)> {
             .1
             .push(Entry::Resource(kind, Box::new(resource)));
     }
+    let lost = state.config.sources().into_iter();
+    for source in lost.filter(|source| source.is_lost && source.name == kind.service()) {
+        show_lost(&mut lists, kind, source);
+    }
     for (_, entries) in &mut lists {
         entries.sort_by(|a, b| a.name().cmp(b.name()));
     }
     lists
+}
+
+/// Shows what is wrong with an answer of which nothing could be taken: on the
+/// resource that was asked for, or else by itself, under the name of the source.
+fn show_lost(lists: &mut [(&'static str, Vec<Entry>)], kind: Kind, source: Source) {
+    let name = source.resource.as_ref().unwrap_or(&source.place);
+    let resource =
+        lists
+            .iter_mut()
+            .flat_map(|(_, entries)| entries)
+            .find_map(|entry| match entry {
+                Entry::Resource(_, resource) if resource.name == *name => Some(resource),
+                _ => None,
+            });
+    let status = ClientResourceStatus::Nacked;
+    match resource {
+        Some(resource) => {
+            resource.error = source.error;
+            resource.status = status;
+        }
+        None => {
+            let resource = Resource {
+                name: name.clone(),
+                origin: Origin::Dynamic(source.place),
+                active: None,
+                warming: None,
+                draining: None,
+                error: source.error,
+                status,
+            };
+            if let Some((_, entries)) = lists.last_mut() {
+                entries.push(Entry::Resource(kind, Box::new(resource)));
+            }
+        }
+    }
 }
 
 impl Entry {
@@ -98,7 +138,7 @@ impl Entry {
     pub fn name(&self) -> &str {
         match self {
             Self::Resource(_, resource) => &resource.name,
-            Self::Endpoints(cluster) => &cluster.name,
+            Self::Endpoints(cluster, _) => &cluster.name,
             Self::Routes(name, _) => name,
         }
     }
@@ -106,21 +146,58 @@ impl Entry {
     /// As an element of the list of this name, without secrets.
     pub fn message(&self, list: &str) -> DynamicMessage {
         let mut message = match self {
-            Self::Endpoints(cluster) => json::reflect(&endpoints::dump(cluster)),
+            Self::Endpoints(cluster, resource) => endpoint_message(cluster, resource, list),
             Self::Routes(_, config) => json::reflect(&**config),
-            Self::Resource(kind, resource) => resource_message(*kind, resource, list),
+            Self::Resource(kind, resource) => {
+                let shown = shown(resource, list);
+                let any = shown.map(|version| any(*kind, &version.message));
+                resource_message(*kind, resource, shown, any)
+            }
         };
         redact::redact(&mut message);
         message
     }
 }
 
-fn resource_message(kind: Kind, resource: &Resource, list: &str) -> DynamicMessage {
-    let shown = match list.contains("warming") {
+/// The version of a resource that the list of this name shows.
+fn shown<'a>(resource: &'a Resource, list: &str) -> Option<&'a Version> {
+    match list.contains("warming") {
         true => resource.warming.as_ref(),
         false => resource.active.as_ref().or(resource.warming.as_ref()),
-    };
-    let any = shown.map(|version| any(kind, &version.message));
+    }
+}
+
+fn endpoint_message(
+    cluster: &Cluster,
+    resource: &Option<Box<Resource>>,
+    list: &str,
+) -> DynamicMessage {
+    let endpoint_config = Some(endpoints::of(cluster));
+    match (resource, list) {
+        (_, "static_endpoint_configs") => {
+            json::reflect(&pb::endpoints_config_dump::StaticEndpointConfig {
+                endpoint_config,
+                last_updated: None,
+            })
+        }
+        (Some(resource), _) => {
+            let shown = shown(resource, list);
+            resource_message(Kind::Endpoint, resource, shown, endpoint_config)
+        }
+        (None, _) => json::reflect(&pb::endpoints_config_dump::DynamicEndpointConfig {
+            endpoint_config,
+            ..Default::default()
+        }),
+    }
+}
+
+/// A resource as its kind's list shows it: this version, of which `any` is the message.
+fn resource_message(
+    kind: Kind,
+    resource: &Resource,
+    shown: Option<&Version>,
+    any: Option<Any>,
+) -> DynamicMessage {
     let last_updated = shown.map(|version| timestamp(version.last_updated));
     let version_info = shown
         .map(|v| v.version_info.to_string())
@@ -231,8 +308,8 @@ fn failure(kind: Kind, name: &str, error: &Refusal) -> pb::UpdateFailureState {
         .map(|message| any(kind, message))
         .filter(|any| !any.value.is_empty());
     let details = match failed_configuration {
-        Some(_) => details.to_string(),
-        None => format!("'{name}': {details}"),
+        None if !details.starts_with(name) => format!("'{name}': {details}"),
+        _ => details.to_string(),
     };
     pb::UpdateFailureState {
         failed_configuration,

@@ -101,37 +101,34 @@ impl Prometheus {
     fn add_block(&mut self, index: usize, block: &Block, kind: Kind) {
         let table = block.table();
         let indices = |len: usize| 0..len as u16;
+        let mut add = |name: &str, used: bool, place| {
+            if self.query.wants_used(used) && table.lists(name, used) {
+                self.add(index, block, name, place);
+            }
+        };
         match kind {
             Kind::Counter => {
                 for (i, name) in indices(table.counters.len()).zip(table.counters) {
-                    if self.query.wants_used(block.counter_used(Counter(i))) {
-                        self.add(index, block, name, Place::Counter(i));
-                    }
+                    add(name, block.counter_used(Counter(i)), Place::Counter(i));
                 }
                 for codes in block.codes() {
-                    codes.each(|name, count| self.add(index, block, name, Place::Code(count)));
+                    codes.each(|name, count| add(name, codes.used, Place::Code(count)));
                 }
             }
             Kind::Gauge => {
                 for (i, name) in indices(table.gauges.len()).zip(table.gauges) {
-                    if self.query.wants_used(block.gauge_used(Gauge(i))) {
-                        self.add(index, block, name, Place::Gauge(i));
-                    }
+                    add(name, block.gauge_used(Gauge(i)), Place::Gauge(i));
                 }
             }
             Kind::Text => {
                 for (i, name) in indices(table.texts.len()).zip(table.texts) {
-                    if self.query.wants_used(block.text(Text(i)).is_some()) {
-                        self.add(index, block, name, Place::Text(i));
-                    }
+                    add(name, block.text(Text(i)).is_some(), Place::Text(i));
                 }
             }
             Kind::Histogram => {
                 for (i, (name, _)) in indices(table.histograms.len()).zip(table.histograms) {
-                    let used = !self.query.used_only || block.histogram(Histogram(i)).is_some();
-                    if used {
-                        self.add(index, block, name, Place::Histogram(i));
-                    }
+                    let used = block.histogram(Histogram(i)).is_some();
+                    add(name, used, Place::Histogram(i));
                 }
             }
         }

@@ -121,10 +121,15 @@ impl Cluster {
         self.stats
             .gauge_set(cluster_stats::max_host_weight, heaviest);
         self.hosts.store(set);
+        self.count_members();
         if changed {
             self.stats.inc(cluster_stats::membership_change);
+            let count = self.hosts.load().count();
+            tracing::debug!(
+                target: "upstream", "membership update for cluster '{}': {} hosts, {} healthy",
+                self.name, count.total, count.healthy
+            );
         }
-        self.count_members();
     }
 
     /// Arranges the same hosts again after a health flag has changed.
@@ -171,7 +176,10 @@ impl Cluster {
         ] {
             for (resource, gauge) in gauges {
                 let open = self.breakers.is_open(priority, resource);
-                self.stats.gauge_set(gauge, open.into());
+                // One that never opened is not in use.
+                if open || self.stats.gauge_used(gauge) {
+                    self.stats.gauge_set(gauge, open.into());
+                }
             }
             if let Some(block) = &self.remaining[priority as usize] {
                 for (resource, gauge) in REMAINING_GAUGES {

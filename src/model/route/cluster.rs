@@ -157,19 +157,19 @@ impl ClusterChoice {
         }
     }
 
-    /// Names that stand in the configuration.
-    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+    /// Names that stand in the configuration; of weighted clusters each with its index.
+    pub fn names(&self) -> impl Iterator<Item = (Option<usize>, &Arc<str>)> {
         let (one, several) = match self {
             Self::Name(name) => (Some(name), None),
             Self::Header(_) => (None, None),
             Self::Weighted(weighted) => (None, Some(weighted)),
         };
-        let several = several.into_iter().flat_map(|w| &w.clusters);
-        one.into_iter()
-            .chain(several.filter_map(|entry| match &entry.cluster {
-                ClusterName::Fixed(name) => Some(name),
-                ClusterName::Header(_) => None,
-            }))
+        let several = several.into_iter().flat_map(|w| &w.clusters).enumerate();
+        let several = several.filter_map(|(index, entry)| match &entry.cluster {
+            ClusterName::Fixed(name) => Some((Some(index), name)),
+            ClusterName::Header(_) => None,
+        });
+        one.into_iter().map(|name| (None, name)).chain(several)
     }
 }
 

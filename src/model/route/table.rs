@@ -220,7 +220,7 @@ impl RouteTable {
         let routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);
         routes
             .filter_map(|route| match &route.action {
-                Action::Forward(forward) => Some(forward.cluster.names()),
+                Action::Forward(forward) => Some(forward.cluster.names().map(|(_, name)| name)),
                 _ => None,
             })
             .flatten()
@@ -255,8 +255,17 @@ fn check_clusters(
             };
             let at = at.index(r);
             let at = at.field("route");
-            for name in forward.cluster.names() {
-                if let Err(reported) = cx.sources.cluster(name, must_exist, &at) {
+            for (weighted, name) in forward.cluster.names() {
+                let known = match weighted {
+                    None => cx.sources.cluster(name, must_exist, &at.field("cluster")),
+                    Some(index) => {
+                        let at = at.field("weighted_clusters");
+                        let at = at.field("clusters");
+                        let at = at.index(index);
+                        cx.sources.cluster(name, must_exist, &at.field("name"))
+                    }
+                };
+                if let Err(reported) = known {
                     outcome = Err(reported);
                 }
             }

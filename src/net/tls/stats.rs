@@ -23,7 +23,6 @@ crate::stat_table! {
             ocsp_staple_requests,
             ocsp_staple_responses,
             session_reused,
-            was_key_usage_invalid,
         }
         gauges {}
         histograms {}
@@ -65,6 +64,7 @@ crate::stat_table! {
         gauges {}
         histograms {}
         texts {}
+        late { "ciphers.", "curves.", "sigalgs.", "versions." }
     }
 }
 

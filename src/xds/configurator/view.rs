@@ -34,7 +34,22 @@ impl ConfigView for Configurator {
 
     fn sources(&self) -> Vec<Source> {
         let state = self.state.borrow();
-        let feeds = state.lds.iter().chain(&state.cds).map(Feed::source);
+        let with_strays = |feed: &Feed, strays: bool| {
+            let mut source = feed.source();
+            source.is_lost |= strays && source.error.is_some();
+            source
+        };
+        let (lds, cds) = (
+            state
+                .lds
+                .iter()
+                .map(|feed| with_strays(feed, state.listeners.has_strays())),
+            state
+                .cds
+                .iter()
+                .map(|feed| with_strays(feed, state.clusters.has_strays())),
+        );
+        let feeds = lds.chain(cds);
         let named = self.subscriptions.all();
         feeds
             .chain(named.iter().filter_map(|named| named.source()))

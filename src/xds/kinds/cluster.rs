@@ -69,7 +69,12 @@ impl Kind for ClusterKind {
         needs.waited || (driver.is_warmed() && needs.are_met())
     }
 
-    fn activate(&mut self, driver: &Self::Built, _previous: Option<&Self::Built>) {
+    fn activate(&mut self, driver: &Self::Built, previous: Option<&Self::Built>) {
+        tracing::debug!(
+            target: "upstream", "{} cluster '{}'",
+            if previous.is_some() { "updating" } else { "adding" },
+            driver.cluster().name
+        );
         driver.cluster().activate();
     }
 

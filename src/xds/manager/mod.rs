@@ -188,6 +188,11 @@ impl<K: Kind> Manager<K> {
         !self.index.restless.is_empty()
     }
 
+    /// Whether anything of the last answer was refused that no entry shows.
+    pub fn has_strays(&self) -> bool {
+        self.strays > 0
+    }
+
     /// Whether nothing of the last answer is refused.
     pub fn is_whole(&self) -> bool {
         self.strays == 0 && self.index.refused.is_empty()

@@ -149,7 +149,11 @@ impl Validator<'_> {
         let at_static = at.field("static_resources");
         let at_secrets = at_static.field("secrets");
         for (index, secret) in secrets.into_iter().enumerate() {
-            self.static_secret(secret, &at_secrets.index(index));
+            let at = at_secrets.index(index);
+            match at.is_faulty() {
+                true => self.known_secret(&secret.name),
+                false => self.static_secret(secret, &at),
+            }
         }
 
         // All names first: an earlier cluster's route may lead to a later one.
@@ -157,7 +161,9 @@ impl Validator<'_> {
         for (index, cluster) in clusters.iter().enumerate() {
             let at = at_clusters.index(index);
             let place = at.to_string();
-            if let Some(first) = self.clusters.insert(cluster.name.as_str().into(), place) {
+            if let Some(first) = self.clusters.insert(cluster.name.as_str().into(), place)
+                && !at.is_faulty()
+            {
                 let at = at.field("name");
                 at.error(duplicate("cluster", &cluster.name, &first));
             }
@@ -168,8 +174,10 @@ impl Validator<'_> {
         }
         for (index, cluster) in clusters.into_iter().enumerate() {
             let at = at_clusters.index(index);
-            // Each failure is on the report.
-            Cluster::compile(cluster, None, &self.context(), &at).ok();
+            if !at.is_faulty() {
+                // Each failure is on the report.
+                Cluster::compile(cluster, None, &self.context(), &at).ok();
+            }
         }
         for raw in cds {
             self.compile(&raw, |message, cx, at| {
@@ -182,15 +190,16 @@ impl Validator<'_> {
         let at_listeners = at_static.field("listeners");
         for (index, listener) in listeners.into_iter().enumerate() {
             let at = at_listeners.index(index);
-            if let Ok(listener) = Listener::compile(listener, &self.context(), &at) {
+            if !at.is_faulty() {
                 addresses.take(&listener, &at);
+                // Each failure is on the report.
+                Listener::compile(listener, &self.context(), &at).ok();
             }
         }
         for raw in lds {
             self.compile(&raw, |message, cx, at| {
-                let listener = Listener::compile(message, cx, at)?;
-                addresses.take(&listener, at);
-                Ok(())
+                addresses.take(&message, at);
+                Listener::compile(message, cx, at)
             });
         }
     }
@@ -207,7 +216,7 @@ impl Validator<'_> {
 
     /// The resources of an LDS or CDS file.
     fn read<M: Name>(&self, source: Option<ConfigSourceMessage>, at: &At<'_>) -> Vec<RawResource> {
-        let Some(source) = source else {
+        let Some(source) = source.filter(|_| !at.is_faulty()) else {
             return Vec::new();
         };
         // Failures are on the report.
@@ -294,11 +303,19 @@ impl Validator<'_> {
             at.error(format_args!("duplicate static secret {name:?}"));
             return;
         }
-        let slot = match SecretKind::compile(secret, &(), &self.context(), at) {
-            Ok(secret) => Slot::fixed(&*name, Arc::new(secret)),
-            Err(_) => Slot::new(&*name),
-        };
-        self.static_secrets.insert(name, Arc::new(slot));
+        match SecretKind::compile(secret, &(), &self.context(), at) {
+            Ok(secret) => {
+                let slot = Slot::fixed(&*name, Arc::new(secret));
+                self.static_secrets.insert(name, Arc::new(slot));
+            }
+            Err(_) => self.known_secret(&name),
+        }
+    }
+
+    /// A static secret there is, but of which nothing can be used.
+    fn known_secret(&mut self, name: &str) {
+        let slot = || Arc::new(Slot::new(name));
+        self.static_secrets.entry(name.into()).or_insert_with(slot);
     }
 
     /// A resource by name from a file, read at once and only once.
@@ -413,13 +430,22 @@ impl Sources for Validator<'_> {
 struct Addresses(HashMap<Address, Arc<str>>);
 
 impl Addresses {
-    fn take(&mut self, listener: &Listener, at: &At<'_>) {
-        for listen in &listener.addresses {
-            let address = &listen.address;
+    fn take(&mut self, listener: &ListenerMessage, at: &At<'_>) {
+        let additional = listener.additional_addresses.iter();
+        let additional = additional.map(|additional| &additional.address);
+        for address in std::iter::once(&listener.address).chain(additional) {
+            // What is wrong with an address is reported when the listener is compiled.
+            let report = Report::new();
+            let compiled = address
+                .clone()
+                .and_then(|address| Address::compile(address, &report.root()).ok());
+            let Some(address) = compiled else {
+                continue;
+            };
             if address.ip().is_some_and(|ip| ip.port() == 0) {
                 continue;
             }
-            match self.0.get(address) {
+            match self.0.get(&address) {
                 Some(other) => {
                     at.field("address").error(format_args!(
                         "error adding listener: '{}' has duplicate address '{address}' as \
@@ -428,7 +454,7 @@ impl Addresses {
                     ));
                 }
                 None => {
-                    self.0.insert(address.clone(), listener.name.clone());
+                    self.0.insert(address, listener.name.as_str().into());
                 }
             }
         }

@@ -123,8 +123,10 @@ fn a_route_leads_to_a_cluster_there_is() {
     );
     assert_eq!(
         scene.validate(StaticResources::default()),
-        ["DIR/rds.yaml:9:7: virtual_hosts[0].routes[0].route: \
-          unknown cluster 'bakend', did you mean backend?"]
+        [
+            "DIR/rds.yaml:9:15: virtual_hosts[0].routes[0].route.cluster: \
+          unknown cluster 'bakend', did you mean backend?"
+        ]
     );
 }
 

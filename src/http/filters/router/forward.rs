@@ -313,10 +313,15 @@ impl Attempt<'_> {
         self.charge(stream, head.status);
         let took = now.saturating_duration_since(stream.info.start);
         let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        self.cluster
-            .cluster
-            .stats
-            .record(cluster_stats::upstream_rq_time, took);
+        let stats = &self.cluster.cluster.stats;
+        stats.record(cluster_stats::upstream_rq_time, took);
+        stats.record(
+            match stream.origin.internal {
+                true => cluster_stats::internal_upstream_rq_time,
+                false => cluster_stats::external_upstream_rq_time,
+            },
+            took,
+        );
         stream.info.timing.first_upstream_rx = Some(now);
         stream.info.response_code_details = Some("via_upstream".into());
         let router = &stream.managed.manager().router;
