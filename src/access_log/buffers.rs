@@ -1,12 +1,12 @@
-//! A worker's lines on their way to the files.
+//! A worker's entries on their way to files and services.
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
-use super::files::{Sink, stats};
+use super::sink::Sink;
 
-/// The buffers of one worker: one for each file it has written to.
+/// The buffers of one worker: one for each sink it has written to.
 ///
-/// A line that comes when none was written for the flush interval goes out at
+/// An entry that comes when none was written for the flush interval goes out at
 /// once, so that a person who tries something out sees it; then lines gather
 /// until the interval is over or the buffer is full.
 #[derive(Debug, Default)]
@@ -17,18 +17,19 @@ pub struct Buffers {
 #[derive(Debug)]
 struct Buffer {
     sink: Arc<Sink>,
-    lines: Vec<u8>,
+    bytes: Vec<u8>,
+    entries: u64,
     /// A task waits to flush.
     timed: bool,
 }
 
 impl Buffers {
-    /// No lines yet.
+    /// Nothing yet.
     pub fn new() -> Rc<Self> {
         Rc::default()
     }
 
-    /// Lets `write` append one line, with its line feed, to a file's buffer.
+    /// Lets `write` append one entry, a file's with its line feed, to a sink's buffer.
     ///
     /// To be called within a tokio `LocalSet`, where the flush timer runs.
     pub fn append(self: &Rc<Self>, sink: &Arc<Sink>, write: impl FnOnce(&mut Vec<u8>)) {
@@ -36,25 +37,23 @@ impl Buffers {
         let at = match each.iter().position(|b| Arc::ptr_eq(&b.sink, sink)) {
             Some(at) => at,
             None => {
-                // A file that no configuration names any more is let go of.
-                each.retain(|b| !b.lines.is_empty() || Arc::strong_count(&b.sink) > 1);
+                // A sink that no configuration names any more is let go of.
+                each.retain(|b| !b.bytes.is_empty() || Arc::strong_count(&b.sink) > 1);
                 each.push(Buffer::new(sink.clone()));
                 each.len() - 1
             }
         };
         let buffer = &mut each[at];
-        let before = buffer.lines.len();
-        write(&mut buffer.lines);
-        let length = buffer.lines.len() - before;
+        let before = buffer.bytes.len();
+        write(&mut buffer.bytes);
+        let length = buffer.bytes.len() - before;
         if length == 0 {
             return;
         }
-        let block = sink.stats();
-        block.inc(stats::write_buffered);
-        block.gauge_add(stats::write_total_buffered, length as u64);
-
+        buffer.entries += 1;
+        sink.appended(length);
         let settings = sink.settings();
-        if buffer.lines.len() >= settings.size {
+        if buffer.bytes.len() >= settings.size {
             buffer.flush();
         } else if !buffer.timed {
             // No timer runs: nothing was written for the interval.
@@ -75,13 +74,13 @@ impl Buffers {
             let mut of_sink = each.iter_mut().filter(|b| Arc::ptr_eq(&b.sink, &sink));
             if let Some(buffer) = of_sink.next() {
                 buffer.timed = false;
-                sink.stats().inc(stats::flushed_by_timer);
+                sink.flushed_by_timer();
                 buffer.flush();
             }
         });
     }
 
-    /// Hands everything over to the writer threads.
+    /// Hands everything over.
     pub fn flush(&self) {
         for buffer in self.each.borrow_mut().iter_mut() {
             buffer.flush();
@@ -99,17 +98,19 @@ impl Buffer {
     fn new(sink: Arc<Sink>) -> Self {
         Self {
             sink,
-            lines: Vec::new(),
+            bytes: Vec::new(),
+            entries: 0,
             timed: false,
         }
     }
 
     fn flush(&mut self) {
-        if self.lines.is_empty() {
+        if self.bytes.is_empty() {
             return;
         }
         // The next buffer will likely need as much.
-        let next = Vec::with_capacity(self.lines.len().min(self.sink.settings().size));
-        self.sink.write(std::mem::replace(&mut self.lines, next));
+        let next = Vec::with_capacity(self.bytes.len().min(self.sink.settings().size));
+        let bytes = std::mem::replace(&mut self.bytes, next);
+        self.sink.write(bytes, std::mem::take(&mut self.entries));
     }
 }

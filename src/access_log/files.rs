@@ -1,4 +1,4 @@
-//! The files that access logs go to, each opened once for the whole process.
+//! A file that access logs go to, opened once for the whole process.
 
 use std::{
     fs::{File, OpenOptions},
@@ -6,14 +6,14 @@ use std::{
     os::fd::AsFd,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, Weak,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering::Relaxed},
         mpsc,
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use crate::stats::{Block, Registry};
+use crate::stats::Block;
 
 use super::writer::{Job, Writer};
 
@@ -80,92 +80,10 @@ impl Target {
     }
 }
 
-/// Every access log file of the process.
-#[derive(Debug)]
-pub struct Files {
-    sinks: Mutex<Vec<Weak<Sink>>>,
-    settings: Settings,
-    stats: Arc<Block>,
-}
-
-impl Default for Files {
-    /// Files whose stats nobody sees.
-    fn default() -> Self {
-        Self::new(Settings::default(), &Registry::new(0))
-    }
-}
-
-impl Files {
-    /// No files yet.
-    pub fn new(settings: Settings, registry: &Registry) -> Self {
-        Self {
-            sinks: Mutex::default(),
-            settings,
-            stats: registry.block("filesystem.", &stats::TABLE),
-        }
-    }
-
-    fn sinks(&self) -> MutexGuard<'_, Vec<Weak<Sink>>> {
-        self.sinks.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    /// Opens a target, or gives the sink it has already.
-    ///
-    /// # Errors
-    /// When the file cannot be opened for appending.
-    pub fn open(&self, target: Target) -> io::Result<Arc<Sink>> {
-        let mut sinks = self.sinks();
-        sinks.retain(|sink| sink.strong_count() > 0);
-        let known = sinks.iter().filter_map(Weak::upgrade);
-        if let Some(sink) = known.into_iter().find(|sink| sink.target == target) {
-            return Ok(sink);
-        }
-        let file = target.open()?;
-        let sink = Arc::new(Sink {
-            target,
-            file: Mutex::new(Some(file)),
-            jobs: OnceLock::new(),
-            waiting: Arc::default(),
-            settings: self.settings,
-            stats: self.stats.clone(),
-        });
-        sinks.push(Arc::downgrade(&sink));
-        Ok(sink)
-    }
-
-    /// Opens every file by its name again, as SIGUSR1 asks after a rotation.
-    /// A file that cannot be opened goes on as it was, and is counted.
-    pub fn reopen(&self) {
-        for sink in self.sinks().iter().filter_map(Weak::upgrade) {
-            sink.send(Job::Reopen);
-        }
-    }
-
-    /// Waits until everything that was handed over is written, for the end of
-    /// the process. Blocks, but not longer than the timeout.
-    pub fn finish(&self, timeout: Duration) {
-        let deadline = Instant::now() + timeout;
-        let (done, all_done) = mpsc::channel();
-        let mut waiting = 0;
-        for sink in self.sinks().iter().filter_map(Weak::upgrade) {
-            if sink.jobs.get().is_some() {
-                sink.send(Job::Report(done.clone()));
-                waiting += 1;
-            }
-        }
-        for _ in 0..waiting {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if all_done.recv_timeout(left).is_err() {
-                return;
-            }
-        }
-    }
-}
-
 /// One open file and its writer thread, which starts with the first line and
 /// ends when no configuration refers to the file any more.
 #[derive(Debug)]
-pub struct Sink {
+pub struct FileSink {
     target: Target,
     /// Until the thread takes it.
     file: Mutex<Option<File>>,
@@ -176,7 +94,23 @@ pub struct Sink {
     stats: Arc<Block>,
 }
 
-impl Sink {
+impl FileSink {
+    /// Opens the target, whose stats are those of all files.
+    ///
+    /// # Errors
+    /// When it cannot be opened for appending.
+    pub(super) fn open(target: Target, settings: Settings, stats: Arc<Block>) -> io::Result<Self> {
+        let file = target.open()?;
+        Ok(Self {
+            target,
+            file: Mutex::new(Some(file)),
+            jobs: OnceLock::new(),
+            waiting: Arc::default(),
+            settings,
+            stats,
+        })
+    }
+
     /// When its buffers are written.
     pub fn settings(&self) -> Settings {
         self.settings
@@ -187,9 +121,26 @@ impl Sink {
         &self.target
     }
 
-    /// Stats of all files.
-    pub(super) fn stats(&self) -> &Block {
-        &self.stats
+    /// A line of this length waits in a worker's buffer.
+    pub(super) fn appended(&self, length: usize) {
+        self.stats.inc(stats::write_buffered);
+        self.stats
+            .gauge_add(stats::write_total_buffered, length as u64);
+    }
+
+    /// A worker's buffer has waited for the interval.
+    pub(super) fn flushed_by_timer(&self) {
+        self.stats.inc(stats::flushed_by_timer);
+    }
+
+    /// Opens the file by its name again.
+    pub(super) fn reopen(&self) {
+        self.send(Job::Reopen);
+    }
+
+    /// Asks to be told when all before this is written; false when nothing was.
+    pub(super) fn report(&self, done: &mpsc::Sender<()>) -> bool {
+        self.jobs.get().is_some() && self.send(Job::Report(done.clone()))
     }
 
     /// Hands over whole lines, which are written by one call. They are dropped

@@ -21,11 +21,7 @@ use crate::{
     model::Context,
 };
 
-use super::{
-    buffers::Buffers,
-    files::{Sink, Target},
-    filter::Filter,
-};
+use super::{buffers::Buffers, files::Target, filter::Filter, grpc, sink::Sink};
 
 /// The access logs of one place of the configuration.
 #[derive(Debug, Default)]
@@ -37,12 +33,39 @@ pub struct AccessLogs {
 #[derive(Debug)]
 struct Log {
     filter: Option<Filter>,
-    format: SubstitutionFormat,
+    content: Content,
     sink: Arc<Sink>,
+}
+
+/// What is written.
+#[derive(Debug)]
+enum Content {
+    /// A line.
+    Line(SubstitutionFormat),
+    /// An entry for a service.
+    Entry(grpc::Content),
+}
+
+impl Content {
+    fn needs(&self) -> Needs {
+        match self {
+            Self::Line(format) => format.needs(),
+            Self::Entry(content) => content.needs(),
+        }
+    }
+
+    fn write(&self, buffer: &mut Vec<u8>, cx: &FormatContext<'_>) {
+        match self {
+            Self::Line(format) => format.write(buffer, cx),
+            Self::Entry(content) => content.write(buffer, cx),
+        }
+    }
 }
 
 const FILE: &str = "envoy.extensions.access_loggers.file.v3.FileAccessLog";
 const STDOUT: &str = "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog";
+const HTTP_GRPC: &str = "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig";
+const TCP_GRPC: &str = "envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig";
 const STDERR: &str = "envoy.extensions.access_loggers.stream.v3.StderrAccessLog";
 
 impl AccessLogs {
@@ -67,7 +90,7 @@ impl AccessLogs {
         outcome?;
         let mut needs = Needs::default();
         for log in &logs {
-            needs.merge(&log.format.needs());
+            needs.merge(&log.content.needs());
             if let Some(filter) = &log.filter {
                 filter.add_needs(&mut needs);
             }
@@ -88,14 +111,14 @@ impl AccessLogs {
         &self.needs
     }
 
-    /// Writes a line to each log whose filter accepts the stream. `random`
+    /// Writes to each log whose filter accepts the stream. `random`
     /// decides on shares of streams.
     ///
     /// To be called within a tokio `LocalSet`.
     pub fn log(&self, cx: &FormatContext<'_>, buffers: &Rc<Buffers>, random: u64) {
         for log in &self.logs {
             if log.filter.as_ref().is_none_or(|f| f.accepts(cx, random)) {
-                buffers.append(&log.sink, |line| log.format.write(line, cx));
+                buffers.append(&log.sink, |buffer| log.content.write(buffer, cx));
             }
         }
     }
@@ -112,33 +135,42 @@ impl Log {
         let filter = filter
             .map(|filter| Filter::compile(filter, cx, &at.field("filter")))
             .transpose();
-        let config = match config_type {
-            Some(ConfigType::TypedConfig(any)) => logger(&any, cx, &at.field("typed_config")),
-            None => Err(at.field("typed_config").error("is required")),
+        let at = at.field("typed_config");
+        let opened = match config_type {
+            Some(ConfigType::TypedConfig(any)) => open(&any, cx, &at),
+            None => Err(at.error("is required")),
         };
-        let (target, format, target_field) = config?;
-        let sink = cx
-            .server
-            .access_logs
-            .open(target.clone())
-            .map_err(|error| {
-                let at = at.field("typed_config");
-                match target {
-                    Target::File(path) => at.field(target_field).error(format_args!(
-                        "unable to open file '{}': {error}",
-                        path.display()
-                    )),
-                    Target::Stdout | Target::Stderr => {
-                        at.error(format_args!("cannot write there: {error}"))
-                    }
-                }
-            })?;
+        let (sink, content) = opened?;
         Ok(Self {
             filter: filter?,
-            format,
+            content,
             sink,
         })
     }
+}
+
+fn open(any: &Any, cx: &Context<'_>, at: &At<'_>) -> Result<(Arc<Sink>, Content), Reported> {
+    match type_name(any) {
+        HTTP_GRPC => {
+            let (sink, content) = grpc::compile_http(unpack(any, at)?, cx, at)?;
+            return Ok((sink, Content::Entry(content)));
+        }
+        TCP_GRPC => {
+            let (sink, content) = grpc::compile_tcp(unpack(any, at)?, cx, at)?;
+            return Ok((sink, Content::Entry(content)));
+        }
+        _ => {}
+    }
+    let (target, format, target_field) = logger(any, cx, at)?;
+    let sink = cx.server.access_logs.open_file(target.clone());
+    let sink = sink.map_err(|error| match target {
+        Target::File(path) => at.field(target_field).error(format_args!(
+            "unable to open file '{}': {error}",
+            path.display()
+        )),
+        Target::Stdout | Target::Stderr => at.error(format_args!("cannot write there: {error}")),
+    })?;
+    Ok((sink, Content::Line(format)))
 }
 
 /// Target, format, and the field that names the target.
@@ -186,7 +218,7 @@ fn logger(any: &Any, cx: &Context<'_>, at: &At<'_>) -> Result<Logger, Reported> 
             Ok((Target::Stderr, of_stream(format)?, ""))
         }
         other => Err(at.error(format_args!(
-            "{other} is not supported yet; known are {FILE}, {STDOUT} and {STDERR}"
+            "{other} is not supported yet; known are {FILE}, {STDOUT}, {STDERR}, {HTTP_GRPC} and {TCP_GRPC}"
         ))),
     }
 }

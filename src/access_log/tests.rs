@@ -1,6 +1,6 @@
 use std::{fs, sync::Arc, time::Duration};
 
-use super::{AccessLogs, Buffers, Files, Settings, Sink, Target, stats};
+use super::{AccessLogs, Buffers, Settings, Sink, Sinks, Target, stats};
 use crate::{
     config::Report,
     formatter::testing::{context, stream_info},
@@ -8,13 +8,13 @@ use crate::{
     stats::Registry,
 };
 
-fn files(interval: Duration) -> (Arc<Registry>, Files) {
+fn files(interval: Duration) -> (Arc<Registry>, Sinks) {
     let registry = Registry::new(1);
     let settings = Settings {
         interval,
         ..Settings::default()
     };
-    let files = Files::new(settings, &registry);
+    let files = Sinks::new(settings, &registry);
     (registry, files)
 }
 
@@ -34,23 +34,23 @@ async fn lines_gather_until_the_interval_is_over() {
     let block = registry.block("filesystem.", &stats::TABLE);
     local(async {
         let buffers = Buffers::new();
-        let sink = files.open(Target::File(path.clone())).unwrap();
+        let sink = files.open_file(Target::File(path.clone())).unwrap();
         append(&buffers, &sink, "1\n");
         append(&buffers, &sink, "2\n");
         append(&buffers, &sink, "3\n");
-        files.finish(Duration::from_secs(5));
+        files.finish(Duration::from_secs(5)).await;
         assert_eq!(
             fs::read_to_string(&path).unwrap(),
             "1\n",
             "the first goes at once"
         );
         tokio::time::sleep(Duration::from_secs(11)).await;
-        files.finish(Duration::from_secs(5));
+        files.finish(Duration::from_secs(5)).await;
         assert_eq!(fs::read_to_string(&path).unwrap(), "1\n2\n3\n");
         append(&buffers, &sink, "4\n");
         append(&buffers, &sink, "5\n");
         drop(buffers);
-        files.finish(Duration::from_secs(5));
+        files.finish(Duration::from_secs(5)).await;
         assert_eq!(fs::read_to_string(&path).unwrap(), "1\n2\n3\n4\n5\n");
     })
     .await;
@@ -67,24 +67,24 @@ async fn a_reopened_file_goes_on_under_its_name() {
     let (registry, files) = files(Duration::ZERO);
     local(async {
         let buffers = Buffers::new();
-        let sink = files.open(Target::File(path.clone())).unwrap();
-        let again = files.open(Target::File(path.clone())).unwrap();
+        let sink = files.open_file(Target::File(path.clone())).unwrap();
+        let again = files.open_file(Target::File(path.clone())).unwrap();
         assert!(Arc::ptr_eq(&sink, &again), "a file is opened once");
         append(&buffers, &sink, "1\n");
         buffers.flush();
-        files.finish(Duration::from_secs(5));
+        files.finish(Duration::from_secs(5)).await;
         fs::rename(&path, &moved).unwrap();
         files.reopen();
         append(&buffers, &sink, "2\n");
         buffers.flush();
-        files.finish(Duration::from_secs(5));
+        files.finish(Duration::from_secs(5)).await;
         // A file that cannot be opened again goes on as it was.
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         files.reopen();
         append(&buffers, &sink, "3\n");
         buffers.flush();
-        files.finish(Duration::from_secs(5));
+        files.finish(Duration::from_secs(5)).await;
     })
     .await;
     assert_eq!(fs::read_to_string(&moved).unwrap(), "1\n");
@@ -98,10 +98,10 @@ async fn a_full_disk_is_counted() {
     let (registry, files) = files(Duration::ZERO);
     local(async {
         let buffers = Buffers::new();
-        let sink = files.open(Target::File("/dev/full".into())).unwrap();
+        let sink = files.open_file(Target::File("/dev/full".into())).unwrap();
         append(&buffers, &sink, "1\n");
         buffers.flush();
-        files.finish(Duration::from_secs(5));
+        files.finish(Duration::from_secs(5)).await;
     })
     .await;
     let block = registry.block("filesystem.", &stats::TABLE);
@@ -182,7 +182,11 @@ async fn filters_decide_what_is_written() {
             let buffers = Buffers::new();
             logs.log(&context(&info), &buffers, 0);
             buffers.flush();
-            world.server.access_logs.finish(Duration::from_secs(5));
+            world
+                .server
+                .access_logs
+                .finish(Duration::from_secs(5))
+                .await;
         })
         .await;
         let expected = if accepts { "404\n" } else { "" };

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use crate::{
-    api::envoy::config::core::v3::ConfigSource,
+    api::envoy::config::core::v3::{ConfigSource, GrpcService},
     config::{At, Reported},
     http::filters::Filter,
     runtime::Runtime,
     stats,
+    upstream::grpc::{Caller, Target},
     xds::slot::Slot,
 };
 
@@ -75,6 +76,15 @@ pub trait Sources {
     /// # Errors
     /// When the cluster has to exist and does not.
     fn cluster(&self, name: &str, must_exist: bool, at: &At<'_>) -> Result<(), Reported>;
+
+    /// A gRPC service that is called besides those that push resources.
+    ///
+    /// # Errors
+    /// What is wrong with it has been reported.
+    fn target(&self, service: &GrpcService, at: &At<'_>) -> Result<Target, Reported>;
+
+    /// What services are called by; nothing where none is called, as in validation.
+    fn caller(&self) -> Option<Caller>;
 
     /// Tells that these files are part of the resource being compiled (a
     /// certificate, a direct response body): it is compiled again when one of
@@ -157,6 +167,6 @@ pub struct ServerInfo {
     pub header_prefix: String,
     /// Whom clusters ask for addresses that do not say.
     pub dns: crate::upstream::dns::ResolverSettings,
-    /// The files of access logs.
-    pub access_logs: Arc<crate::access_log::Files>,
+    /// Where access logs go.
+    pub access_logs: Arc<crate::access_log::Sinks>,
 }

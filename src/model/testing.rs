@@ -12,10 +12,11 @@ use super::{
     secret::Secret,
 };
 use crate::{
-    api::envoy::config::core::v3::ConfigSource,
+    api::envoy::config::core::v3::{ConfigSource, GrpcService},
     config::{At, Document, Format, Report, Reported, Strictness},
     runtime::Runtime,
     stats,
+    upstream::grpc::{Caller, Channels, Target},
     xds::slot::Slot,
 };
 
@@ -84,6 +85,14 @@ fn slot<T>(slots: &RefCell<Vec<Arc<Slot<T>>>>, name: &str) -> Arc<Slot<T>> {
 }
 
 impl Sources for Given {
+    fn target(&self, service: &GrpcService, at: &At<'_>) -> Result<Target, Reported> {
+        Target::compile(service, &Channels::default(), at)
+    }
+
+    fn caller(&self) -> Option<Caller> {
+        None
+    }
+
     fn routes(
         &self,
         _source: &ConfigSource,

@@ -8,7 +8,10 @@ use tokio::task;
 use crate::{
     access_log::AccessLogs,
     admin::{AllowedPaths, Config, Listening, Server, State},
-    api::envoy::config::{bootstrap::v3::Admin as Message, core::v3::ConfigSource},
+    api::envoy::config::{
+        bootstrap::v3::Admin as Message,
+        core::v3::{ConfigSource, GrpcService},
+    },
     cli::Options,
     config::{At, Reported},
     model::{
@@ -18,6 +21,7 @@ use crate::{
         route::RouteTable,
         secret::Secret,
     },
+    upstream::grpc::{Caller, Target},
     xds::slot::Slot,
 };
 
@@ -100,6 +104,14 @@ struct NoSources;
 const NONE: &str = "the admin cannot refer to other resources";
 
 impl Sources for NoSources {
+    fn target(&self, _: &GrpcService, at: &At<'_>) -> Result<Target, Reported> {
+        Err(at.error(NONE))
+    }
+
+    fn caller(&self) -> Option<Caller> {
+        None
+    }
+
     fn routes(
         &self,
         _: &ConfigSource,

@@ -5,7 +5,7 @@ use std::{cell::Cell, rc::Rc, sync::Arc};
 use tokio::{sync::Notify, task, time};
 
 use crate::{
-    access_log::Files,
+    access_log::Sinks,
     admin::state::{self, DrainListeners, LogControl, LogLevelError, ServerState},
     log::{Component, Log},
 };
@@ -17,7 +17,7 @@ use super::{Lifecycle, lifecycle::Scope, stats::ServerStats};
 pub struct Control {
     lifecycle: Lifecycle,
     log: Log,
-    access_logs: Arc<Files>,
+    access_logs: Arc<Sinks>,
     stats: Rc<ServerStats>,
     start: Cell<ServerState>,
     draining_listeners: Cell<bool>,
@@ -29,7 +29,7 @@ impl Control {
     pub fn new(
         lifecycle: Lifecycle,
         log: Log,
-        access_logs: Arc<Files>,
+        access_logs: Arc<Sinks>,
         stats: Rc<ServerStats>,
     ) -> Rc<Self> {
         Rc::new(Self {

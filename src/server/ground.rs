@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    access_log::{Files, Settings},
+    access_log::{Settings, Sinks},
     cli::Options,
     config::Strictness,
     model::context::ServerInfo,
@@ -18,8 +18,8 @@ use super::{Bootstrap, local_address};
 pub struct Ground {
     /// Where stats are made.
     pub stats: Arc<stats::Registry>,
-    /// The files of access logs.
-    pub access_logs: Arc<Files>,
+    /// Where access logs go.
+    pub access_logs: Arc<Sinks>,
     /// Values that may override what is configured.
     pub runtime: Arc<Runtime>,
     /// Facts about the process.
@@ -36,7 +36,7 @@ impl Ground {
             interval: Duration::from_millis(options.file_flush_interval_msec.into()),
             size: options.file_flush_min_size_kb as usize * 1024,
         };
-        let access_logs = Arc::new(Files::new(files, &stats));
+        let access_logs = Arc::new(Sinks::new(files, &stats));
         let layers = std::mem::take(&mut bootstrap.runtime);
         Self {
             runtime: Runtime::new(layers, &stats),
@@ -48,7 +48,7 @@ impl Ground {
     }
 }
 
-fn server_info(bootstrap: &Bootstrap, options: &Options, access_logs: Arc<Files>) -> ServerInfo {
+fn server_info(bootstrap: &Bootstrap, options: &Options, access_logs: Arc<Sinks>) -> ServerInfo {
     let node = &bootstrap.node;
     let zone = node.locality.as_ref().map(|locality| locality.zone.clone());
     ServerInfo {

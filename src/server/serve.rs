@@ -16,7 +16,7 @@ use std::{
 use tokio::{task, time};
 
 use crate::{
-    access_log::Files,
+    access_log::Sinks,
     admin::{State, first_expiry, state::ServerFacts},
     api::envoy::config::bootstrap::v3::bootstrap::{
         StaticResources, application_log_config::log_format::LogFormat,
@@ -75,7 +75,7 @@ struct Server {
     workers: Workers,
     stop: Stop,
     stats: Rc<ServerStats>,
-    access_logs: Arc<Files>,
+    access_logs: Arc<Sinks>,
     _watch: Watch,
 }
 
@@ -211,7 +211,7 @@ impl Server {
             }
         };
         shutdown::shut_down(asked, self.stop, &self.lifecycle, self.workers).await;
-        self.access_logs.finish(LAST_LINES);
+        self.access_logs.finish(LAST_LINES).await;
     }
 }
 

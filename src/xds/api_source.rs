@@ -174,7 +174,11 @@ impl ApiSource {
     }
 }
 
-pub(super) fn check_version(version: i32, at: &At<'_>) -> Result<(), Reported> {
+/// Refuses the version before this one.
+///
+/// # Errors
+/// Reported at `at`, the place of the version.
+pub fn check_version(version: i32, at: &At<'_>) -> Result<(), Reported> {
     match version == ApiVersion::V2 as i32 {
         true => Err(at.error("V2 is not supported; use V3")),
         false => Ok(()),
@@ -247,6 +251,14 @@ impl Management {
     /// The servers that push resources of every type over one stream.
     pub fn ads(&self) -> Option<&Arc<ApiSource>> {
         self.ads.as_ref()
+    }
+
+    /// A service that is called besides management servers.
+    ///
+    /// # Errors
+    /// What is wrong with it has been reported.
+    pub fn target(&self, service: &pb::GrpcService, at: &At<'_>) -> Result<Target, Reported> {
+        Target::compile(service, &self.channels, at)
     }
 
     /// Refuses a cluster by which a management server cannot be reached before

@@ -17,7 +17,7 @@ use crate::{
     api::{
         TYPE_URL_PREFIX,
         envoy::{
-            config::core::v3::ConfigSource as ConfigSourceMessage,
+            config::core::v3::{ConfigSource as ConfigSourceMessage, GrpcService},
             extensions::transport_sockets::tls::v3::Secret as SecretMessage,
         },
     },
@@ -31,6 +31,7 @@ use crate::{
     },
     runtime::{Runtime, Values},
     stats,
+    upstream::grpc::{Caller, Target},
 };
 
 use super::{
@@ -616,6 +617,14 @@ impl Collector<'_> {
 }
 
 impl Sources for Collector<'_> {
+    fn target(&self, service: &GrpcService, at: &At<'_>) -> Result<Target, Reported> {
+        self.subscriptions.management.target(service, at)
+    }
+
+    fn caller(&self) -> Option<Caller> {
+        Some(self.subscriptions.streams.caller())
+    }
+
     fn routes(
         &self,
         source: &ConfigSourceMessage,

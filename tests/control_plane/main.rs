@@ -7,6 +7,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod access_logs;
 mod bad_input;
 mod channels;
 mod goldens;

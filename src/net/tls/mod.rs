@@ -19,7 +19,7 @@ pub use certificate::Certificate;
 pub use certificate_facts::{CertificateFacts, SubjectName};
 pub use common::{Common, Source, ValidationSource, secret};
 pub use downstream::DownstreamTls;
-pub use params::{Parameters, Side, suite_name};
+pub use params::{Parameters, Side, suite_name, suite_number};
 pub use presented::{CertificateText, Presented};
 pub use san::SanMatcher;
 pub use stats::SslStats;

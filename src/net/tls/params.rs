@@ -84,6 +84,19 @@ pub fn suite_name(suite: rustls::CipherSuite) -> &'static str {
     }
 }
 
+/// The number of a suite of which this is OpenSSL's name.
+pub fn suite_number(name: &str) -> Option<u16> {
+    use rustls::CipherSuite;
+    let of_tls13 = [
+        CipherSuite::TLS13_AES_128_GCM_SHA256,
+        CipherSuite::TLS13_AES_256_GCM_SHA384,
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+    ];
+    let all = of_tls13.into_iter().chain(SUITES.iter().map(|(_, id)| *id));
+    let mut named = all.filter(|&suite| suite_name(suite) == name);
+    named.next().map(u16::from)
+}
+
 /// Signature schemes by their names, which are those of TLS itself.
 pub(super) const SCHEMES: [(&str, SignatureScheme); 10] = [
     (

@@ -17,7 +17,10 @@ use prost::{Message, Name};
 use prost_types::Any;
 use tonic::Code;
 
-use super::channel_uri::{Endpoints, TargetUri};
+use super::{
+    Caller, Target,
+    channel_uri::{Endpoints, TargetUri},
+};
 use crate::{
     api::envoy::{
         config::{
@@ -26,7 +29,7 @@ use crate::{
                 cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily},
             },
             core::v3::{
-                Address, ConfigSource, Http2ProtocolOptions, KeepaliveSettings, Pipe,
+                Address, ConfigSource, GrpcService, Http2ProtocolOptions, KeepaliveSettings, Pipe,
                 SocketAddress, TransportSocket, address,
                 grpc_service::{
                     GoogleGrpc,
@@ -469,6 +472,14 @@ impl Alone {
 }
 
 impl Sources for Alone {
+    fn target(&self, _: &GrpcService, at: &At<'_>) -> Result<Target, Reported> {
+        Self::refuse(at)
+    }
+
+    fn caller(&self) -> Option<Caller> {
+        None
+    }
+
     fn routes(
         &self,
         _source: &ConfigSource,

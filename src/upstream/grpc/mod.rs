@@ -31,6 +31,7 @@ use tokio::sync::Notify;
 use tonic::{Code, Status, client::Grpc, metadata::MetadataMap};
 
 use crate::{
+    api::envoy::config::core::v3::Node,
     http::stream::Upstream,
     model::{Snapshot, SnapshotSlot, cluster::Protocol},
 };
@@ -44,6 +45,15 @@ pub use channel::{Channel, Channels};
 use connection::Connection;
 pub use connection::Sender;
 pub use target::{Backoff, Server, Target};
+
+/// What those who call services from the control thread call them by.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The thread's way to its clusters.
+    pub upstreams: Rc<Upstreams>,
+    /// How this proxy introduces itself.
+    pub node: Arc<Node>,
+}
 
 /// What one thread needs for gRPC calls to its clusters.
 #[derive(Debug)]

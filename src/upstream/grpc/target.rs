@@ -75,6 +75,45 @@ pub struct Backoff {
     pub max: Duration,
 }
 
+impl Backoff {
+    /// A random wait, twice as long at most after each failure. `random` says
+    /// which share of it.
+    pub fn pause(&self, failures: u32, random: u64) -> Duration {
+        let doubled = 2u32.saturating_pow(failures.saturating_sub(1));
+        let most = self.base.saturating_mul(doubled).min(self.max);
+        // From 0 to 1, to a millionth.
+        most.mul_f64((random % 1_000_000) as f64 / 1e6)
+    }
+
+    /// Compiles `retry_back_off`.
+    ///
+    /// # Errors
+    /// What is wrong has been reported at `at`, its place.
+    pub fn compile(
+        message: Option<BackoffStrategy>,
+        at: &At<'_>,
+    ) -> Result<Option<Self>, Reported> {
+        let Some(BackoffStrategy {
+            base_interval,
+            max_interval,
+        }) = message
+        else {
+            return Ok(None);
+        };
+        let place = at.field("base_interval");
+        let base = base_interval.ok_or_else(|| place.error("is required"))?;
+        let base = duration(&base, &place)?;
+        let max = optional_duration(max_interval.as_ref(), &at.field("max_interval"))?;
+        let max = max.unwrap_or(base * 10);
+        match max < base {
+            true => Err(at
+                .field("max_interval")
+                .error("must not be shorter than base_interval")),
+            false => Ok(Some(Self { base, max })),
+        }
+    }
+}
+
 impl Target {
     /// Compiles a service.
     ///
@@ -218,25 +257,7 @@ fn compile_backoff(message: RetryPolicy, at: &At<'_>) -> Result<Option<Backoff>,
         num_retries, retry_on, retry_priority, retry_host_predicate,
         host_selection_retry_max_attempts,
     )?;
-    let Some(BackoffStrategy {
-        base_interval,
-        max_interval,
-    }) = retry_back_off
-    else {
-        return Ok(None);
-    };
-    let at = at.field("retry_back_off");
-    let place = at.field("base_interval");
-    let base = base_interval.ok_or_else(|| place.error("is required"))?;
-    let base = duration(&base, &place)?;
-    let max = optional_duration(max_interval.as_ref(), &at.field("max_interval"))?;
-    let max = max.unwrap_or(base * 10);
-    match max < base {
-        true => Err(at
-            .field("max_interval")
-            .error("must not be shorter than base_interval")),
-        false => Ok(Some(Backoff { base, max })),
-    }
+    Backoff::compile(retry_back_off, &at.field("retry_back_off"))
 }
 
 #[cfg(test)]
@@ -266,6 +287,25 @@ mod tests {
         let backoff = target.backoff.unwrap();
         assert_eq!(backoff.base, Duration::from_secs(1));
         assert_eq!(backoff.max, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn waits_grow_to_their_limit_and_differ() {
+        let backoff = Backoff {
+            base: Duration::from_millis(500),
+            max: Duration::from_secs(30),
+        };
+        let longest = |failures| {
+            let waits = (0..200).map(|n| backoff.pause(failures, n * 5_000));
+            waits.max().unwrap()
+        };
+        for (failures, most) in [(0, 500), (1, 500), (2, 1000), (4, 4000), (40, 30_000)] {
+            let (most, longest) = (Duration::from_millis(most), longest(failures));
+            assert!(
+                longest <= most && longest > most / 2,
+                "{failures}: {longest:?}"
+            );
+        }
     }
 
     #[test]

@@ -77,7 +77,9 @@ impl Driver {
             }
             self.tell(Event::Failed(details.as_str().into())).await;
             said = details;
-            time::sleep(pause(target.backoff.unwrap_or(BACKOFF), failures)).await;
+            let backoff = target.backoff.unwrap_or(BACKOFF);
+            let random = RandomState::new().hash_one(());
+            time::sleep(backoff.pause(failures, random)).await;
         }
     }
 
@@ -180,32 +182,6 @@ impl Driver {
     async fn let_requests_go_out(&self) {
         while self.pending() > MAX_PENDING {
             time::sleep(PENDING_CHECK).await;
-        }
-    }
-}
-
-/// A random wait, twice as long at most after each failure.
-fn pause(backoff: Backoff, failures: u32) -> Duration {
-    let doubled = 2u32.saturating_pow(failures.saturating_sub(1));
-    let most = backoff.base.saturating_mul(doubled).min(backoff.max);
-    // From 0 to 1, to a millionth.
-    let share = RandomState::new().hash_one(()) % 1_000_000;
-    most.mul_f64(share as f64 / 1e6)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_grow_to_their_limit_and_differ() {
-        let longest = |failures| (0..200).map(|_| pause(BACKOFF, failures)).max().unwrap();
-        for (failures, most) in [(0, 500), (1, 500), (2, 1000), (4, 4000), (40, 30_000)] {
-            let (most, longest) = (Duration::from_millis(most), longest(failures));
-            assert!(
-                longest <= most && longest > most / 2,
-                "{failures}: {longest:?}"
-            );
         }
     }
 }

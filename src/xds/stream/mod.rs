@@ -30,7 +30,7 @@ use crate::{
     api::envoy::config::core::v3::Node,
     config::{At, Reported},
     stats::{self, Block},
-    upstream::grpc::Upstreams,
+    upstream::grpc::{Caller, Upstreams},
 };
 
 use super::{
@@ -97,6 +97,14 @@ impl Streams {
     /// What calls of this thread go through.
     pub fn upstreams(&self) -> &Rc<Upstreams> {
         &self.upstreams
+    }
+
+    /// What other services are called by.
+    pub fn caller(&self) -> Caller {
+        Caller {
+            upstreams: self.upstreams.clone(),
+            node: self.node.clone(),
+        }
     }
 
     /// The stream for resources of a type from an origin, joined or begun.

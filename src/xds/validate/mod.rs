@@ -17,7 +17,7 @@ use crate::{
     api::envoy::config::{
         bootstrap::v3::bootstrap::{DynamicResources, StaticResources},
         cluster::v3::Cluster as ClusterMessage,
-        core::v3::ConfigSource as ConfigSourceMessage,
+        core::v3::{ConfigSource as ConfigSourceMessage, GrpcService},
         listener::v3::Listener as ListenerMessage,
     },
     config::{
@@ -36,7 +36,7 @@ use crate::{
     refuse,
     runtime::{Runtime, Values},
     stats,
-    upstream::grpc::Channels,
+    upstream::grpc::{Caller, Channels, Target},
 };
 
 use super::{
@@ -364,6 +364,14 @@ impl Validator<'_> {
 }
 
 impl Sources for Validator<'_> {
+    fn target(&self, service: &GrpcService, at: &At<'_>) -> Result<Target, Reported> {
+        self.management.target(service, at)
+    }
+
+    fn caller(&self) -> Option<Caller> {
+        None
+    }
+
     fn routes(
         &self,
         source: &ConfigSourceMessage,
