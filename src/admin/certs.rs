@@ -65,7 +65,8 @@ fn all(state: &State) -> Vec<InForce> {
     clusters.sort_by(|a, b| a.name.cmp(&b.name));
     for tls in clusters
         .into_iter()
-        .filter_map(|cluster| cluster.transport.tls())
+        .flat_map(|cluster| cluster.transports.all())
+        .filter_map(|transport| transport.tls())
     {
         let (authorities, certificate) = tls.in_force();
         all.push(InForce {

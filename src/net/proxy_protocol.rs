@@ -99,8 +99,19 @@ impl ProxyProtocol {
         }
     }
 
+    /// The header of a connection that no client is the reason of, from one end to
+    /// the other.
+    pub fn own_header(&self, ends: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
+        match self.version {
+            Version::V1 => header_v1(ends),
+            Version::V2 => header_v2(None, &[]),
+        }
+    }
+
     fn tlvs(&self, client: &ConnectionInfo) -> Vec<u8> {
-        let passed = client.tlvs().iter().filter(|tlv| match &self.pass {
+        let is_added = |kind| self.added.iter().any(|(added, _)| *added == kind);
+        let passed = client.tlvs().iter().filter(|tlv| !is_added(tlv.kind));
+        let passed = passed.filter(|tlv| match &self.pass {
             Pass::Nothing => false,
             Pass::All => true,
             Pass::These(kinds) => kinds.contains(&tlv.kind),
@@ -229,7 +240,7 @@ mod tests {
             kind,
             value: value.into(),
         };
-        let tlvs = [tlv(1, b"no"), tlv(2, b"yes")];
+        let tlvs = [tlv(1, b"no"), tlv(2, b"yes"), tlv(0xea, b"no")];
         info.noted(ConnectionMetadata::default(), tlvs.into());
         let mut expected = SIGNATURE.to_vec();
         expected.extend([
@@ -254,5 +265,6 @@ mod tests {
         assert_eq!(v2.header(&info), expected);
         let v6 = v2.header(&client("[::1]:5", "[::2]:10"));
         assert_eq!(v6[12..16], [0x21, 0x21, 0, 36 + 4]);
+        assert_eq!(v2.own_header(None)[12..], [0x20, 0, 0, 0]);
     }
 }

@@ -9,7 +9,9 @@ use crate::{
     stats::Block,
     upstream::{
         Alpn, Breakers, Endpoint, Host, HostStat, LbContext, Priority, Resource, WorkerCluster,
-        pool::{Carrier, ConnectError, ConnectionFacts, Pending, PoolError, connect, http2::Place},
+        pool::{
+            Carrier, ConnectError, ConnectionFacts, Pending, PoolError, Wire, connect, http2::Place,
+        },
         stats::cluster_stats,
     },
 };
@@ -132,7 +134,8 @@ async fn reach_host(
     log.attempt_count += 1;
     log.upstream_host = Some(Rc::new(endpoint.described()));
     let unless_cancelled = Cancelled(Some(stats));
-    let outcome = connect(&cluster.cluster, &endpoint, None, Alpn::None).await;
+    let wire = Wire::new(&endpoint, Alpn::None, Some(&log.connection));
+    let outcome = connect(&cluster.cluster, &endpoint, &wire).await;
     unless_cancelled.disarm();
     match outcome {
         Ok((io, info)) => {
@@ -168,12 +171,13 @@ async fn tunnel(
     let host = &endpoint.host;
     log.attempt_count += 1;
     log.upstream_host = Some(Rc::new(endpoint.described()));
-    let protocol = match cluster.cluster.protocol {
-        Protocol::Http2 => Protocol::Http2,
+    let alpn = match cluster.cluster.protocol {
+        Protocol::Http2 => Alpn::Http2,
         // The client speaks none.
-        Protocol::Http1 | Protocol::UseDownstream => Protocol::Http1,
+        Protocol::Http1 | Protocol::UseDownstream => Alpn::Http1,
+        Protocol::Auto => Alpn::Either,
     };
-    let pool = cluster.pool(&endpoint, protocol, None);
+    let pool = cluster.pool(&endpoint, Wire::new(&endpoint, alpn, Some(&log.connection)));
     let stats = &cluster.cluster.stats;
     let unless_cancelled = Cancelled(Some(stats));
     let lease = match pool.take() {

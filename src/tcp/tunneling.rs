@@ -143,8 +143,8 @@ impl Tunneling {
                 self.open_http1(lent, &head).await
             }
             Lease::Http2(connection) => {
+                let secure = connection.facts.info.tls.is_some();
                 let place = Place::new(connection, pool, cluster.clone());
-                let secure = cluster.cluster.transport.tls().is_some();
                 let request = http2_request(head, secure);
                 let mut exchange = Http2Exchange::start(place.connection(), request);
                 let mut body = Empty::<Bytes>::new();

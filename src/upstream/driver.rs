@@ -108,6 +108,7 @@ async fn follow_endpoints(
             let known = cluster.hosts().load();
             let members = endpoints.membership(
                 Some(&known),
+                &cluster.transports,
                 &ResolvedNames::new(),
                 cluster.threads(),
                 Duplicates::Dropped,

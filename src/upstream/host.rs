@@ -7,7 +7,10 @@ use std::sync::{
 
 use arc_swap::{ArcSwap, Guard};
 
-use crate::{api::envoy::config::core::v3::Metadata, formatter::UpstreamHost, net::Address, stats};
+use crate::{
+    api::envoy::config::core::v3::Metadata, formatter::UpstreamHost, model::cluster::Transport,
+    net::Address, stats,
+};
 
 /// The addresses of one host: the one it is known by, and others that reach the
 /// same host, in the order in which they are worth trying.
@@ -228,7 +231,7 @@ pub enum Health {
 }
 
 /// One host as a member of one cluster: what the configuration says of it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Endpoint {
     /// The host.
     pub host: Arc<Host>,
@@ -244,6 +247,8 @@ pub struct Endpoint {
     pub status: EndpointStatus,
     /// `metadata`, where given.
     pub metadata: Option<Arc<Metadata>>,
+    /// What carries the bytes of connections to it.
+    pub transport: Arc<Transport>,
 }
 
 impl Endpoint {

@@ -10,6 +10,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 
+use crate::api::envoy::config::core::v3::Metadata;
+
 use super::{
     balance::{Balancing, Loads, PriorityHealth},
     host::{Endpoint, Health, Host, HostKey, Locality},
@@ -27,6 +29,8 @@ pub struct LocalityEndpoints {
     pub weight: u32,
     /// `priority`.
     pub priority: u32,
+    /// `metadata`, where given.
+    pub metadata: Option<Arc<Metadata>>,
     /// The hosts.
     pub endpoints: Vec<Arc<Endpoint>>,
 }

@@ -125,6 +125,16 @@ crate::stat_table! {
 }
 
 crate::stat_table! {
+    /// `cluster.NAME.MATCH.`, for each of `transport_socket_matches`.
+    pub mod transport_match_stats {
+        counters { total_match_count }
+        gauges {}
+        histograms {}
+        texts {}
+    }
+}
+
+crate::stat_table! {
     /// `cluster.NAME.circuit_breakers.{default,high}.`, with `track_remaining`.
     pub mod remaining_stats {
         counters {}

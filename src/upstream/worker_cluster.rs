@@ -1,23 +1,27 @@
 //! What one worker holds of each cluster it has used: its choice among hosts
 //! and its pools.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    rc::Rc,
+    sync::Arc,
+};
 
 use foldhash::fast::RandomState;
 
-use super::{Endpoint, LbContext, LbState, balance::Choice, pool::Pool};
-use crate::model::{
-    Snapshot,
-    cluster::{Cluster, Protocol},
+use super::{
+    Endpoint, LbContext, LbState,
+    balance::Choice,
+    pool::{Pool, Wire},
 };
+use crate::model::{Snapshot, cluster::Cluster};
 
-/// Pools by host id and protocol. They outlive the configuration they were made
-/// under for as long as the next one looks the same on the wire.
+/// Pools by host id and what their connections are like. They outlive the
+/// configuration they were made under for as long as the next one looks the same
+/// on the wire.
 #[derive(Debug, Default)]
-struct Pools(RefCell<HashMap<PoolKey, Rc<Pool>, RandomState>>);
-
-/// Host id, protocol, and the server name where requests give it.
-type PoolKey = (u64, Protocol, Option<Rc<str>>);
+struct Pools(RefCell<HashMap<(u64, Wire), Rc<Pool>, RandomState>>);
 
 impl Pools {
     fn drain_all(&self) {
@@ -27,10 +31,11 @@ impl Pools {
             .for_each(|(_, pool)| pool.drain());
     }
 
-    /// Drains the pools of hosts that are no longer there.
-    fn retain(&self, keep: impl Fn(u64) -> bool) {
-        self.0.borrow_mut().retain(|(host, ..), pool| {
-            let keep = keep(*host);
+    /// Drains the pools of hosts that are no longer there, or are reached through
+    /// another transport.
+    fn retain(&self, keep: impl Fn(u64, u64) -> bool) {
+        self.0.borrow_mut().retain(|(host, wire), pool| {
+            let keep = keep(*host, wire.transport);
             if !keep {
                 pool.drain();
             }
@@ -77,6 +82,9 @@ impl WorkerCluster {
         for pool in this.pools.0.borrow().values() {
             pool.set_owner(Rc::downgrade(&this));
         }
+        if previous.is_some() {
+            this.refresh();
+        }
         this
     }
 
@@ -95,9 +103,11 @@ impl WorkerCluster {
 
     fn compare_hosts(&self, lb: &mut LbState) {
         let set = lb.hosts(self.cluster.hosts());
-        let ids: std::collections::HashSet<u64> =
-            set.endpoints().map(|endpoint| endpoint.host.id()).collect();
-        self.pools.retain(|id| ids.contains(&id));
+        let reached =
+            |endpoint: &Arc<Endpoint>| (endpoint.host.id(), endpoint.transport.identity());
+        let reached: HashSet<(u64, u64), RandomState> = set.endpoints().map(reached).collect();
+        self.pools
+            .retain(|host, transport| reached.contains(&(host, transport)));
     }
 
     /// Drains the pools of hosts that have left the cluster.
@@ -108,22 +118,24 @@ impl WorkerCluster {
         }
     }
 
-    /// The pool of a host. `server_name` is what `auto_sni` takes from the request.
-    pub fn pool(
-        self: &Rc<Self>,
-        endpoint: &Arc<Endpoint>,
-        protocol: Protocol,
-        server_name: Option<Rc<str>>,
-    ) -> Rc<Pool> {
+    /// The pool of connections like this to a host.
+    pub fn pool(self: &Rc<Self>, endpoint: &Arc<Endpoint>, wire: Wire) -> Rc<Pool> {
         let mut pools = self.pools.0.borrow_mut();
-        let key = (endpoint.host.id(), protocol, server_name);
+        let key = (endpoint.host.id(), wire);
         if let Some(pool) = pools.get(&key) {
             return pool.clone();
         }
-        let pool = Pool::new(endpoint.clone(), protocol, key.2.clone());
+        let pool = Pool::new(endpoint.clone(), key.1.clone());
         pool.set_owner(Rc::downgrade(self));
         pools.insert(key, pool.clone());
         pool
+    }
+
+    /// Lets go of a pool that holds nothing.
+    pub(super) fn forget(&self, host: u64, wire: &Wire) {
+        let gone = self.pools.0.borrow_mut().remove(&(host, wire.clone()));
+        // Dropped where nothing is borrowed.
+        drop(gone);
     }
 }
 

@@ -18,3 +18,4 @@ mod shipped;
 mod tcp;
 mod tls;
 mod tunnels;
+mod upstream_tls;

@@ -23,7 +23,7 @@ use super::{
     breakers,
     discovery::{self, Source},
     dns::DnsFields,
-    protocol::{self, Deprecated},
+    protocol::{self, Deprecated, Protocol},
     socket, transport,
 };
 
@@ -105,7 +105,7 @@ impl Cluster {
             lb_config,
         } = message;
         let refused = refuse!(at; health_checks, outlier_detection, lb_subset_config, filters,
-            lrs_server, transport_socket_matches, transport_socket_matcher, upstream_config,
+            lrs_server, transport_socket_matcher, upstream_config,
             track_timeout_budgets, preconnect_policy, connection_pool_per_downstream_connection,
             per_connection_buffer_high_watermark_timeout, stats_matcher, queuing_policies);
         let tracked = track_cluster_stats.map_or(Ok(()), |track| {
@@ -155,10 +155,17 @@ impl Cluster {
             at,
         );
         let socket = socket::compile(upstream_bind_config, upstream_connection_options, at);
-        let check_name = protocol
-            .as_ref()
-            .is_ok_and(|(_, http)| http.auto_san_validation);
-        let transport = transport::compile(transport_socket, check_name, &stat_prefix, cx, at);
+        let wanted = transport::Wanted {
+            check_name: protocol
+                .as_ref()
+                .is_ok_and(|(_, http)| http.auto_san_validation),
+            alpn: protocol
+                .as_ref()
+                .is_ok_and(|(protocol, _)| *protocol == Protocol::Auto),
+            stat_prefix: &stat_prefix,
+        };
+        let transports =
+            transport::compile(transport_socket, transport_socket_matches, wanted, cx, at);
         let discovery = discovery::compile(
             Source {
                 cluster: &name,
@@ -190,7 +197,7 @@ impl Cluster {
         let socket = socket?;
         let (discovery, endpoints) = discovery?;
         let connect_timeout = connect_timeout?;
-        let transport = transport?;
+        let transports = transports?;
 
         let threads = cx.server.concurrency + 1;
         let breakers = match previous {
@@ -206,24 +213,24 @@ impl Cluster {
         let membership = match (&endpoints, &known) {
             (Some(endpoints), known) => endpoints.membership(
                 known.as_deref(),
+                &transports,
                 &ResolvedNames::new(),
                 threads,
                 Duplicates::Kept,
             ),
             // Until its own discovery has answered it goes on with those hosts.
-            (None, Some(known)) => known.membership().clone(),
+            (None, Some(known)) => {
+                let mut membership = known.membership().clone();
+                transports.assign(&mut membership);
+                membership
+            }
             (None, None) => Membership::default(),
         };
         let initialized = matches!(discovery, Discovery::Static);
-        let wire_identity = hash_of(&(protocol, http.wire(), &socket, &transport));
+        let wire_identity = hash_of(&(protocol, http.wire(), &socket));
         let stats = cx.stats.block(&stat_prefix, &cluster_stats::TABLE);
         let hosts = HostSet::new(membership, &balancing);
-        let total = hosts.count().total;
-        if initialized && previous.is_none() && total > 0 {
-            stats.inc(cluster_stats::membership_change);
-            stats.add(cluster_stats::default_total_match_count, total);
-        }
-        Ok(Self {
+        let cluster = Self {
             hosts: Hosts::new(hosts),
             wire_identity,
             name,
@@ -233,7 +240,7 @@ impl Cluster {
             buffer_limit: per_connection_buffer_limit_bytes.unwrap_or(DEFAULT_BUFFER_LIMIT)
                 as usize,
             balancing,
-            transport,
+            transports,
             protocol,
             http,
             socket,
@@ -244,12 +251,21 @@ impl Cluster {
             remaining,
             initialized: AtomicBool::new(initialized),
             threads,
-        })
+        };
+        let hosts = cluster.hosts.load();
+        if initialized && previous.is_none() && hosts.count().total > 0 {
+            cluster.stats.inc(cluster_stats::membership_change);
+            cluster.count_new_hosts(
+                &HostSet::new(Membership::default(), &cluster.balancing),
+                &hosts,
+            );
+        }
+        Ok(cluster)
     }
 }
 
 /// A name as part of a stat's: `:` would end a tag.
-fn stat_name(name: &str) -> String {
+pub(super) fn stat_name(name: &str) -> String {
     name.replace(':', "_")
 }
 

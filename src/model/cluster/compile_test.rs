@@ -3,11 +3,12 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     config::Report,
     model::{
-        cluster::{Cluster, EndpointSet, Protocol},
+        cluster::{Cluster, Duplicates, EndpointSet, Protocol, ResolvedNames},
         testing::{World, read},
     },
     upstream::{
-        ClusterDriver, LbContext, LbState, Priority, Resource, balance::Choice, balance::Policy,
+        ClusterDriver, Endpoint, LbContext, LbState, Priority, Resource, balance::Choice,
+        balance::Policy,
     },
 };
 
@@ -246,4 +247,73 @@ fn ten_thousand_clusters() {
         (resident() - before) / 10_000,
         clusters.len()
     );
+}
+
+const RAW: &str = "{name: raw, typed_config: {'@type': type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer}}";
+
+fn tls(sni: &str) -> String {
+    format!(
+        "{{name: tls, typed_config: {{'@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, sni: {sni}}}}}"
+    )
+}
+
+#[test]
+fn auto_config_needs_tls_everywhere() {
+    let world = World::new();
+    let auto = "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {'@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, auto_config: {}}}\n";
+    let with = |more: &str| format!("{}{auto}{more}", at(&[80]));
+    let error = compile(&world, &with(""), None).unwrap_err();
+    assert!(error.contains("transport_socket: has to be TLS"), "{error}");
+    let secure = format!("transport_socket: {}\n", tls("a.test"));
+    assert!(compile(&world, &with(&secure), None).is_ok());
+    let mixed =
+        format!("{secure}transport_socket_matches: [{{name: clear, transport_socket: {RAW}}}]\n");
+    let error = compile(&world, &with(&mixed), None).unwrap_err();
+    assert!(
+        error.contains("transport_socket_matches[0].transport_socket: has to be TLS"),
+        "{error}"
+    );
+}
+
+#[test]
+fn hosts_of_another_configuration_get_its_transport_sockets() {
+    let world = World::new();
+    let eds = |more: &str| {
+        format!(
+            "name: web\ntype: EDS\neds_cluster_config: {{eds_config: {{path: /eds.yaml}}}}\n{more}"
+        )
+    };
+    let clear = compile(&world, &eds(""), None).unwrap();
+    let labelled = "cluster_name: web\nendpoints: [{metadata: {filter_metadata: {envoy.transport_socket_match: {tls: true}}}, lb_endpoints: [
+        {endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 80}}}},
+        {endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 81}}}, metadata: {filter_metadata: {envoy.transport_socket_match: {clear: true}}}}]}]";
+    let report = Report::new();
+    let endpoints = EndpointSet::compile(read(labelled), &world.cx(), &report.root()).unwrap();
+    let members = endpoints.membership(
+        None,
+        &clear.transports,
+        &ResolvedNames::new(),
+        3,
+        Duplicates::Dropped,
+    );
+    clear.set_members(members);
+    let of = |cluster: &Cluster| {
+        let hosts = cluster.hosts().load();
+        let secure = |e: &Arc<Endpoint>| e.transport.tls().is_some();
+        hosts.endpoints().map(secure).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&clear), [false, false]);
+    let matches = format!(
+        "transport_socket_matches: [{{name: clear, match: {{clear: true}}, transport_socket: {RAW}}}, {{name: secure, match: {{tls: true}}, transport_socket: {}}}]\n",
+        tls("a.test")
+    );
+    // The endpoint's own metadata goes before its locality's.
+    let second = compile(&world, &eds(&matches), Some(&clear)).unwrap();
+    assert_eq!(of(&second), [true, false]);
+    assert_eq!(
+        second.wire_identity, clear.wire_identity,
+        "transports are told apart by endpoint"
+    );
+    let third = compile(&world, &eds(""), Some(&second)).unwrap();
+    assert_eq!(of(&third), [false, false]);
 }

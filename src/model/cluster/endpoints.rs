@@ -26,6 +26,8 @@ use crate::{
     },
 };
 
+use super::Transports;
+
 /// Where endpoints stand and how much they take, independent of any cluster.
 #[derive(Debug)]
 pub struct EndpointSet {
@@ -48,6 +50,8 @@ pub struct LocalitySpec {
     pub weight: u32,
     /// `priority`.
     pub priority: u32,
+    /// `metadata`.
+    pub metadata: Option<Arc<Metadata>>,
     /// The endpoints.
     pub endpoints: Vec<EndpointSpec>,
 }
@@ -150,6 +154,7 @@ impl EndpointSet {
     pub fn membership(
         &self,
         known: Option<&HostSet>,
+        transports: &Transports,
         names: &ResolvedNames,
         threads: usize,
         duplicates: Duplicates,
@@ -183,7 +188,7 @@ impl EndpointSet {
                 for addresses in addresses {
                     let host = host(addresses);
                     if duplicates == Duplicates::Kept || seen.insert(host.id()) {
-                        endpoints.push(Arc::new(spec.member(endpoint, host)));
+                        endpoints.push(Arc::new(spec.member(endpoint, host, transports)));
                     }
                 }
             }
@@ -209,12 +214,19 @@ impl LocalitySpec {
             locality: Arc::clone(&self.locality),
             weight: self.weight,
             priority: self.priority,
+            metadata: self.metadata.clone(),
             endpoints,
         }
     }
 
-    /// A host as a member of this locality.
-    pub fn member(&self, spec: &EndpointSpec, host: Arc<Host>) -> Endpoint {
+    /// A host as a member of this locality, reached through one of `transports`.
+    pub fn member(
+        &self,
+        spec: &EndpointSpec,
+        host: Arc<Host>,
+        transports: &Transports,
+    ) -> Endpoint {
+        let transport = transports.select(spec.metadata.as_deref(), self.metadata.as_deref());
         let hostname = match &spec.target {
             Target::Name(name, _) if spec.hostname.is_empty() => name,
             _ => &spec.hostname,
@@ -227,6 +239,7 @@ impl LocalitySpec {
             locality: Arc::clone(&self.locality),
             status: spec.status,
             metadata: spec.metadata.clone(),
+            transport: Arc::clone(transport),
         }
     }
 }
@@ -243,8 +256,7 @@ fn compile_locality(
         priority,
         // Only a hint for balancers that this API does not have.
         proximity: _,
-        // Read by extensions only.
-        metadata: _,
+        metadata,
         lb_config,
     } = message;
     let mut place = at.field("lb_endpoints");
@@ -292,6 +304,7 @@ fn compile_locality(
         }),
         weight: load_balancing_weight.unwrap_or(0),
         priority,
+        metadata: metadata.map(Arc::new),
         endpoints,
     })
 }

@@ -24,7 +24,7 @@ use crate::{
     api::envoy::config::core::v3::Metadata,
     stats::Block,
     upstream::{
-        Breakers, HostSet, Hosts, LbContext, LbState, Priority, Resource,
+        Breakers, Endpoint, HostSet, Hosts, LbContext, LbState, Priority, Resource,
         balance::{Balancing, Choice},
         breakers::Thresholds,
         host_set::Membership,
@@ -37,7 +37,7 @@ pub use endpoints::{Duplicates, EndpointSet, EndpointSpec, LocalitySpec, Resolve
 pub use http_options::{Http2Options, HttpOptions, KeepAlive};
 pub use protocol::Protocol;
 pub use socket::{SocketOptions, TcpKeepalive};
-pub use transport::Transport;
+pub use transport::{Transport, Transports};
 
 /// One upstream cluster.
 #[derive(Debug)]
@@ -54,8 +54,8 @@ pub struct Cluster {
     pub buffer_limit: usize,
     /// How a host is chosen.
     pub balancing: Balancing,
-    /// What carries the bytes of its connections.
-    pub transport: Transport,
+    /// What carries the bytes of its connections, by endpoint.
+    pub transports: Transports,
     /// What an HTTP request is spoken in.
     pub protocol: Protocol,
     /// Limits and codec settings of HTTP.
@@ -67,7 +67,7 @@ pub struct Cluster {
     /// `metadata`, for formatters.
     pub metadata: Option<Arc<Metadata>>,
     /// Equal for two configurations whose connections look the same on the wire,
-    /// so that one can use the other's.
+    /// apart from the transport, so that one can use the other's.
     pub wire_identity: u64,
     /// Where its hosts come from.
     pub discovery: Discovery,
@@ -149,13 +149,18 @@ impl Cluster {
         self.count_members();
     }
 
-    /// Each new host gets the cluster's transport socket, which is counted.
+    /// Each new host gets a transport socket, which is counted.
     fn count_new_hosts(&self, before: &HostSet, now: &HostSet) {
         let known = before.by_key();
-        let hosts = now.endpoints().map(|endpoint| &endpoint.host);
-        let new = hosts.filter(|host| !known.contains_key(host.key())).count();
-        let stat = cluster_stats::default_total_match_count;
-        self.stats.add(stat, new as u64);
+        for locality in &now.membership().localities {
+            let of_locality = locality.metadata.as_deref();
+            let new = |endpoint: &&Arc<Endpoint>| !known.contains_key(endpoint.host.key());
+            for endpoint in locality.endpoints.iter().filter(new) {
+                if !self.transports.count(endpoint, of_locality) {
+                    self.stats.inc(cluster_stats::default_total_match_count);
+                }
+            }
+        }
     }
 
     fn count_members(&self) {

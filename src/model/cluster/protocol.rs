@@ -14,8 +14,8 @@ use crate::{
         extensions::upstreams::http::v3::{
             self as pb,
             http_protocol_options::{
-                ExplicitHttpConfig, UpstreamProtocolOptions as Options, UseDownstreamHttpConfig,
-                explicit_http_config::ProtocolConfig,
+                AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions as Options,
+                UseDownstreamHttpConfig, explicit_http_config::ProtocolConfig,
             },
         },
     },
@@ -38,6 +38,8 @@ pub enum Protocol {
     Http2,
     /// Whatever the client spoke.
     UseDownstream,
+    /// HTTP/2 where the host takes it by ALPN, HTTP/1.1 elsewhere.
+    Auto,
 }
 
 /// The fields of the cluster that `HttpProtocolOptions` took the place of.
@@ -171,20 +173,40 @@ fn compile_versions(
                 http3_protocol_options,
             } = config;
             let outcome = refuse!(at; http3_protocol_options);
-            let http1 = http_protocol_options.map_or(Ok(()), |message| {
-                compile_http1(message, &at.field("http_protocol_options"))
-            });
-            let http2 = http2_protocol_options.map_or(Ok(Http2Options::default()), |message| {
-                compile_http2(message, &at.field("http2_protocol_options"))
-            });
-            outcome.and(http1)?;
-            Ok((Protocol::UseDownstream, http2?))
+            let http2 = compile_both(http_protocol_options, http2_protocol_options, &at);
+            outcome.and(http2.map(|http2| (Protocol::UseDownstream, http2)))
         }
-        Some(Options::AutoConfig(_)) => Err(at.field("auto_config").unsupported()),
-        None => {
-            Err(at.error("one of explicit_http_config, use_downstream_protocol_config is required"))
+        Some(Options::AutoConfig(config)) => {
+            let at = at.field("auto_config");
+            let AutoHttpConfig {
+                http_protocol_options,
+                http2_protocol_options,
+                http3_protocol_options,
+                alternate_protocols_cache_options,
+            } = config;
+            let outcome = refuse!(at; http3_protocol_options, alternate_protocols_cache_options);
+            let http2 = compile_both(http_protocol_options, http2_protocol_options, &at);
+            outcome.and(http2.map(|http2| (Protocol::Auto, http2)))
         }
+        None => Err(at.error(
+            "one of explicit_http_config, use_downstream_protocol_config, auto_config is required",
+        )),
     }
+}
+
+/// The options of a cluster that may speak both.
+fn compile_both(
+    http1: Option<core::Http1ProtocolOptions>,
+    http2: Option<core::Http2ProtocolOptions>,
+    at: &At<'_>,
+) -> Result<Http2Options, Reported> {
+    let http1 = http1.map_or(Ok(()), |message| {
+        compile_http1(message, &at.field("http_protocol_options"))
+    });
+    let http2 = http2.map_or(Ok(Http2Options::default()), |message| {
+        compile_http2(message, &at.field("http2_protocol_options"))
+    });
+    http1.and(http2)
 }
 
 fn compile_explicit(
@@ -284,7 +306,8 @@ fn compile_upstream(
     } = message;
     options.auto_sni = auto_sni;
     options.auto_san_validation = auto_san_validation;
-    if !override_auto_sni_header.is_empty() {
+    // The host is what it comes from anyway.
+    if !matches!(&*override_auto_sni_header, "" | ":authority") {
         let at = at.field("override_auto_sni_header");
         let name = override_auto_sni_header.parse();
         options.auto_sni_header = Some(name.map_err(|_| {

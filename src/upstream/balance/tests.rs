@@ -20,6 +20,7 @@ fn endpoint(port: u16, weight: u32, priority: u32, status: EndpointStatus) -> Ar
         locality: Arc::new(Locality::default()),
         status,
         metadata: None,
+        transport: Arc::default(),
     })
 }
 
@@ -28,6 +29,7 @@ fn locality(weight: u32, priority: u32, endpoints: Vec<Arc<Endpoint>>) -> Locali
         locality: Arc::new(Locality::default()),
         weight,
         priority,
+        metadata: None,
         endpoints,
     }
 }

@@ -109,6 +109,7 @@ impl Strict {
         let known = self.cluster.hosts().load();
         let members = self.assignment.membership(
             Some(&known),
+            &self.cluster.transports,
             &self.found.borrow(),
             self.cluster.threads(),
             Duplicates::Dropped,
@@ -145,7 +146,8 @@ pub(in crate::upstream) async fn follow_logical(
             }
             if !listed || !cluster.is_initialized() {
                 let locality = &assignment.localities[place.0];
-                let member = locality.member(&locality.endpoints[place.1], host);
+                let spec = &locality.endpoints[place.1];
+                let member = locality.member(spec, host, &cluster.transports);
                 let members = locality.with(vec![Arc::new(member)]);
                 cluster.set_members(assignment.arrange(vec![members]));
             }

@@ -20,7 +20,7 @@ use crate::{
     net::LocalExecutor,
     upstream::{
         Alpn, Endpoint,
-        pool::{ConnectError, ConnectionFacts, ConnectionPermit, connect},
+        pool::{ConnectError, ConnectionFacts, ConnectionPermit, Wire, connect},
         stats::cluster_stats,
     },
 };
@@ -30,8 +30,8 @@ use crate::{
 pub(super) struct Connection {
     sender: SendRequest<Body>,
     facts: Rc<ConnectionFacts>,
-    /// What it looks like on the wire, see [`Cluster::wire_identity`].
-    wire: u64,
+    /// What it looks like on the wire: see [`Cluster::wire_identity`], and [`Wire`].
+    wire: (u64, Wire),
     over: Rc<Cell<bool>>,
 }
 
@@ -42,7 +42,8 @@ impl Connection {
         endpoint: &Arc<Endpoint>,
         permit: ConnectionPermit,
     ) -> Result<Self, ConnectError> {
-        let (io, info) = connect(cluster, endpoint, None, Alpn::Http2).await?;
+        let wire = Wire::new(endpoint, Alpn::Http2, None);
+        let (io, info) = connect(cluster, endpoint, &wire).await?;
         let facts = ConnectionFacts::new(cluster.clone(), endpoint.host.clone(), info, permit);
         let facts = Rc::new(facts);
         let options = &facts.options().http2;
@@ -76,14 +77,18 @@ impl Connection {
         Ok(Self {
             sender,
             facts,
-            wire: cluster.wire_identity,
+            wire: (cluster.wire_identity, wire),
             over,
         })
     }
 
     /// Whether a call may use it.
-    pub(super) fn fits(&self, cluster: &Cluster) -> bool {
-        self.wire == cluster.wire_identity && !self.is_over()
+    pub(super) fn fits(&self, cluster: &Cluster, endpoint: &Endpoint) -> bool {
+        let wire = (
+            cluster.wire_identity,
+            Wire::new(endpoint, Alpn::Http2, None),
+        );
+        self.wire == wire && !self.is_over()
     }
 
     pub(super) fn is_over(&self) -> bool {

@@ -199,7 +199,7 @@ impl Upstreams {
             .ok_or_else(overflow)?;
         let id = endpoint.host.id();
         let known = self.connections.borrow().get(&id).cloned();
-        let connection = match known.filter(|c| c.fits(config)) {
+        let connection = match known.filter(|c| c.fits(config, &endpoint)) {
             Some(connection) => connection,
             None => {
                 let breakers = config.breakers.clone();
@@ -215,7 +215,7 @@ impl Upstreams {
                 made
             }
         };
-        let scheme = match config.transport.tls() {
+        let scheme = match endpoint.transport.tls() {
             Some(_) => Scheme::HTTPS,
             None => Scheme::HTTP,
         };

@@ -11,21 +11,25 @@ use std::{
     time::Instant,
 };
 
-use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpSocket, TcpStream, UnixStream},
+};
 
 use super::{
-    Lease,
+    Lease, Wire,
     connection::{Connection, ConnectionFacts, ConnectionPermit},
     http2::Http2Connection,
     io::Io,
 };
 use crate::{
     formatter::{Protocol as Spoken, UpstreamConnection},
-    model::cluster::{Cluster, Protocol},
+    model::cluster::Cluster,
     net::{Address, TlsInfo},
     stats::Block,
     upstream::{
-        Alpn, Endpoint, Host, HostStat, TlsError, TlsTarget, WorkerCluster, stats::cluster_stats,
+        Alpn, Endpoint, Host, HostStat, TlsError, TlsTarget, UpstreamTls, WorkerCluster,
+        stats::cluster_stats,
     },
 };
 
@@ -79,8 +83,7 @@ impl ConnectError {
 pub async fn connect(
     cluster: &Cluster,
     endpoint: &Endpoint,
-    server_name: Option<&str>,
-    alpn: Alpn,
+    wire: &Wire,
 ) -> Result<(Io, UpstreamConnection), ConnectError> {
     let stats = &cluster.stats;
     let started = Instant::now();
@@ -93,7 +96,7 @@ pub async fn connect(
         host: &endpoint.host,
         by_host: false,
     };
-    let opening = open(cluster, endpoint, server_name, alpn);
+    let opening = open(cluster, endpoint, wire);
     let outcome = tokio::time::timeout(cluster.connect_timeout, opening).await;
     let outcome = outcome.unwrap_or_else(|_| {
         stats.inc(cluster_stats::upstream_cx_connect_timeout);
@@ -147,8 +150,7 @@ impl Drop for Opening<'_> {
 async fn open(
     cluster: &Cluster,
     endpoint: &Endpoint,
-    server_name: Option<&str>,
-    alpn: Alpn,
+    wire: &Wire,
 ) -> Result<(Io, UpstreamConnection), ConnectError> {
     // Only numbers connections for people; nothing is decided by it.
     static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -162,7 +164,7 @@ async fn open(
         address = other;
         outcome = open_address(cluster, address).await;
     }
-    let io = outcome?;
+    let mut io = outcome?;
     let mut info = UpstreamConnection {
         id: NEXT_ID.fetch_add(1, Relaxed),
         ..UpstreamConnection::default()
@@ -170,26 +172,34 @@ async fn open(
     if let Io::Tcp(tcp) = &io {
         info.local = tcp.local_addr().ok();
     }
-    let Some(tls) = cluster.transport.tls() else {
+    if let Some(protocol) = endpoint.transport.proxy_protocol() {
+        let header = wire.header.clone();
+        let own = || protocol.own_header(info.local.zip(address.ip())).into();
+        let header = header.unwrap_or_else(own);
+        io.write_all(&header).await.map_err(ConnectError::of)?;
+    }
+    let Some(tls) = endpoint.transport.tls() else {
         return Ok((io, info));
     };
     let target = TlsTarget {
         address,
-        hostname: &endpoint.hostname,
-        server_name,
-        alpn,
+        server_name: wire.server_name.as_deref(),
+        subject: wire.subject.as_deref(),
+        alpn: wire.alpn,
     };
-    let failed = |error: TlsError| ConnectError::Handshake(error.to_string().into());
-    let io = match io {
-        Io::Tcp(tcp) => Io::Tls(Box::new(tls.connect(tcp, &target).await.map_err(failed)?)),
-        other => other,
-    };
-    if let Io::Tls(stream) = &io {
-        let (_, session) = stream.get_ref();
-        let (_, local) = tls.in_force();
-        info.tls = Some(TlsInfo::new(session, local));
-    }
+    let io = secure(io, tls, &target).await;
+    let io = io.map_err(|error| ConnectError::Handshake(error.to_string().into()))?;
+    let (_, local) = tls.in_force();
+    info.tls = io.session().map(|session| TlsInfo::new(session, local));
     Ok((io, info))
+}
+
+async fn secure(io: Io, tls: &UpstreamTls, target: &TlsTarget<'_>) -> Result<Io, TlsError> {
+    Ok(match io {
+        Io::Tcp(tcp) => Io::Tls(Box::new(tls.connect(tcp, target).await?)),
+        Io::Unix(unix) => Io::UnixTls(Box::new(tls.connect(unix, target).await?)),
+        secured @ (Io::Tls(_) | Io::UnixTls(_)) => secured,
+    })
 }
 
 async fn open_address(cluster: &Cluster, address: &Address) -> Result<Io, ConnectError> {
@@ -243,26 +253,29 @@ async fn open_tcp(cluster: &Cluster, address: SocketAddr) -> io::Result<TcpStrea
 /// Makes a connection that a pool can use.
 pub(super) async fn establish(
     endpoint: Arc<Endpoint>,
-    server_name: Option<Rc<str>>,
+    wire: Wire,
     cluster: Rc<WorkerCluster>,
-    protocol: Protocol,
     permit: ConnectionPermit,
 ) -> Result<Lease, ConnectError> {
     let cluster = &cluster.cluster;
-    let alpn = match protocol {
-        Protocol::Http2 => Alpn::Http2,
-        _ => Alpn::Http1,
+    let (io, mut info) = connect(cluster, &endpoint, &wire).await?;
+    let http2 = match wire.alpn {
+        Alpn::Http2 => true,
+        // Without an answer it is what everybody understands.
+        Alpn::Either => io
+            .session()
+            .is_some_and(|tls| tls.alpn_protocol() == Some(b"h2")),
+        Alpn::None | Alpn::Http1 => false,
     };
-    let (io, mut info) = connect(cluster, &endpoint, server_name.as_deref(), alpn).await?;
-    info.protocol = Some(match protocol {
-        Protocol::Http2 => Spoken::Http2,
-        _ => Spoken::Http11,
+    info.protocol = Some(match http2 {
+        true => Spoken::Http2,
+        false => Spoken::Http11,
     });
     let facts = ConnectionFacts::new(cluster.clone(), endpoint.host.clone(), info, permit);
-    match protocol {
-        Protocol::Http2 => Http2Connection::handshake(io, facts)
+    match http2 {
+        true => Http2Connection::handshake(io, facts)
             .await
             .map(Lease::Http2),
-        _ => Ok(Lease::Http1(Box::new(Connection::new(io, facts)))),
+        false => Ok(Lease::Http1(Box::new(Connection::new(io, facts)))),
     }
 }

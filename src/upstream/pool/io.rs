@@ -6,10 +6,12 @@ use std::{
     task::{Context, Poll},
 };
 
+use rustls::ClientConnection;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
 };
+use tokio_rustls::client::TlsStream;
 
 /// An established connection to a host.
 #[derive(Debug)]
@@ -19,17 +21,28 @@ pub enum Io {
     /// A Unix domain socket in clear.
     Unix(UnixStream),
     /// TLS over TCP.
-    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<TcpStream>>),
+    /// TLS over a Unix domain socket.
+    UnixTls(Box<TlsStream<UnixStream>>),
 }
 
 impl Io {
+    /// Its TLS session, where it has one.
+    pub(super) fn session(&self) -> Option<&ClientConnection> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => None,
+            Self::Tls(tls) => Some(tls.get_ref().1),
+            Self::UnixTls(tls) => Some(tls.get_ref().1),
+        }
+    }
+
     /// Its end will be a reset, without what has not been sent yet.
     pub fn reset_on_close(&self) {
         let tcp = match self {
             Self::Tcp(tcp) => tcp,
             Self::Tls(tls) => tls.get_ref().0,
             // Unix sockets know no reset.
-            Self::Unix(_) => return,
+            Self::Unix(_) | Self::UnixTls(_) => return,
         };
         // At worst it ends as any other.
         let _ = tcp.set_zero_linger();
@@ -42,6 +55,7 @@ macro_rules! each {
             Io::Tcp($io) => $body,
             Io::Unix($io) => $body,
             Io::Tls($io) => $body,
+            Io::UnixTls($io) => $body,
         }
     };
 }
@@ -81,6 +95,7 @@ impl AsyncWrite for Io {
             Self::Tcp(io) => io.is_write_vectored(),
             Self::Unix(io) => io.is_write_vectored(),
             Self::Tls(io) => io.is_write_vectored(),
+            Self::UnixTls(io) => io.is_write_vectored(),
         }
     }
 

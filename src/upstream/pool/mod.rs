@@ -17,6 +17,7 @@ pub mod http1;
 pub mod http2;
 mod io;
 mod tcp;
+mod wire;
 
 use std::{
     cell::{Cell, RefCell},
@@ -37,12 +38,13 @@ pub use self::{
     connection::{Connection, ConnectionFacts, ConnectionPermit},
     io::Io,
     tcp::TcpConnection,
+    wire::Wire,
 };
 use super::{
-    Breakers, Endpoint, Host, HostStat, Permit, Priority, Resource, WorkerCluster,
+    Alpn, Breakers, Endpoint, Host, HostStat, Permit, Priority, Resource, WorkerCluster,
     stats::cluster_stats,
 };
-use crate::{formatter::UpstreamHost, model::cluster::Protocol};
+use crate::formatter::UpstreamHost;
 
 /// How often the idle connections of a pool are looked over.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -69,13 +71,14 @@ pub enum Lease {
 
 type Waiter = oneshot::Sender<Result<Lease, PoolError>>;
 
-/// A worker's connections to one host, of one protocol.
+/// A worker's connections to one host that are alike on the wire.
 #[derive(Debug)]
 pub struct Pool {
     endpoint: Arc<Endpoint>,
-    /// `auto_sni`: the server name, from the requests this pool is for.
-    server_name: Option<Rc<str>>,
-    protocol: Protocol,
+    wire: Wire,
+    /// Its connections are shared: HTTP/2. Where the host chooses, it may be until
+    /// the host has.
+    shares: Cell<bool>,
     #[expect(
         clippy::vec_box,
         reason = "a connection is large and moves for each request"
@@ -94,16 +97,12 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// An empty pool. `protocol` is [`Protocol::Http1`] or [`Protocol::Http2`].
-    pub fn new(
-        endpoint: Arc<Endpoint>,
-        protocol: Protocol,
-        server_name: Option<Rc<str>>,
-    ) -> Rc<Self> {
+    /// An empty pool.
+    pub fn new(endpoint: Arc<Endpoint>, wire: Wire) -> Rc<Self> {
         Rc::new(Self {
             endpoint,
-            server_name,
-            protocol,
+            shares: Cell::new(matches!(wire.alpn, Alpn::Http2 | Alpn::Either)),
+            wire,
             idle: RefCell::default(),
             shared: RefCell::default(),
             waiting: RefCell::default(),
@@ -130,14 +129,13 @@ impl Pool {
 
     /// A connection that is ready now. Costs no system call.
     pub fn take(&self) -> Option<Lease> {
-        if self.protocol == Protocol::Http2 {
+        if self.wire.alpn != Alpn::Http1 {
             let mut shared = self.shared.borrow_mut();
             shared.retain(|c| !c.is_closed());
-            return shared
-                .iter()
-                .find(|c| c.has_room())
-                .cloned()
-                .map(Lease::Http2);
+            let found = shared.iter().find(|c| c.has_room()).cloned();
+            if let Some(connection) = found {
+                return Some(Lease::Http2(connection));
+            }
         }
         // Only what the socket has said since it was last read counts; nobody
         // has to be woken.
@@ -180,9 +178,9 @@ impl Pool {
 
     /// Makes one more connection if those who wait need it and may have it.
     fn grow(self: &Rc<Self>, cluster: &Rc<WorkerCluster>, priority: Priority) {
-        let wanted = match self.protocol {
-            Protocol::Http2 => u32::from(!self.waiting.borrow().is_empty()),
-            _ => u32::try_from(self.waiting.borrow().len()).unwrap_or(u32::MAX),
+        let wanted = match self.shares.get() {
+            true => u32::from(!self.waiting.borrow().is_empty()),
+            false => u32::try_from(self.waiting.borrow().len()).unwrap_or(u32::MAX),
         };
         if self.connecting.get() >= wanted {
             return;
@@ -209,9 +207,8 @@ impl Pool {
         self.described.take();
         let connecting = connect::establish(
             self.endpoint.clone(),
-            self.server_name.clone(),
+            self.wire.clone(),
             cluster.clone(),
-            self.protocol,
             permit,
         );
         let (pool, cluster) = (self.clone(), cluster.clone());
@@ -221,15 +218,45 @@ impl Pool {
             match outcome {
                 Ok(Lease::Http1(connection)) => {
                     pool.busy.set(pool.busy.get() + 1);
+                    let shared = pool.shares.replace(false);
                     pool.put(connection, &cluster);
+                    if shared {
+                        pool.grow_for_each(&cluster);
+                    }
                 }
                 Ok(Lease::Http2(connection)) => {
+                    pool.shares.set(true);
                     pool.shared.borrow_mut().push(connection);
                     pool.serve_waiting(&cluster);
                 }
-                Err(error) => pool.fail_waiting(&error.into()),
+                Err(error) => {
+                    pool.fail_waiting(&error.into());
+                    pool.leave_if_unused();
+                }
             }
         });
+    }
+
+    /// Makes connections for all who counted on a share of one.
+    fn grow_for_each(self: &Rc<Self>, cluster: &Rc<WorkerCluster>) {
+        let mut before = None;
+        while before != Some(self.connecting.get()) {
+            before = Some(self.connecting.get());
+            self.grow(cluster, Priority::Default);
+        }
+    }
+
+    /// Is forgotten by its cluster when it holds nothing, if there is no end to how
+    /// many pools like it there may be.
+    fn leave_if_unused(self: &Rc<Self>) {
+        let used = self.connecting.get() + self.busy.get() > 0
+            || !self.waiting.borrow().is_empty()
+            || !self.idle.borrow().is_empty()
+            || !self.shared.borrow().is_empty();
+        let owner = self.owner.borrow().upgrade();
+        if let (false, true, Some(owner)) = (used, self.wire.is_particular(), owner) {
+            owner.forget(self.endpoint.host.id(), &self.wire);
+        }
     }
 
     /// Takes a connection back after its exchange, or closes it.
@@ -350,6 +377,7 @@ async fn sweep(pool: Weak<Pool>) {
         }
         if pool.idle.borrow().is_empty() && pool.shared.borrow().is_empty() {
             pool.sweeping.set(false);
+            pool.leave_if_unused();
             return;
         }
     }

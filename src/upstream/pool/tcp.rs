@@ -3,8 +3,8 @@
 use std::{rc::Rc, sync::Arc};
 
 use super::{
-    super::{Alpn, Breakers, Endpoint, Priority, Resource, WorkerCluster, stats::cluster_stats},
-    ConnectionFacts, Io, Pending, PoolError, connect,
+    super::{Breakers, Endpoint, Priority, Resource, WorkerCluster, stats::cluster_stats},
+    ConnectionFacts, Io, Pending, PoolError, Wire, connect,
 };
 
 /// A connection that no other request will use.
@@ -17,13 +17,14 @@ pub struct TcpConnection {
 }
 
 impl TcpConnection {
-    /// Connects to a host, within the circuit breakers.
+    /// Connects to a host like this, within the circuit breakers.
     ///
     /// # Errors
     /// When a circuit breaker is open or the host cannot be reached.
     pub async fn open(
         cluster: &Rc<WorkerCluster>,
         endpoint: &Arc<Endpoint>,
+        wire: &Wire,
         priority: Priority,
     ) -> Result<Self, PoolError> {
         let stats = &cluster.cluster.stats;
@@ -35,7 +36,7 @@ impl TcpConnection {
         let Some(_pending) = Pending::begin(cluster, &endpoint.host, priority) else {
             return Err(PoolError::Overflow);
         };
-        let (io, info) = connect(&cluster.cluster, endpoint, None, Alpn::None).await?;
+        let (io, info) = connect(&cluster.cluster, endpoint, wire).await?;
         let host = endpoint.host.clone();
         let facts = ConnectionFacts::new(cluster.cluster.clone(), host, info, Some(permit));
         facts.begin();

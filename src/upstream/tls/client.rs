@@ -6,12 +6,16 @@ use std::sync::{Arc, OnceLock};
 use rustls::{
     ClientConfig,
     client::{ResolvesClientCert, Resumption},
+    pki_types::ServerName,
     sign::CertifiedKey,
 };
 
 use crate::net::tls::{Certificate, Parameters, Validation};
 
-use super::{Alpn, verifier::OriginVerifier};
+use super::{
+    Alpn,
+    verifier::{NameCheck, OriginVerifier},
+};
 
 /// What does not come from a secret.
 #[derive(Debug)]
@@ -29,8 +33,10 @@ pub(super) struct Settings {
 #[derive(Debug)]
 pub struct Client {
     base: Arc<ClientConfig>,
+    verifier: OriginVerifier,
     http1: OnceLock<Arc<ClientConfig>>,
     http2: OnceLock<Arc<ClientConfig>>,
+    either: OnceLock<Arc<ClientConfig>>,
 }
 
 impl Client {
@@ -47,14 +53,17 @@ impl Client {
         let provider = &settings.parameters.provider;
         let verifier = OriginVerifier {
             validation,
-            check_name: settings.check_name,
+            check: match settings.check_name {
+                true => NameCheck::ServerName,
+                false => NameCheck::None,
+            },
             parameters: settings.parameters.clone(),
         };
         let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
             .with_protocol_versions(settings.parameters.versions)
             .map_err(|error| error.to_string())?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier));
+            .with_custom_certificate_verifier(Arc::new(verifier.clone()));
         let mut config = match certificate {
             Some(certificate) => {
                 let key = Arc::clone(&certificate.key);
@@ -69,24 +78,43 @@ impl Client {
         };
         Ok(Self {
             base: Arc::new(config),
+            verifier,
             http1: OnceLock::new(),
             http2: OnceLock::new(),
+            either: OnceLock::new(),
         })
     }
 
     pub(super) fn config(&self, alpn: Alpn) -> Arc<ClientConfig> {
-        let (cell, protocol) = match alpn {
+        let (cell, protocols): (_, &[&str]) = match alpn {
             _ if !self.base.alpn_protocols.is_empty() => return Arc::clone(&self.base),
             Alpn::None => return Arc::clone(&self.base),
-            Alpn::Http1 => (&self.http1, "http/1.1"),
-            Alpn::Http2 => (&self.http2, "h2"),
+            Alpn::Http1 => (&self.http1, &["http/1.1"]),
+            Alpn::Http2 => (&self.http2, &["h2"]),
+            Alpn::Either => (&self.either, &["h2", "http/1.1"]),
         };
         let offer = || {
             let mut config = ClientConfig::clone(&self.base);
-            config.alpn_protocols = vec![protocol.into()];
+            config.alpn_protocols = protocols.iter().map(|p| (*p).into()).collect();
             Arc::new(config)
         };
         Arc::clone(cell.get_or_init(offer))
+    }
+
+    /// For one connection, on which the certificate has to be for this name whatever
+    /// the server name is.
+    pub(super) fn expecting(&self, name: ServerName<'static>, alpn: Alpn) -> Arc<ClientConfig> {
+        let mut config = ClientConfig::clone(&self.config(alpn));
+        let verifier = OriginVerifier {
+            check: NameCheck::Name(name),
+            ..self.verifier.clone()
+        };
+        config
+            .dangerous()
+            .set_certificate_verifier(Arc::new(verifier));
+        // A session is known by its server name, and its certificate is not seen again.
+        config.resumption = Resumption::disabled();
+        Arc::new(config)
     }
 }
 

@@ -30,7 +30,7 @@ use client::Settings;
 pub use client::Client;
 
 /// Which protocol is offered when the configuration lists none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Alpn {
     /// None: bytes that nobody here reads.
     #[default]
@@ -39,6 +39,8 @@ pub enum Alpn {
     Http1,
     /// `h2`.
     Http2,
+    /// `h2` and `http/1.1`: the host chooses.
+    Either,
 }
 
 /// Whom a handshake is with.
@@ -46,10 +48,11 @@ pub enum Alpn {
 pub struct TlsTarget<'a> {
     /// The address that was connected to.
     pub address: &'a Address,
-    /// The endpoint's hostname, or empty: the server name with `auto_host_sni`.
-    pub hostname: &'a str,
-    /// A server name that comes from the request (`auto_sni`); goes before all others.
+    /// A server name that goes before the one of the settings: the host's
+    /// (`auto_host_sni`) or the request's (`auto_sni`).
     pub server_name: Option<&'a str>,
+    /// The name that the certificate has to be for, in place of the server name.
+    pub subject: Option<&'a str>,
     /// What is going to be spoken.
     pub alpn: Alpn,
 }
@@ -124,7 +127,11 @@ impl UpstreamTls {
     {
         let client = self.client()?;
         let server_name = self.server_name(target)?;
-        let connector = TlsConnector::from(client.config(target.alpn));
+        let config = match target.subject {
+            None => client.config(target.alpn),
+            Some(subject) => client.expecting(server_name_of(subject)?, target.alpn),
+        };
+        let connector = TlsConnector::from(config);
         match connector.connect(server_name, io).await {
             Ok(stream) => {
                 self.stats.established(stream.get_ref().1);
@@ -152,11 +159,14 @@ impl UpstreamTls {
         (validation, self.certificate.get(Secret::certificate))
     }
 
+    /// The host's name is the server name.
+    pub fn auto_host_sni(&self) -> bool {
+        self.auto_host_sni
+    }
+
     fn server_name(&self, target: &TlsTarget<'_>) -> Result<ServerName<'static>, TlsError> {
-        let host = (self.auto_host_sni && !target.hostname.is_empty()).then_some(target.hostname);
-        if let Some(name) = target.server_name.or(host) {
-            let parsed = ServerName::try_from(name.to_owned());
-            return parsed.map_err(|_| TlsError::ServerName(name.to_owned()));
+        if let Some(name) = target.server_name {
+            return server_name_of(name);
         }
         // An address is not sent; it only keys the session cache.
         let address = target.address.ip().map(|address| address.ip());
@@ -211,6 +221,11 @@ impl UpstreamTls {
         })));
         Ok(client)
     }
+}
+
+fn server_name_of(name: &str) -> Result<ServerName<'static>, TlsError> {
+    let parsed = ServerName::try_from(name.to_owned());
+    parsed.map_err(|_| TlsError::ServerName(name.to_owned()))
 }
 
 fn required<T>(

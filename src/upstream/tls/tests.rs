@@ -91,8 +91,8 @@ async fn handshake(
     let address = Address::Ip(([127, 0, 0, 1], 443).into());
     let target = TlsTarget {
         address: &address,
-        hostname: "host.test",
-        server_name: None,
+        server_name: tls.auto_host_sni().then_some("host.test"),
+        subject: None,
         alpn,
     };
     tokio::join!(tls.connect(client, &target), server)

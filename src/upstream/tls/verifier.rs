@@ -17,12 +17,22 @@ use rustls::{
 
 use crate::net::tls::{Parameters, Side, Validation};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct OriginVerifier {
     pub(super) validation: Option<Arc<Validation>>,
-    /// The certificate has to be for the server name.
-    pub(super) check_name: bool,
+    pub(super) check: NameCheck,
     pub(super) parameters: Parameters,
+}
+
+/// What the certificate has to be for.
+#[derive(Clone, Debug)]
+pub(super) enum NameCheck {
+    /// Only what the validation context says.
+    None,
+    /// The server name.
+    ServerName,
+    /// This name, whatever the server name is.
+    Name(ServerName<'static>),
 }
 
 impl OriginVerifier {
@@ -36,10 +46,12 @@ impl OriginVerifier {
     ) -> Result<(), Error> {
         let algorithms = &self.parameters.provider.signature_verification_algorithms;
         validation.verify(end_entity, intermediates, now, Side::Client, algorithms)?;
-        match self.check_name {
-            true => verify_server_name(&ParsedCertificate::try_from(end_entity)?, name),
-            false => Ok(()),
-        }
+        let name = match &self.check {
+            NameCheck::None => return Ok(()),
+            NameCheck::ServerName => name,
+            NameCheck::Name(name) => name,
+        };
+        verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)
     }
 }
 

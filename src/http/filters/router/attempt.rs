@@ -28,8 +28,8 @@ use crate::{
     },
     stats::Block,
     upstream::{
-        Endpoint, HostStat, LbContext,
-        pool::{ConnectError, Lease, PoolError, TcpConnection, http1::Http1Error},
+        Alpn, Endpoint, HostStat, LbContext,
+        pool::{ConnectError, Lease, PoolError, TcpConnection, Wire, http1::Http1Error},
         stats::cluster_stats,
     },
 };
@@ -135,14 +135,16 @@ impl Attempt<'_> {
         if self.ends_here.is_some() {
             return Box::pin(self.tcp(stream, &endpoint, body, per_try)).await;
         }
-        let protocol = match self.cluster.cluster.protocol {
-            Protocol::UseDownstream if stream.session.is_http2() => Protocol::Http2,
-            Protocol::UseDownstream => Protocol::Http1,
-            fixed => fixed,
+        let alpn = match self.cluster.cluster.protocol {
+            Protocol::UseDownstream if stream.session.is_http2() => Alpn::Http2,
+            Protocol::UseDownstream | Protocol::Http1 => Alpn::Http1,
+            Protocol::Http2 => Alpn::Http2,
+            Protocol::Auto => Alpn::Either,
         };
-        let pool = self
-            .cluster
-            .pool(&endpoint, protocol, self.server_name(stream));
+        let options = &self.cluster.cluster.http;
+        let wire = Wire::new(&endpoint, alpn, Some(&stream.info.connection));
+        let wire = wire.for_request(&endpoint, options, &stream.request.headers);
+        let pool = self.cluster.pool(&endpoint, wire);
         if body.is_received() {
             self.start_clock(stream);
         }
@@ -229,20 +231,6 @@ impl Attempt<'_> {
             );
         }
         Ok(endpoint)
-    }
-
-    /// `auto_sni`: the server name that the request gives.
-    fn server_name(&self, stream: &Stream) -> Option<Rc<str>> {
-        let options = &self.cluster.cluster.http;
-        if !options.auto_sni || self.cluster.cluster.transport.tls().is_none() {
-            return None;
-        }
-        let header = options.auto_sni_header.as_ref().unwrap_or(&header::HOST);
-        let value = stream.request.headers.get(header)?.to_str().ok()?;
-        let authority = value.parse::<http::uri::Authority>().ok()?;
-        // An address is not a server name.
-        let host = authority.host();
-        (host.parse::<std::net::IpAddr>().is_err() && !host.starts_with('[')).then(|| host.into())
     }
 
     /// The route's timeout runs from the end of the request.
@@ -335,8 +323,10 @@ impl Attempt<'_> {
             .ends_here
             .and_then(|config| config.proxy_protocol.as_ref());
         let header = header.map(|protocol| protocol.header(&stream.session.info));
+        let wire = Wire::new(endpoint, Alpn::None, Some(&stream.session.info));
         let opening = async {
-            let mut connection = TcpConnection::open(self.cluster, endpoint, self.priority).await?;
+            let opened = TcpConnection::open(self.cluster, endpoint, &wire, self.priority);
+            let mut connection = opened.await?;
             if let Some(header) = header {
                 let written = connection.io.write_all(&header).await;
                 written.map_err(ConnectError::of)?;
