@@ -31,6 +31,10 @@ use crate::{
 use bytes::Bytes;
 use http::Version;
 
+/// `overload.premature_reset_total_stream_count`: on fewer streams than so many, as
+/// many resets are needed as would be half of them.
+pub(super) const PREMATURE_RESET_STREAMS: u32 = 500;
+
 /// A filter chain that is known to end in a connection manager.
 #[derive(Clone, Debug)]
 pub struct Managed(Rc<Chain>);
@@ -69,7 +73,10 @@ pub struct Session {
     filters: RefCell<Option<Rc<Resolved>>>,
     alarm: Alarm,
     active: Cell<u32>,
-    /// Of those, the ones that have become tunnels.
+    /// Streams of HTTP/2 that have ended, and those that the client reset too soon.
+    ended: Cell<u32>,
+    premature: Cell<u32>,
+    /// Of the active, the ones that have become tunnels.
     tunnels: Cell<u32>,
     requests: Cell<u32>,
     last_active: Cell<Instant>,
@@ -145,12 +152,28 @@ impl Session {
         self.last_active.set(now);
     }
 
-    pub(super) fn stream_ended(&self, now: Instant) {
+    /// Counts a stream that has ended. `premature`: its client did not wait for an
+    /// answer.
+    pub(super) fn stream_ended(&self, now: Instant, premature: bool) {
         self.active.set(self.active.get() - 1);
         self.last_active.set(now);
-        if self.closing.get() && self.http2 {
+        if !self.http2 {
+            return;
+        }
+        self.ended.set(self.ended.get().saturating_add(1));
+        if premature {
+            self.premature.set(self.premature.get().saturating_add(1));
+        }
+        if self.closing.get() || self.is_abused() {
             self.wake();
         }
+    }
+
+    /// Whether its client resets half of its streams, or of so many as it would take
+    /// to tell, before they are answered (CVE-2023-44487).
+    pub(super) fn is_abused(&self) -> bool {
+        let all = self.ended.get().max(PREMATURE_RESET_STREAMS);
+        self.premature.get() >= all.div_ceil(2)
     }
 
     pub(super) fn tunnel_began(&self) {
@@ -272,6 +295,8 @@ pub async fn serve(connection: Connection) {
         filters: RefCell::default(),
         alarm: Alarm::default(),
         active: Cell::new(0),
+        ended: Cell::new(0),
+        premature: Cell::new(0),
         tunnels: Cell::new(0),
         requests: Cell::new(0),
         last_active: Cell::new(Instant::now()),

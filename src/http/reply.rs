@@ -5,6 +5,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::formatter::ResponseFlag;
 
+/// The `grpc-status` of a call that took too long.
+pub const DEADLINE_EXCEEDED: &str = "4";
+
 /// An answer of this proxy, with why it was given.
 #[derive(Debug)]
 pub struct LocalReply {
@@ -19,6 +22,8 @@ pub struct LocalReply {
     pub details: std::borrow::Cow<'static, str>,
     /// `%RESPONSE_FLAGS%`.
     pub flag: Option<ResponseFlag>,
+    /// `grpc-status` for a gRPC client, where it does not follow from the status.
+    pub grpc_status: Option<&'static str>,
     /// The connection closes after it.
     pub close: bool,
 }
@@ -37,6 +42,7 @@ impl LocalReply {
             headers: Vec::new(),
             details: details.into(),
             flag: None,
+            grpc_status: None,
             close: false,
         }
     }
@@ -52,6 +58,13 @@ impl LocalReply {
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
+        self
+    }
+
+    /// Tells a gRPC client another status than follows from its own.
+    #[must_use]
+    pub fn grpc_status(mut self, status: &'static str) -> Self {
+        self.grpc_status = Some(status);
         self
     }
 
@@ -103,14 +116,14 @@ impl LocalReply {
     /// Makes it one that a gRPC client understands: no body, and the status in
     /// what count as trailers.
     pub fn describe_as_grpc(&mut self, headers: &mut HeaderMap) {
-        let status = match self.status.as_u16() {
+        let status = self.grpc_status.unwrap_or(match self.status.as_u16() {
             400 => "13",
             401 => "16",
             403 => "7",
             404 => "12",
             429 | 502 | 503 | 504 => "14",
             _ => "2",
-        };
+        });
         self.status = StatusCode::OK;
         headers.remove(header::CONTENT_LENGTH);
         headers.insert(

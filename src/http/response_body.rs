@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::{
     StreamError,
     filters::router::{Exchange, SharedExchange, TcpExchange},
+    stats::http_stats,
     stream::{Limit, Stream},
     upgrade::Tunnel,
 };
@@ -185,6 +186,14 @@ impl Body for ResponseBody {
                         "upstream_per_try_idle_timeout",
                         StreamError::Idle,
                     ),
+                    Limit::Deadline if !stream.route_deadline => {
+                        let stats = &stream.manager().stats;
+                        stats.inc(http_stats::downstream_rq_max_duration_reached);
+                        stream.info.response_code_details = Some("max_duration_timeout".into());
+                        this.source = Source::Empty;
+                        stream.complete = true;
+                        return Poll::Ready(Some(Err(StreamError::Timeout)));
+                    }
                     Limit::Deadline | Limit::Try | Limit::Request => (
                         ResponseFlag::UpstreamRequestTimeout,
                         "response_timeout",

@@ -25,6 +25,10 @@ use crate::{
     upstream::{Endpoint, HostStat, Priority, Resource, WorkerCluster, stats::cluster_stats},
 };
 
+/// `overload.premature_reset_min_stream_lifetime_seconds`: a stream that its client
+/// resets later was not reset too soon.
+const PREMATURE_RESET_LIFETIME: Duration = Duration::from_secs(2);
+
 /// The upstream side of a stream: counted from the choice of a host until the
 /// response has ended.
 #[derive(Debug)]
@@ -296,7 +300,10 @@ impl Drop for Stream {
         let now = self.info.end.unwrap_or_else(Instant::now);
         self.info.end = Some(now);
         self.info.timing.last_downstream_tx = Some(now);
-        self.session.stream_ended(now);
+        let premature = !self.complete
+            && self.info.response_code.is_none()
+            && now.saturating_duration_since(self.info.start) < PREMATURE_RESET_LIFETIME;
+        self.session.stream_ended(now, premature);
         let manager = self.managed.manager();
         manager.stats.gauge_sub(http_stats::downstream_rq_active, 1);
         if self.upgraded {

@@ -190,6 +190,7 @@ impl ConnectionManager {
             stat_prefix: stat_prefix.into(),
             registry: cx.stats.clone(),
             listener_stats: OnceLock::new(),
+            http2_stats: OnceLock::new(),
             codec: codec?,
             routes: routes?,
             filters,

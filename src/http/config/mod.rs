@@ -15,6 +15,7 @@ use http::HeaderValue;
 use crate::{
     access_log::AccessLogs,
     model::{listener::Listener, route::RouteTable},
+    net::http2::stats::http2_stats,
     stats::{Block, Registry},
     xds::slot::Slot,
 };
@@ -147,6 +148,7 @@ pub struct ConnectionManager {
     pub stats: Arc<Block>,
     registry: Arc<Registry>,
     listener_stats: OnceLock<Arc<Block>>,
+    http2_stats: OnceLock<Arc<Block>>,
     /// `codec_type`.
     pub codec: Codec,
     /// The routes, inline or by RDS.
@@ -207,6 +209,12 @@ impl ConnectionManager {
             let prefix = format!("{}http.{}.", listener.stats.prefix(), self.stat_prefix);
             self.registry.block(&prefix, &listener_http_stats::TABLE)
         })
+    }
+
+    /// `http2.`, of all connection managers.
+    pub fn http2_stats(&self) -> &Arc<Block> {
+        self.http2_stats
+            .get_or_init(|| self.registry.block("http2.", &http2_stats::TABLE))
     }
 
     /// Whether headers with an underscore need to be looked for.

@@ -8,6 +8,7 @@ use http::HeaderValue;
 use crate::{
     api::envoy::config::core::v3 as pb,
     config::{At, Reported},
+    net::http2::FrameLimits,
     refuse,
 };
 
@@ -250,6 +251,8 @@ pub struct Http2Options {
     pub allow_connect: bool,
     /// `connection_keepalive`.
     pub keepalive: Option<Keepalive>,
+    /// What a client may do without asking for anything.
+    pub limits: FrameLimits,
 }
 
 impl Default for Http2Options {
@@ -261,6 +264,7 @@ impl Default for Http2Options {
             connection_window: DEFAULT_CONNECTION_WINDOW,
             allow_connect: false,
             keepalive: None,
+            limits: FrameLimits::default(),
         }
     }
 }
@@ -284,15 +288,15 @@ impl Http2Options {
             initial_connection_window_size,
             allow_connect,
             allow_metadata,
-            // Limits of Envoy's own queues against floods; the h2 crate has its own,
-            // on by default: https://docs.rs/h2 `server::Builder`.
+            // Limits of queues that are not there: what has to be answered is answered
+            // before more is read, and bodies wait for room.
             max_outbound_frames: _,
             max_outbound_control_frames: _,
-            max_consecutive_inbound_frames_with_empty_payload: _,
-            max_inbound_priority_frames_per_stream: _,
-            max_inbound_window_update_frames_per_data_frame_sent: _,
-            stream_reset_burst: _,
-            stream_reset_rate: _,
+            max_consecutive_inbound_frames_with_empty_payload,
+            max_inbound_priority_frames_per_stream,
+            max_inbound_window_update_frames_per_data_frame_sent,
+            stream_reset_burst,
+            stream_reset_rate,
             // A stream with a malformed message is reset; the connection goes on.
             stream_error_on_invalid_http_messaging: _,
             override_stream_error_on_invalid_http_message: _,
@@ -325,6 +329,12 @@ impl Http2Options {
             connection_window: initial_connection_window_size.unwrap_or(default.connection_window),
             allow_connect,
             keepalive: keepalive?.flatten(),
+            limits: FrameLimits::default().with(
+                max_consecutive_inbound_frames_with_empty_payload,
+                max_inbound_priority_frames_per_stream,
+                max_inbound_window_update_frames_per_data_frame_sent,
+                [stream_reset_burst, stream_reset_rate],
+            ),
         })
     }
 }

@@ -12,8 +12,8 @@ use super::filter::{Filter, Passage, ResponseHead, Step, Wait};
 use crate::{
     formatter::ResponseFlag,
     http::{
-        LocalReply, RequestBody, Stream, config::ConnectionManager, stats::http_stats,
-        stream::Limit,
+        LocalReply, RequestBody, Stream, config::ConnectionManager, reply::DEADLINE_EXCEEDED,
+        stats::http_stats, stream::Limit,
     },
     model::context::Extension,
     xds::slot::Slot,
@@ -267,7 +267,7 @@ fn exceeded(stream: &mut Stream, limit: Limit) -> LocalReply {
         Limit::Deadline | Limit::Try => {
             stats.inc(http_stats::downstream_rq_max_duration_reached);
             LocalReply::text(late, "max_duration_timeout", "downstream duration timeout")
-                .flag(ResponseFlag::DurationTimeout)
+                .grpc_status(DEADLINE_EXCEEDED)
         }
     }
 }

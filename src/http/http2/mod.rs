@@ -21,11 +21,14 @@ use h2::server::Builder;
 pub use self::body::Http2Body;
 use super::{
     config::{ConnectionManager, protocol::Http2Options},
-    connection::{Session, Watch},
+    connection::{PREMATURE_RESET_STREAMS, Session, Watch},
     downstream::DownstreamIo,
     stats::http_stats,
 };
-use crate::net::{Stream, http2::until_silent};
+use crate::net::{
+    Stream,
+    http2::{End, Watched, stats::http2_stats, until_silent},
+};
 
 /// Bytes of a stream's response that may wait for the connection to write them.
 const SEND_BUFFER: usize = 400 * 1024;
@@ -52,12 +55,15 @@ pub(super) async fn serve(
 }
 
 async fn run(session: &Rc<Session>, manager: &ConnectionManager, io: DownstreamIo<Stream>) {
-    let builder = builder(&manager.http2, manager.max_request_head);
+    let options = &manager.http2;
+    let stats = manager.http2_stats();
+    let io = Watched::new(io, End::Server, options.limits.clone(), stats.clone());
+    let builder = builder(options, manager.max_request_head);
     let Ok(mut connection) = builder.handshake::<_, Bytes>(io).await else {
         return manager.stats.inc(http_stats::downstream_cx_protocol_error);
     };
     let pings = connection.ping_pong();
-    let keepalive = manager.http2.keepalive;
+    let keepalive = options.keepalive;
     let mut silent = pin!(until_silent(
         pings,
         keepalive.map(|k| k.interval),
@@ -66,6 +72,12 @@ async fn run(session: &Rc<Session>, manager: &ConnectionManager, io: DownstreamI
     let mut asked = false;
     poll_fn(|cx| {
         session.served_by(cx.waker());
+        if session.is_abused() {
+            let stats = &manager.stats;
+            stats.inc(http_stats::downstream_rq_too_many_premature_resets);
+            stats.inc(http_stats::downstream_cx_protocol_error);
+            return Poll::Ready(());
+        }
         loop {
             if session.is_closing() && !asked {
                 asked = true;
@@ -86,7 +98,10 @@ async fn run(session: &Rc<Session>, manager: &ConnectionManager, io: DownstreamI
                 Poll::Pending => break,
             }
         }
-        silent.as_mut().poll(cx)
+        silent
+            .as_mut()
+            .poll(cx)
+            .map(|()| stats.inc(http2_stats::keepalive_timeout))
     })
     .await;
 }
@@ -99,7 +114,9 @@ fn builder(options: &Http2Options, max_head: usize) -> Builder {
         .max_concurrent_streams(options.concurrent_streams)
         .header_table_size(options.header_table)
         .max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX))
-        .max_send_buffer_size(SEND_BUFFER);
+        .max_send_buffer_size(SEND_BUFFER)
+        // Resets are limited by how many of the streams they are: see the session.
+        .max_pending_accept_reset_streams(PREMATURE_RESET_STREAMS as usize);
     if options.allow_connect {
         builder.enable_connect_protocol();
     }

@@ -4,12 +4,13 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     rc::Rc,
+    sync::Arc,
     task::{Poll, ready},
 };
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream, server::SendResponse};
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use h2::{Reason, RecvStream, SendStream, ext::Protocol, server::SendResponse};
+use http::{HeaderMap, HeaderValue, Request, Response, header, request::Parts};
 use http_body::Body;
 
 use super::Http2Body;
@@ -21,7 +22,8 @@ use crate::{
         handle::handle,
         upgrade::{self, Tunnel},
     },
-    net::http2::Http2Io,
+    net::http2::{Http2Io, stats::http2_stats},
+    stats::Block,
 };
 
 /// Serves one request. When the client resets the stream or its connection
@@ -32,6 +34,14 @@ pub(super) async fn serve(
     mut respond: SendResponse<Bytes>,
 ) {
     let (mut head, body) = request.into_parts();
+    let managed = session.current();
+    let manager = managed.manager();
+    let stats = manager.http2_stats().clone();
+    if fields(&head) > manager.common.max_headers {
+        stats.inc(http2_stats::header_overflow);
+        return respond.send_reset(Reason::INTERNAL_ERROR);
+    }
+    let _active = Active::new(stats);
     join_cookies(&mut head.headers);
     // What goes through a tunnel is no body: it waits until there is one.
     let (body, through) = match upgrade::from_extended_connect(&mut head) {
@@ -73,6 +83,33 @@ pub(super) async fn serve(
         && !over
     {
         send_body(&mut send, &mut body).await;
+    }
+}
+
+/// The fields of a request as they came, those of its pseudo header too.
+fn fields(head: &Parts) -> usize {
+    let uri = &head.uri;
+    let pseudo = 1
+        + usize::from(uri.scheme().is_some())
+        + usize::from(uri.authority().is_some())
+        + usize::from(uri.path_and_query().is_some())
+        + usize::from(head.extensions.get::<Protocol>().is_some());
+    pseudo + head.headers.len()
+}
+
+/// A stream in the stats, for as long as it lives.
+struct Active(Arc<Block>);
+
+impl Active {
+    fn new(stats: Arc<Block>) -> Self {
+        stats.gauge_add(http2_stats::streams_active, 1);
+        Self(stats)
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.gauge_sub(http2_stats::streams_active, 1);
     }
 }
 

@@ -126,21 +126,24 @@ impl Outcome {
             // The stream ends as one that its client has left.
             Self::Carried(End::Failed(Side::Downstream, _)) => return Ok(()),
             Self::Carried(End::Failed(Side::Upstream, _)) => (
-                ResponseFlag::UpstreamConnectionTermination,
+                Some(ResponseFlag::UpstreamConnectionTermination),
                 "upstream_reset_after_response_started{connection_termination}",
             ),
             Self::Carried(End::Idle) => {
                 let stats = &stream.manager().stats;
                 stats.inc(http_stats::downstream_rq_idle_timeout);
-                (ResponseFlag::StreamIdleTimeout, "stream_idle_timeout")
+                let flag = ResponseFlag::StreamIdleTimeout;
+                (Some(flag), "stream_idle_timeout")
             }
             Self::TooLong => {
                 let stats = &stream.manager().stats;
                 stats.inc(http_stats::downstream_rq_max_duration_reached);
-                (ResponseFlag::DurationTimeout, "max_duration_timeout")
+                (None, "max_duration_timeout")
             }
         };
-        stream.flag(flag);
+        if let Some(flag) = flag {
+            stream.flag(flag);
+        }
         stream.info.response_code_details = Some(details.into());
         stream.complete = true;
         Err(Severed)

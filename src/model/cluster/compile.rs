@@ -1,7 +1,7 @@
 //! From the API message to a [`Cluster`].
 
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -236,6 +236,8 @@ impl Cluster {
             name,
             observability_name,
             stats,
+            http2_stats: OnceLock::new(),
+            registry: cx.stats.clone(),
             connect_timeout,
             buffer_limit: per_connection_buffer_limit_bytes.unwrap_or(DEFAULT_BUFFER_LIMIT)
                 as usize,

@@ -4,6 +4,8 @@ use std::{hash::Hash, time::Duration};
 
 use http::HeaderName;
 
+use crate::net::http2::FrameLimits;
+
 /// `idle_timeout` of connections, unless set.
 pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// `max_response_headers_kb`, unless set.
@@ -88,6 +90,8 @@ pub struct Http2Options {
     pub connection_window: u32,
     /// `connection_keepalive`.
     pub keep_alive: Option<KeepAlive>,
+    /// What the host may do without being asked for anything.
+    pub limits: FrameLimits,
 }
 
 impl Default for Http2Options {
@@ -98,6 +102,7 @@ impl Default for Http2Options {
             stream_window: DEFAULT_STREAM_WINDOW,
             connection_window: DEFAULT_CONNECTION_WINDOW,
             keep_alive: None,
+            limits: FrameLimits::default(),
         }
     }
 }

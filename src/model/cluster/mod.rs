@@ -16,13 +16,17 @@ mod socket;
 mod transport;
 
 use std::{
-    sync::{Arc, atomic::AtomicBool, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use crate::{
     api::envoy::config::core::v3::Metadata,
-    stats::Block,
+    net::http2::stats::http2_stats,
+    stats::{Block, Registry},
     upstream::{
         Breakers, Endpoint, HostSet, Hosts, LbContext, LbState, Priority, Resource,
         balance::{Balancing, Choice},
@@ -48,6 +52,8 @@ pub struct Cluster {
     pub observability_name: Arc<str>,
     /// `cluster.NAME.`, of [`cluster_stats`].
     pub stats: Arc<Block>,
+    http2_stats: OnceLock<Arc<Block>>,
+    registry: Arc<Registry>,
     /// `connect_timeout`, 5 s unless set. TCP and TLS together.
     pub connect_timeout: Duration,
     /// `per_connection_buffer_limit_bytes`, 1 MiB unless set.
@@ -86,6 +92,14 @@ impl Cluster {
     pub fn choose<'a>(&self, state: &'a mut LbState, cx: &LbContext<'_>) -> Choice<'a> {
         state.choose(&self.hosts, &self.balancing, cx, || {
             self.stats.inc(cluster_stats::lb_healthy_panic);
+        })
+    }
+
+    /// `cluster.NAME.http2.`
+    pub fn http2_stats(&self) -> &Arc<Block> {
+        self.http2_stats.get_or_init(|| {
+            let prefix = format!("{}http2.", self.stats.prefix());
+            self.registry.block(&prefix, &http2_stats::TABLE)
         })
     }
 

@@ -354,12 +354,13 @@ fn compile_http2(
         // Extended CONNECT from clients only.
         allow_connect: _,
         allow_metadata,
-        // Limits against floods: the codec has its own, which are tighter.
+        // Limits of queues that are not there: see the same of a listener.
         max_outbound_frames: _,
         max_outbound_control_frames: _,
-        max_consecutive_inbound_frames_with_empty_payload: _,
-        max_inbound_priority_frames_per_stream: _,
-        max_inbound_window_update_frames_per_data_frame_sent: _,
+        max_consecutive_inbound_frames_with_empty_payload,
+        max_inbound_priority_frames_per_stream,
+        max_inbound_window_update_frames_per_data_frame_sent,
+        // For clients that reset their streams; hosts reset them for good reasons.
         stream_reset_burst: _,
         stream_reset_rate: _,
         // The codec answers an invalid message with a stream error.
@@ -391,6 +392,12 @@ fn compile_http2(
         keep_alive: connection_keepalive
             .map(|message| compile_keep_alive(message, &at.field("connection_keepalive")))
             .transpose()?,
+        limits: default.limits.with(
+            max_consecutive_inbound_frames_with_empty_payload,
+            max_inbound_priority_frames_per_stream,
+            max_inbound_window_update_frames_per_data_frame_sent,
+            [None, None],
+        ),
     })
 }
 

@@ -49,10 +49,14 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// Time without a byte; `None` leaves it to the connection manager, zero is no limit.
     pub idle_timeout: Option<Duration>,
-    /// Life of the stream; `None` leaves it to the connection manager, zero is no limit.
-    pub max_stream_duration: Option<Duration>,
-    /// How `grpc-timeout` is heard.
-    pub grpc_timeout: GrpcTimeout,
+    /// `max_stream_duration`: life of the stream. With it, `timeout` and
+    /// `max_grpc_timeout` mean nothing.
+    pub stream_duration: Option<StreamDuration>,
+    /// `max_grpc_timeout`: a gRPC request has the timeout that its `grpc-timeout`
+    /// asks for, and at most this, in place of `timeout`; zero has no most.
+    pub max_grpc_timeout: Option<Duration>,
+    /// `grpc_timeout_offset`: taken off what `grpc-timeout` asks for then.
+    pub grpc_timeout_offset: Duration,
     /// When to try again; the virtual host's, when the route has none.
     pub retry: Option<RetryPolicy>,
     /// What ties requests to hosts.
@@ -78,14 +82,17 @@ pub struct ConnectConfig {
     pub allow_post: bool,
 }
 
-/// `max_stream_duration.grpc_timeout_header_max` and `…_offset`.
+/// `max_stream_duration`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GrpcTimeout {
+pub struct StreamDuration {
+    /// Unless `grpc-timeout` says otherwise; `None` leaves it to the connection
+    /// manager, zero is no limit.
+    pub max: Option<Duration>,
     /// The most that `grpc-timeout` may ask for; `None` ignores that header,
     /// zero has no most.
-    pub max: Option<Duration>,
-    /// Taken off what the header asks for.
-    pub offset: Option<Duration>,
+    pub header_max: Option<Duration>,
+    /// Taken off what that header asks for.
+    pub header_offset: Duration,
 }
 
 impl Forward {
@@ -147,23 +154,21 @@ impl Forward {
         };
         let timeout = time("timeout", timeout).unwrap_or(DEFAULT_TIMEOUT);
         let idle_timeout = time("idle_timeout", idle_timeout);
-        let mut grpc_timeout = GrpcTimeout {
-            max: time("max_grpc_timeout", max_grpc_timeout),
-            offset: time("grpc_timeout_offset", grpc_timeout_offset),
-        };
-        let mut longest = None;
-        if let Some(MaxStreamDuration {
-            max_stream_duration,
-            grpc_timeout_header_max,
-            grpc_timeout_header_offset,
-        }) = max_stream_duration
-        {
-            longest = time("max_stream_duration", max_stream_duration);
-            grpc_timeout = GrpcTimeout {
-                max: time("grpc_timeout_header_max", grpc_timeout_header_max),
-                offset: time("grpc_timeout_header_offset", grpc_timeout_header_offset),
-            };
-        }
+        let max_grpc_timeout = time("max_grpc_timeout", max_grpc_timeout);
+        let grpc_timeout_offset = time("grpc_timeout_offset", grpc_timeout_offset);
+        let stream_duration = max_stream_duration.map(|message| {
+            let MaxStreamDuration {
+                max_stream_duration,
+                grpc_timeout_header_max,
+                grpc_timeout_header_offset,
+            } = message;
+            let offset = time("grpc_timeout_header_offset", grpc_timeout_header_offset);
+            StreamDuration {
+                max: time("max_stream_duration", max_stream_duration),
+                header_max: time("grpc_timeout_header_max", grpc_timeout_header_max),
+                header_offset: offset.unwrap_or_default(),
+            }
+        });
 
         let cluster = ClusterChoice::compile(cluster_specifier, cx, at);
         let host = host_rewrite_specifier.map_or(Ok(HostRewrite::None), |h| host_rewrite(h, at));
@@ -209,8 +214,9 @@ impl Forward {
             append_x_forwarded_host,
             timeout: (!timeout.is_zero()).then_some(timeout),
             idle_timeout,
-            max_stream_duration: longest,
-            grpc_timeout,
+            stream_duration,
+            max_grpc_timeout,
+            grpc_timeout_offset: grpc_timeout_offset.unwrap_or_default(),
             retry: retry?,
             hash: hash.into(),
             upgrades,

@@ -30,7 +30,7 @@ mod table_tests;
 
 pub use cluster::{Chosen, ChosenName, ClusterChoice, ClusterName, WeightedEntry};
 pub use entry::{Action, DirectResponse, Route};
-pub use forward::{ConnectConfig, DEFAULT_TIMEOUT, Forward, GrpcTimeout};
+pub use forward::{ConnectConfig, DEFAULT_TIMEOUT, Forward, StreamDuration};
 pub use handle::{RouteHandle, WorkerTable};
 pub use hash::{HashCookie, HashPolicy, HashSource, hash_of_address};
 pub use headers::HeaderRules;

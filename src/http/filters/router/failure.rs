@@ -4,7 +4,7 @@ use http::{HeaderValue, StatusCode};
 
 use crate::{
     formatter::ResponseFlag,
-    http::{LocalReply, names},
+    http::{LocalReply, names, reply::DEADLINE_EXCEEDED},
     model::route::RetryOn,
     upstream::pool::{ConnectError, PoolError, http1::Http1Error, http2::Http2Error},
 };
@@ -186,7 +186,7 @@ impl Failure {
                 text("stream_idle_timeout", "stream timeout").flag(ResponseFlag::StreamIdleTimeout)
             }
             Self::Duration { .. } => text("max_duration_timeout", "downstream duration timeout")
-                .flag(ResponseFlag::DurationTimeout),
+                .grpc_status(DEADLINE_EXCEEDED),
             Self::RequestBody => text("downstream_remote_disconnect", "Bad Request")
                 .flag(ResponseFlag::DownstreamConnectionTermination)
                 .closing(),

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use super::{
     failure::Failure,
-    timeout::{self, Timeouts},
+    timeout::{self, Life, Timeouts},
 };
 use crate::{
     formatter::{FormatContext, HeaderView, RequestView, ResponseFlag},
@@ -105,8 +105,13 @@ pub async fn forward(
     if let Some(limit) = action.idle_timeout {
         stream.idle_timeout = (!limit.is_zero()).then_some(limit);
     }
-    if let Some(limit) = action.max_stream_duration {
-        stream.deadline = (!limit.is_zero()).then(|| stream.info.start + limit);
+    if let Some(rule) = action.stream_duration {
+        let managed = manager.common.max_stream_duration;
+        match timeout::life(&mut stream.request.headers, rule, managed) {
+            Life::Managed => {}
+            Life::Unlimited => stream.deadline = None,
+            Life::Limited(limit) => stream.deadline = Some(stream.info.start + limit),
+        }
     }
     let policy = action.retry.as_ref();
     stream.try_idle_timeout = policy.and_then(|policy| policy.per_try_idle_timeout);

@@ -5,7 +5,13 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Router;
-use crate::{formatter::is_grpc_content_type, http::names, model::route::Forward};
+use crate::{
+    formatter::is_grpc_content_type,
+    http::names,
+    model::route::{Forward, StreamDuration},
+};
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// A request's time limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,19 +32,14 @@ pub fn settle(
     router: &Router,
     per_try: Option<Duration>,
 ) -> Timeouts {
-    let mut timeouts = Timeouts {
-        global: route.timeout,
-        per_try,
+    // Asked of every request, so that what few have comes first.
+    let for_grpc = route.max_grpc_timeout.filter(|_| is_grpc(headers));
+    let global = match (route.stream_duration, for_grpc) {
+        (Some(_), _) => None,
+        (None, Some(max)) => from_grpc_timeout(headers, max, route.grpc_timeout_offset),
+        (None, None) => route.timeout,
     };
-    if let Some(max) = route.grpc_timeout.max
-        && is_grpc(headers)
-        && let Some(asked) = grpc_timeout(headers)
-    {
-        let limited = if max.is_zero() { asked } else { asked.min(max) };
-        let offset = route.grpc_timeout.offset.unwrap_or_default();
-        let left = limited.checked_sub(offset).filter(|left| !left.is_zero());
-        timeouts.global = Some(left.unwrap_or(limited));
-    }
+    let mut timeouts = Timeouts { global, per_try };
     if envoy {
         if router.respect_expected_timeout
             && let Some(expected) = millis(headers, &names::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS)
@@ -62,7 +63,79 @@ pub fn settle(
         let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
         headers.insert(names::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, number(millis));
     }
+    if let (Some(expected), Some(_), None) = (expected, for_grpc, route.stream_duration) {
+        headers.insert(GRPC_TIMEOUT, to_grpc_timeout(expected));
+    }
     timeouts
+}
+
+/// The timeout that `grpc-timeout` asks for; none, like zero, is without limit.
+fn from_grpc_timeout(headers: &HeaderMap, max: Duration, offset: Duration) -> Option<Duration> {
+    let asked = grpc_timeout(headers).and_then(positive);
+    // One that would leave nothing is not taken off.
+    let asked = asked.map(|asked| {
+        if offset < asked {
+            asked - offset
+        } else {
+            asked
+        }
+    });
+    match (asked, positive(max)) {
+        (Some(asked), Some(max)) => Some(asked.min(max)),
+        (asked, max) => asked.or(max),
+    }
+}
+
+/// How long a stream may live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// As the connection manager says.
+    Managed,
+    /// Without limit.
+    Unlimited,
+    /// So long.
+    Limited(Duration),
+}
+
+/// Settles `max_stream_duration`, and tells the upstream of a gRPC request in
+/// `grpc-timeout`. `managed` is the connection manager's limit.
+pub fn life(headers: &mut HeaderMap, rule: StreamDuration, managed: Option<Duration>) -> Life {
+    let life = match (grpc_timeout(headers), rule.header_max) {
+        (Some(asked), Some(max)) => {
+            let asked = positive(max).map_or(asked, |max| asked.min(max));
+            Life::Limited(asked.saturating_sub(rule.header_offset))
+        }
+        _ => match rule.max {
+            Some(max) => positive(max).map_or(Life::Unlimited, Life::Limited),
+            None => Life::Managed,
+        },
+    };
+    let told = match life {
+        Life::Managed => managed,
+        Life::Unlimited => None,
+        Life::Limited(limit) => Some(limit),
+    };
+    if is_grpc(headers)
+        && let Some(told) = told
+    {
+        headers.insert(GRPC_TIMEOUT, to_grpc_timeout(told));
+    }
+    life
+}
+
+/// A duration as `grpc-timeout` has it: at most eight digits, and the smallest unit
+/// from milliseconds on that has room for it.
+fn to_grpc_timeout(duration: Duration) -> HeaderValue {
+    const MOST: u128 = 99_999_999;
+    let mut time = duration.as_millis();
+    let mut unit = "m";
+    for (next, size) in [("S", 1000), ("M", 60), ("H", 60)] {
+        if time > MOST {
+            (time, unit) = (time / size, next);
+        }
+    }
+    let text = format!("{}{unit}", time.min(MOST));
+    HeaderValue::from_str(&text).expect("digits and a letter")
 }
 
 /// A number as a header; the ones that come all the time without allocating.
@@ -93,7 +166,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// `grpc-timeout`: up to eight digits and a unit.
 fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let text = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -114,8 +187,101 @@ fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 mod tests {
     use super::*;
 
+    fn grpc(timeout: Option<&'static str>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let grpc = HeaderValue::from_static("application/grpc");
+        headers.insert(http::header::CONTENT_TYPE, grpc);
+        if let Some(timeout) = timeout {
+            headers.insert(GRPC_TIMEOUT, HeaderValue::from_static(timeout));
+        }
+        headers
+    }
+
+    const fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[test]
+    fn a_grpc_request_has_the_timeout_it_asks_for() {
+        let timeout = |asked, max, offset| from_grpc_timeout(&grpc(asked), ms(max), ms(offset));
+        assert_eq!(timeout(Some("300m"), 0, 0), Some(ms(300)));
+        assert_eq!(timeout(Some("300m"), 200, 0), Some(ms(200)));
+        assert_eq!(timeout(Some("300m"), 250, 100), Some(ms(200)));
+        assert_eq!(timeout(Some("300m"), 0, 300), Some(ms(300)));
+        assert_eq!(timeout(None, 200, 0), Some(ms(200)));
+        assert_eq!(timeout(None, 0, 0), None);
+    }
+
+    #[test]
+    fn a_grpc_stream_lives_as_long_as_it_asks_for() {
+        let rule = |max: Option<u64>, header_max: Option<u64>, offset| StreamDuration {
+            max: max.map(ms),
+            header_max: header_max.map(ms),
+            header_offset: ms(offset),
+        };
+        for (asked, rule, expected, told) in [
+            (
+                Some("300m"),
+                rule(None, Some(0), 0),
+                Life::Limited(ms(300)),
+                Some("300m"),
+            ),
+            (
+                Some("300m"),
+                rule(None, Some(200), 0),
+                Life::Limited(ms(200)),
+                Some("200m"),
+            ),
+            (
+                Some("300m"),
+                rule(None, Some(0), 100),
+                Life::Limited(ms(200)),
+                Some("200m"),
+            ),
+            (
+                Some("300m"),
+                rule(Some(200), Some(0), 0),
+                Life::Limited(ms(300)),
+                Some("300m"),
+            ),
+            (
+                Some("300m"),
+                rule(Some(200), None, 0),
+                Life::Limited(ms(200)),
+                Some("200m"),
+            ),
+            (
+                None,
+                rule(Some(200), Some(1000), 0),
+                Life::Limited(ms(200)),
+                Some("200m"),
+            ),
+            (None, rule(Some(0), Some(1000), 0), Life::Unlimited, None),
+            (None, rule(None, Some(1000), 0), Life::Managed, Some("700m")),
+        ] {
+            let mut headers = grpc(asked);
+            assert_eq!(
+                life(&mut headers, rule, Some(ms(700))),
+                expected,
+                "{rule:?}"
+            );
+            let header = headers
+                .get(GRPC_TIMEOUT)
+                .map(|value| value.to_str().unwrap());
+            assert_eq!(header, told, "{asked:?} {rule:?}");
+        }
+    }
+
     #[test]
     fn grpc_timeouts_have_units() {
+        assert_eq!(to_grpc_timeout(ms(1)), "1m");
+        assert_eq!(to_grpc_timeout(ms(99_999_999)), "99999999m");
+        assert_eq!(to_grpc_timeout(ms(100_000_000)), "100000S");
+        assert_eq!(
+            to_grpc_timeout(Duration::from_secs(100_000_000)),
+            "1666666M"
+        );
+        assert_eq!(to_grpc_timeout(Duration::MAX), "99999999H");
         let timeout = |text| {
             let mut headers = HeaderMap::new();
             headers.insert("grpc-timeout", HeaderValue::from_static(text));

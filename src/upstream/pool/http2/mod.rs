@@ -17,7 +17,7 @@ use h2::client::{Builder, SendRequest};
 use super::{ConnectError, Pool, connection::ConnectionFacts, io::Io};
 use crate::{
     model::cluster::HttpOptions,
-    net::http2::until_silent,
+    net::http2::{End, Watched, stats::http2_stats, until_silent},
     upstream::{WorkerCluster, stats::cluster_stats},
 };
 
@@ -45,6 +45,9 @@ impl Http2Connection {
         facts: ConnectionFacts,
     ) -> Result<Rc<Self>, ConnectError> {
         let options = facts.options();
+        let stats = facts.cluster().http2_stats().clone();
+        let limits = options.http2.limits.clone();
+        let io = Watched::new(io, End::Client, limits, stats.clone());
         let (sender, mut connection) = builder(options)
             .handshake(io)
             .await
@@ -78,7 +81,10 @@ impl Http2Connection {
                     return Poll::Ready(());
                 }
                 offered.set(allowed(connection.max_concurrent_send_streams()));
-                silent.as_mut().poll(cx)
+                silent
+                    .as_mut()
+                    .poll(cx)
+                    .map(|()| stats.inc(http2_stats::keepalive_timeout))
             })
             .await;
             closing.set(true);
@@ -147,6 +153,8 @@ impl Place {
         cluster: Rc<WorkerCluster>,
     ) -> Self {
         connection.facts.begin();
+        let stats = connection.facts.cluster().http2_stats();
+        stats.gauge_add(http2_stats::streams_active, 1);
         Self {
             connection,
             pool,
@@ -162,6 +170,8 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        let stats = self.connection.facts.cluster().http2_stats();
+        stats.gauge_sub(http2_stats::streams_active, 1);
         self.connection.release();
         self.pool.serve_waiting(&self.cluster);
     }
