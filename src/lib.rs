@@ -16,6 +16,7 @@ pub mod config;
 pub mod formatter;
 pub mod http;
 pub mod log;
+pub mod matcher;
 pub mod model;
 pub mod net;
 pub mod runtime;

@@ -103,6 +103,21 @@ impl Origin {
         .await
     }
 
+    /// Says its name to whoever connects, then waits for the other to close.
+    pub async fn says(name: &str) -> Self {
+        let name: Arc<str> = name.into();
+        Self::listen(move |mut stream: TcpStream, _, _| {
+            let name = Arc::clone(&name);
+            async move {
+                stream.write_all(name.as_bytes()).await.ok();
+                tokio::io::copy(&mut stream, &mut tokio::io::sink())
+                    .await
+                    .ok();
+            }
+        })
+        .await
+    }
+
     /// Sends back every byte it gets.
     pub async fn tcp_echo() -> Self {
         Self::listen(|mut stream: TcpStream, _, _| async move {

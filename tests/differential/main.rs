@@ -9,6 +9,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod chains;
 mod compare;
 mod generate;
 mod random;

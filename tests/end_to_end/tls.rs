@@ -2,7 +2,7 @@
 
 use rcgen::CertificateParams;
 
-use crate::common::config::{answer, any_host, bootstrap, http_with, listener};
+use crate::common::config::{answer, any_host, bootstrap, http_with, listener, typed};
 use crate::common::tls::{Authority, Identity, TlsClient, ends_tls};
 use crate::common::{Home, Port, Proxy, Value, json, with};
 
@@ -53,6 +53,13 @@ impl Edge {
             chain
         });
         listener["filter_chains"] = chains.collect();
+        listener["listener_filters"] = json!([{
+            "name": "envoy.filters.listener.tls_inspector",
+            "typed_config": typed(
+                "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+                json!({}),
+            ),
+        }]);
         listener["stat_prefix"] = "edge".into();
         let bootstrap = bootstrap(vec![listener], vec![]);
         let proxy = Proxy::start(&home, &bootstrap, &[]).await;

@@ -3,12 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    api::envoy::config::{core::v3 as core, listener::v3 as pb},
+    api::{
+        envoy::config::{core::v3 as core, listener::v3 as pb},
+        xds::r#type::matcher::v3::Matcher,
+    },
     config::{At, Reported},
     model::Context,
     net::{
         Address,
-        listener_filters::{ListenerFilter, ListenerFilters, ProxyProtocol, TlsInspector},
+        listener_filters::{ListenerFilter, ListenerFilters, ProxyProtocol},
         socket::{DEFAULT_BACKLOG, SocketOptions},
     },
     refuse,
@@ -81,7 +84,7 @@ impl Listener {
         let mut refused = refuse!(at;
             deprecated_v1, tcp_fast_open_queue_length, socket_options,
             udp_listener_config, api_listener, connection_balance_config, access_log,
-            bind_to_port, enable_mptcp, filter_chain_matcher,
+            bind_to_port, enable_mptcp,
             fcds_config, tcp_keepalive,
             per_connection_buffer_high_watermark_timeout, stats_matcher,
         );
@@ -112,7 +115,8 @@ impl Listener {
             Err(_) => String::new(),
         };
         let stat_prefix = format!("listener.{scope}.");
-        let chains = compile_chains(filter_chains, default_filter_chain, &stat_prefix, cx, at);
+        let chains = (filter_chains, default_filter_chain);
+        let chains = compile_chains(chains, filter_chain_matcher, &stat_prefix, cx, at);
         refused?;
         let (addresses, mut filters, timeout, filter_chains) =
             (addresses?, filters?, timeout?, chains?);
@@ -124,12 +128,10 @@ impl Listener {
             filters.push(ListenerFilter::ProxyProtocol(ProxyProtocol::new(cx, at)?));
         }
         if filter_chains.need_tls_inspection() && !filters.inspect_tls() {
-            tracing::warn!(
-                target: "config",
-                "{name}: filter chain match rules need envoy.filters.listener.tls_inspector, \
-                 which is not configured; it is used all the same"
+            at.field("listener_filters").warn(
+                "has no envoy.filters.listener.tls_inspector, without which no connection meets \
+                 what filter chains ask of TLS, as in Envoy",
             );
-            filters.push(ListenerFilter::TlsInspector(TlsInspector::new(cx)));
         }
         let (own, all) = cx.shared.connections.of(&name, cx.runtime);
 
@@ -209,8 +211,8 @@ fn compile_addresses(
 }
 
 fn compile_chains(
-    chains: Vec<pb::FilterChain>,
-    default: Option<pb::FilterChain>,
+    (chains, default): (Vec<pb::FilterChain>, Option<pb::FilterChain>),
+    matcher: Option<Matcher>,
     stat_prefix: &str,
     cx: &Context<'_>,
     at: &At<'_>,
@@ -234,5 +236,9 @@ fn compile_chains(
         })
         .transpose();
     outcome?;
-    FilterChains::compile(compiled, default?.map(Arc::new), &at_chains)
+    let default = default?.map(Arc::new);
+    match matcher {
+        Some(matcher) => FilterChains::compile_named(compiled, matcher, default, cx, at),
+        None => FilterChains::compile(compiled, default, &at_chains),
+    }
 }

@@ -1,4 +1,5 @@
-//! Which filter chain serves a connection: `FilterChainMatch`, to the letter.
+//! Which filter chain serves a connection: by `filter_chain_matcher`, which names
+//! it, or else by `FilterChainMatch`, to the letter.
 //!
 //! The criteria are tried in Envoy's order, and each picks its most specific
 //! value and never goes back: destination port, destination address, server
@@ -14,11 +15,16 @@ use std::{
 };
 
 use ipnet::IpNet;
+use prost_types::Any;
 
 use crate::{
-    api::envoy::config::listener::v3 as pb,
-    config::{At, Reported},
-    model::matcher::{IpTable, ip::ranges},
+    api::{envoy::config::listener::v3 as pb, xds::r#type::matcher::v3::Matcher as MatcherMessage},
+    config::{At, Reported, type_name, unpack},
+    matcher::{Matcher, NetworkInput, Vocabulary},
+    model::{
+        Context,
+        matcher::{IpTable, ip::ranges},
+    },
     net::{Address, ConnectionInfo, listener_filters::ListenerFilters},
     refuse,
 };
@@ -31,8 +37,17 @@ use pb::filter_chain_match::ConnectionSourceType;
 pub struct FilterChains {
     all: Vec<Arc<FilterChain>>,
     need_tls: bool,
-    rules: Option<Node>,
+    choice: Choice,
     default: Option<usize>,
+}
+
+#[derive(Debug)]
+enum Choice {
+    /// There is no rule.
+    None,
+    Rules(Node),
+    /// The matcher leads to a chain of this listener, or to none.
+    Matcher(Matcher<NetworkInput, Option<usize>>),
 }
 
 impl FilterChains {
@@ -58,11 +73,11 @@ impl FilterChains {
         }
         outcome?;
         let need_tls = rules.iter().any(|(_, rule)| rule.needs_tls());
-        let rules = match rules.is_empty() {
-            true => None,
+        let choice = match rules.is_empty() {
+            true => Choice::None,
             false => {
                 let rules: Vec<_> = rules.iter().map(|(index, rule)| (*index, rule)).collect();
-                Some(Node::build(&rules, 0).map_err(|(first, second)| {
+                Choice::Rules(Node::build(&rules, 0).map_err(|(first, second)| {
                     at.index(second)
                         .field("filter_chain_match")
                         .error(match first == second {
@@ -77,16 +92,64 @@ impl FilterChains {
                 })?)
             }
         };
+        Ok(Self::new(all, need_tls, choice, default))
+    }
+
+    /// The chains, of which a matcher names one, and the one for connections for
+    /// which it names none. `at` is the listener.
+    ///
+    /// # Errors
+    /// When a chain has no name, or another's, or the matcher cannot be compiled.
+    pub fn compile_named(
+        chains: Vec<(Arc<FilterChain>, Option<pb::FilterChainMatch>)>,
+        matcher: MatcherMessage,
+        default: Option<Arc<FilterChain>>,
+        cx: &Context<'_>,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
+        let at_chains = at.field("filter_chains");
+        let mut all = Vec::with_capacity(chains.len() + 1);
+        let mut names = HashMap::with_capacity(chains.len());
+        let mut outcome = Ok(());
+        for (index, (chain, rule)) in chains.into_iter().enumerate() {
+            let at = at_chains.index(index);
+            let at_name = at.field("name");
+            if chain.name.is_empty() {
+                outcome = Err(at_name.error("is required beside filter_chain_matcher"));
+            } else if names.insert(chain.name.clone(), index).is_some() {
+                outcome = Err(at_name.error(format_args!(
+                    "is duplicated with value {:?}; filter_chain_matcher could not tell them apart",
+                    chain.name
+                )));
+            }
+            if rule.is_some_and(|rule| rule != pb::FilterChainMatch::default()) {
+                at.field("filter_chain_match")
+                    .warn("has no effect beside filter_chain_matcher");
+            }
+            all.push(chain);
+        }
+        let at = at.field("filter_chain_matcher");
+        let matcher = Matcher::compile(matcher, &ChainNames(&names), cx, &at);
+        outcome?;
+        Ok(Self::new(all, false, Choice::Matcher(matcher?), default))
+    }
+
+    fn new(
+        mut all: Vec<Arc<FilterChain>>,
+        need_tls: bool,
+        choice: Choice,
+        default: Option<Arc<FilterChain>>,
+    ) -> Self {
         let default = default.map(|chain| {
             all.push(chain);
             all.len() - 1
         });
-        Ok(Self {
+        Self {
             all,
             need_tls,
-            rules,
+            choice,
             default,
-        })
+        }
     }
 
     /// Every chain, the default one last.
@@ -96,15 +159,51 @@ impl FilterChains {
 
     /// The index in [`FilterChains::all`] of the chain for a connection.
     pub fn find(&self, facts: &Facts<'_>) -> Option<usize> {
-        self.rules
-            .as_ref()
-            .and_then(|rules| rules.find(facts))
-            .or(self.default)
+        let found = match &self.choice {
+            Choice::None => None,
+            Choice::Rules(rules) => rules.find(facts),
+            Choice::Matcher(matcher) => match matcher.find(&|input| input.read(facts)) {
+                // A name that is no chain's is an answer too: there is none.
+                Some(named) => return *named,
+                None => None,
+            },
+        };
+        found.or(self.default)
     }
 
     /// Whether a rule can only be met by what a TLS client says first.
     pub fn need_tls_inspection(&self) -> bool {
         self.need_tls
+    }
+}
+
+/// What a `filter_chain_matcher` asks for, and the chains it may lead to.
+struct ChainNames<'a>(&'a HashMap<Arc<str>, usize>);
+
+impl Vocabulary for ChainNames<'_> {
+    type Input = NetworkInput;
+    type Action = Option<usize>;
+
+    fn input(&self, any: &Any, at: &At<'_>) -> Result<NetworkInput, Reported> {
+        NetworkInput::compile(any, at)
+    }
+
+    fn action(&self, any: &Any, at: &At<'_>) -> Result<Option<usize>, Reported> {
+        let kind = type_name(any);
+        if kind != "google.protobuf.StringValue" {
+            return Err(at.error(format_args!(
+                "the action {kind:?} is not supported; a google.protobuf.StringValue names the \
+                 filter chain"
+            )));
+        }
+        let name: String = unpack(any, at)?;
+        let index = self.0.get(&*name).copied();
+        if index.is_none() {
+            at.warn(format_args!(
+                "{name:?} is the name of no filter chain: connections that come here are closed"
+            ));
+        }
+        Ok(index)
     }
 }
 
@@ -137,6 +236,18 @@ impl<'a> Facts<'a> {
         match self.tls {
             true => "tls",
             false => "raw_buffer",
+        }
+    }
+
+    /// Whether it comes from this host (`SAME_IP_OR_LOOPBACK`). Of IPv4's loopback
+    /// addresses the canonical one alone counts, as in Envoy.
+    pub fn is_local(&self) -> bool {
+        match (self.info.remote.ip(), self.info.local.ip()) {
+            (Some(remote), _) if remote.ip() == Ipv4Addr::LOCALHOST => true,
+            (Some(remote), _) if remote.ip() == Ipv6Addr::LOCALHOST => true,
+            (Some(remote), Some(local)) => remote.ip() == local.ip(),
+            (Some(_), None) => false,
+            (None, _) => true,
         }
     }
 
@@ -433,7 +544,7 @@ impl Node {
                 external,
                 any,
             } => {
-                let chosen = if is_local(info) { local } else { external };
+                let chosen = if facts.is_local() { local } else { external };
                 (chosen.as_deref(), any)
             }
         };
@@ -455,18 +566,6 @@ fn find_server_name<'a>(names: &'a HashMap<Box<str>, Node>, name: &str) -> Optio
     std::iter::once(name)
         .chain(dots.map(|dot| &name[dot..]))
         .find_map(|name| names.get(name))
-}
-
-/// `SAME_IP_OR_LOOPBACK`: from this host. Of IPv4's loopback addresses the
-/// canonical one alone counts, as in Envoy.
-pub(super) fn is_local(info: &ConnectionInfo) -> bool {
-    match (info.remote.ip(), info.local.ip()) {
-        (Some(remote), _) if remote.ip() == Ipv4Addr::LOCALHOST => true,
-        (Some(remote), _) if remote.ip() == Ipv6Addr::LOCALHOST => true,
-        (Some(remote), Some(local)) => remote.ip() == local.ip(),
-        (Some(_), None) => false,
-        (None, _) => true,
-    }
 }
 
 #[cfg(test)]
@@ -548,7 +647,7 @@ mod tests {
 
     #[test]
     fn this_host_is_the_canonical_loopback_address_or_the_same() {
-        let local = |local, remote| is_local(&info(local, remote, None));
+        let local = |local, remote| Facts::found(&info(local, remote, None)).is_local();
         assert!(local("10.0.0.1:80", "127.0.0.1:5"));
         assert!(local("10.0.0.1:80", "10.0.0.1:5"));
         assert!(local("[1::1]:80", "[::1]:5"));

@@ -66,17 +66,8 @@ impl TlsInspector {
         Ok(Self {
             max_client_hello,
             close_on_errors: close_connection_on_client_hello_parsing_errors,
-            ..Self::new(cx)
-        })
-    }
-
-    /// The filter with Envoy's defaults.
-    pub fn new(cx: &Context<'_>) -> Self {
-        Self {
             stats: cx.stats.block("tls_inspector.", &names::TABLE),
-            max_client_hello: MAX_CLIENT_HELLO as usize,
-            close_on_errors: false,
-        }
+        })
     }
 
     /// Notes what the client says.
