@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::Malformed;
+use super::{HopHeaders, Malformed};
 
 /// Headers parsed without an allocation; a message with more is parsed again
 /// with room up to its limit.
@@ -42,35 +42,8 @@ pub fn place_in(buffer: &[u8], part: &[u8]) -> Range<usize> {
     start..start + part.len()
 }
 
-/// Which headers there are of those that say how a message ends and what becomes
-/// of its connection: most messages have few of them, and need not be asked for
-/// the rest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Marks {
-    /// `content-length`.
-    pub length: bool,
-    /// `transfer-encoding`.
-    pub coding: bool,
-    /// `connection` or `proxy-connection`.
-    pub connection: bool,
-    /// `expect`.
-    pub expect: bool,
-}
-
-impl Marks {
-    fn note(&mut self, name: &HeaderName) {
-        match name.as_str() {
-            "content-length" => self.length = true,
-            "transfer-encoding" => self.coding = true,
-            "connection" | "proxy-connection" => self.connection = true,
-            "expect" => self.expect = true,
-            _ => {}
-        }
-    }
-}
-
-/// The headers of a head, with room for so many more. Their values stay where
-/// they are.
+/// The headers of a head, with room for so many more, and what they say about
+/// this hop. Their values stay where they are.
 ///
 /// # Errors
 /// When a name or a value holds what none may.
@@ -78,41 +51,17 @@ pub fn headers(
     head: &Bytes,
     places: &Places,
     room: usize,
-) -> Result<(HeaderMap, Marks), Malformed> {
+) -> Result<(HeaderMap, HopHeaders), Malformed> {
     let mut headers = HeaderMap::with_capacity(places.len() + room);
-    let mut marks = Marks::default();
+    let mut hop = HopHeaders::default();
     for place in places {
         let name = HeaderName::from_bytes(&head[place.name()]);
         let value = HeaderValue::from_maybe_shared(head.slice(place.value()));
         let (Ok(name), Ok(value)) = (name, value) else {
             return Err(Malformed("header"));
         };
-        marks.note(&name);
+        hop.note(&name, &value);
         headers.append(name, value);
     }
-    Ok((headers, marks))
-}
-
-/// Whether who sent a head means to keep the connection open after the message
-/// (RFC 9112, 9.3). `names` are those of the headers that say so.
-pub fn keeps_alive(
-    version: Version,
-    headers: &HeaderMap,
-    marks: Marks,
-    names: &[HeaderName],
-) -> bool {
-    let mut keeps = version == Version::HTTP_11;
-    if !marks.connection {
-        return keeps;
-    }
-    for value in names.iter().flat_map(|name| headers.get_all(name)) {
-        for option in value.as_bytes().split(|b| *b == b',') {
-            let option = option.trim_ascii();
-            if option.eq_ignore_ascii_case(b"close") {
-                return false;
-            }
-            keeps |= option.eq_ignore_ascii_case(b"keep-alive");
-        }
-    }
-    keeps
+    Ok((headers, hop))
 }

@@ -8,9 +8,11 @@ mod buffer;
 mod chunked;
 pub mod encode;
 pub mod head;
+mod hop;
 
 pub use buffer::{Inbound, Outbound, take};
 pub use chunked::{ChunkedDecoder, Step};
+pub use hop::{Coding, HopHeaders, Length};
 
 /// What came is not HTTP/1, or could be read in two ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

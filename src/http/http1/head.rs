@@ -3,14 +3,12 @@
 use std::{mem::MaybeUninit, ops::Range};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{Method, Uri, Version, header, request};
+use http::{Method, Uri, Version, request};
 
-use crate::{
-    codec::{
-        head::{Marks, Place, Places, USUAL_HEADERS, headers, keeps_alive, place_in},
-        take,
-    },
-    http::names,
+use crate::codec::{
+    Coding, HopHeaders, Length,
+    head::{Place, Places, USUAL_HEADERS, headers, place_in},
+    take,
 };
 
 /// What a request head may be at most.
@@ -107,8 +105,7 @@ pub fn head(buffer: &mut BytesMut, limits: HeadLimits) -> Result<Option<Head>, B
     };
     let head = take(buffer, parsed.length);
     let uri = target(&parsed.method, head.slice(parsed.target))?;
-    let (headers, marks) =
-        headers(&head, &places, HEADERS_ADDED).map_err(|_| BadHead::Malformed)?;
+    let (headers, hop) = headers(&head, &places, HEADERS_ADDED).map_err(|_| BadHead::Malformed)?;
     let (mut parts, ()) = http::Request::new(()).into_parts();
     parts.method = parsed.method;
     parts.uri = uri;
@@ -117,18 +114,12 @@ pub fn head(buffer: &mut BytesMut, limits: HeadLimits) -> Result<Option<Head>, B
     if parts.version == Version::HTTP_10 && !limits.http_10 {
         return Err(BadHead::Version);
     }
-    let names = [header::CONNECTION, names::PROXY_CONNECTION];
     Ok(Some(Head {
-        framing: framing(&parts, marks)?,
-        keeps_alive: keeps_alive(parts.version, &parts.headers, marks, &names),
-        waits: marks.expect && expects_continue(&parts),
+        framing: framing(hop, parts.version)?,
+        keeps_alive: hop.client_keeps_alive(parts.version),
+        waits: hop.expects_continue,
         parts,
     }))
-}
-
-fn expects_continue(head: &request::Parts) -> bool {
-    let expect = head.headers.get(header::EXPECT);
-    expect.is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 fn parse<'b>(
@@ -219,44 +210,17 @@ fn names_other_version(buffer: &[u8]) -> bool {
 ///
 /// # Errors
 /// When the head contradicts itself, which is how requests are smuggled.
-fn framing(head: &request::Parts, marks: Marks) -> Result<Framing, BadHead> {
-    if !marks.length && !marks.coding {
-        return Ok(Framing::Length(0));
+fn framing(hop: HopHeaders, version: Version) -> Result<Framing, BadHead> {
+    match (hop.coding, hop.length) {
+        (Coding::None, Length::None) => Ok(Framing::Length(0)),
+        (Coding::None, Length::Once(length)) => Ok(Framing::Length(length)),
+        // Who speaks 1.0 does not know of chunks (RFC 9112, 6.1).
+        (Coding::Chunked, Length::None) if version == Version::HTTP_10 => Err(BadHead::Malformed),
+        (Coding::Chunked, Length::None) => Ok(Framing::Chunked),
+        (Coding::Other, Length::None) => Err(BadHead::Coding),
+        // Two lengths, a length and a coding, or what is no length.
+        _ => Err(BadHead::Malformed),
     }
-    let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
-    let length = match (lengths.next(), lengths.next()) {
-        (None, _) => None,
-        (Some(length), None) => Some(decimal(length.as_bytes()).ok_or(BadHead::Malformed)?),
-        (Some(_), Some(_)) => return Err(BadHead::Malformed),
-    };
-    if head.method == Method::CONNECT {
-        // What follows belongs to the tunnel (RFC 9110, 9.3.6).
-        return match (marks.coding, length) {
-            (true, _) => Err(BadHead::Coding),
-            (false, Some(1..)) => Err(BadHead::Malformed),
-            (false, _) => Ok(Framing::Length(0)),
-        };
-    }
-    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(Framing::Length(length.unwrap_or(0))),
-        (Some(_), _) if length.is_some() => Err(BadHead::Malformed),
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
-            // Who speaks 1.0 does not know of chunks (RFC 9112, 6.1).
-            match head.version {
-                Version::HTTP_10 => Err(BadHead::Malformed),
-                _ => Ok(Framing::Chunked),
-            }
-        }
-        _ => Err(BadHead::Coding),
-    }
-}
-
-fn decimal(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 #[cfg(test)]

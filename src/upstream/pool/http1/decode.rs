@@ -3,11 +3,12 @@
 use std::mem::MaybeUninit;
 
 use bytes::BytesMut;
-use http::{StatusCode, Version, header, response};
+use http::{StatusCode, Version, response};
 
 use super::{ChunkedDecoder, HeadLimits, Http1Error};
 use crate::codec::{
-    head::{Marks, Place, Places, USUAL_HEADERS, headers, keeps_alive},
+    Coding, HopHeaders, Length,
+    head::{Place, Places, USUAL_HEADERS, headers},
     take,
 };
 
@@ -31,7 +32,7 @@ pub(super) enum ResponseFraming {
 /// A response's head.
 pub(super) struct Head {
     pub(super) parts: response::Parts,
-    marks: Marks,
+    hop: HopHeaders,
 }
 
 impl Head {
@@ -43,13 +44,7 @@ impl Head {
 
     /// Whether the host means to keep the connection open after this response.
     pub(super) fn keeps_alive(&self) -> bool {
-        let head = &self.parts;
-        keeps_alive(
-            head.version,
-            &head.headers,
-            self.marks,
-            &[header::CONNECTION],
-        )
+        self.hop.host_keeps_alive(self.parts.version)
     }
 }
 
@@ -75,12 +70,12 @@ pub(super) fn head(buffer: &mut BytesMut, limits: HeadLimits) -> Result<Option<H
         return Ok(None);
     };
     let head = take(buffer, parsed.length);
-    let (headers, marks) = headers(&head, &places, HEADERS_ADDED)?;
+    let (headers, hop) = headers(&head, &places, HEADERS_ADDED)?;
     let (mut parts, ()) = http::Response::new(()).into_parts();
     parts.status = parsed.status;
     parts.version = parsed.version;
     parts.headers = headers;
-    Ok(Some(Head { parts, marks }))
+    Ok(Some(Head { parts, hop }))
 }
 
 fn parse<'b>(
@@ -136,15 +131,17 @@ const HEADERS_ADDED: usize = 6;
 /// # Errors
 /// When the head contradicts itself, which is how responses are smuggled.
 pub(super) fn framing(head: &Head, head_request: bool) -> Result<ResponseFraming, Http1Error> {
-    let Head { parts: head, marks } = head;
+    let Head { parts: head, hop } = head;
     if head.status == StatusCode::NO_CONTENT {
         // RFC 9110, 8.6, 15.3.5: what announces a body all the same cannot be trusted
         // about where the next response begins.
-        let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
-        if lengths.any(|length| length.as_bytes() != b"0") {
+        if !matches!(
+            hop.length,
+            Length::None | Length::Once(0) | Length::Repeated(0)
+        ) {
             return Err(Http1Error::Protocol("content-length in a 204"));
         }
-        if head.headers.contains_key(header::TRANSFER_ENCODING) {
+        if hop.coding != Coding::None {
             return Err(Http1Error::Protocol("transfer-encoding in a 204"));
         }
         return Ok(ResponseFraming::Done);
@@ -152,41 +149,20 @@ pub(super) fn framing(head: &Head, head_request: bool) -> Result<ResponseFraming
     if head_request || head.status == StatusCode::NOT_MODIFIED {
         return Ok(ResponseFraming::Done);
     }
-    let mut length = None;
-    let lengths = marks
-        .length
-        .then(|| head.headers.get_all(header::CONTENT_LENGTH));
-    for value in lengths.into_iter().flatten() {
-        let digits = value.as_bytes();
-        let valid = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-        let value = value
-            .to_str()
-            .ok()
-            .filter(|_| valid)
-            .and_then(|v| v.parse::<u64>().ok());
-        let value = value.ok_or(Http1Error::Protocol("content-length"))?;
-        if length.is_some_and(|other| other != value) {
-            return Err(Http1Error::Protocol("two different content-lengths"));
-        }
-        length = Some(value);
+    let length = match hop.length {
+        Length::None => None,
+        Length::Once(length) | Length::Repeated(length) => Some(length),
+        Length::Different => return Err(Http1Error::Protocol("two different content-lengths")),
+        Length::Invalid => return Err(Http1Error::Protocol("content-length")),
+    };
+    match (hop.coding, length) {
+        (Coding::None, Some(0)) => Ok(ResponseFraming::Done),
+        (Coding::None, Some(length)) => Ok(ResponseFraming::Length(length)),
+        (Coding::None, None) => Ok(ResponseFraming::Close),
+        (_, Some(_)) => Err(Http1Error::Protocol(
+            "content-length with transfer-encoding",
+        )),
+        (Coding::Chunked, None) => Ok(ResponseFraming::Chunked(ChunkedDecoder::default())),
+        (Coding::Other, None) => Err(Http1Error::Protocol("transfer-encoding other than chunked")),
     }
-    if marks.coding {
-        if length.is_some() {
-            return Err(Http1Error::Protocol(
-                "content-length with transfer-encoding",
-            ));
-        }
-        let mut encodings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
-        return match (encodings.next(), encodings.next()) {
-            (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"chunked") => {
-                Ok(ResponseFraming::Chunked(ChunkedDecoder::default()))
-            }
-            _ => Err(Http1Error::Protocol("transfer-encoding other than chunked")),
-        };
-    }
-    Ok(match length {
-        Some(0) => ResponseFraming::Done,
-        Some(length) => ResponseFraming::Length(length),
-        None => ResponseFraming::Close,
-    })
 }
