@@ -6,6 +6,7 @@ use std::{
     fmt,
     hash::{Hash, Hasher},
     sync::Arc,
+    time::Duration,
 };
 
 use prost::Message;
@@ -19,7 +20,7 @@ use crate::{
         },
         core::v3::{self as pb, ApiVersion, RateLimitSettings, api_config_source::ApiType},
     },
-    config::{At, Reported},
+    config::{At, Reported, duration},
     refuse,
     upstream::grpc::{Channels, Server, Target},
 };
@@ -29,6 +30,11 @@ const DEFAULT_MAX_TOKENS: u32 = 100;
 /// `rate_limit_settings.fill_rate` when it is not set, in requests a second.
 const DEFAULT_FILL_RATE: f64 = 10.0;
 
+/// `request_timeout` when it is not set.
+const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+/// A server is not polled faster.
+const MIN_REFRESH_DELAY: Duration = Duration::from_millis(1);
+
 /// How a management server is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
@@ -36,6 +42,27 @@ pub enum Variant {
     Sotw,
     /// Each answer is what has changed: `DELTA_GRPC`.
     Delta,
+    /// It is asked for the state of the world again and again: `REST`.
+    Rest,
+}
+
+/// How often a server is polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Polling {
+    /// `refresh_delay`: from an answer to the next request at least.
+    pub delay: Duration,
+    /// `request_timeout`: how long an answer is awaited.
+    pub timeout: Duration,
+}
+
+impl Polling {
+    /// How long to wait until the next request: up to twice the delay, so that
+    /// not everybody asks at once. `random` says how much.
+    pub fn pause(&self, random: u64) -> Duration {
+        // From 0 to 1, to a millionth.
+        let share = (random % 1_000_000) as f64 / 1e6;
+        self.delay + self.delay.mul_f64(share)
+    }
 }
 
 /// By which clusters a management server may be reached.
@@ -65,6 +92,8 @@ pub struct ApiSource {
     pub variant: Variant,
     /// Tried in turn; at least one.
     pub servers: Vec<Target>,
+    /// When they are polled.
+    pub polling: Option<Polling>,
     /// Unlimited when absent.
     pub rate_limit: Option<RateLimit>,
     /// `set_node_on_first_message_only`.
@@ -89,9 +118,8 @@ impl ApiSource {
         let pb::ApiConfigSource {
             api_type,
             cluster_names,
-            // Without effect unless the server is polled, in Envoy too.
-            refresh_delay: _,
-            request_timeout: _,
+            refresh_delay,
+            request_timeout,
             grpc_services,
             rate_limit_settings,
             set_node_on_first_message_only,
@@ -110,11 +138,34 @@ impl ApiSource {
                     kind.as_str_name()
                 )))
             }
-            Ok(ApiType::Rest) => Err(at.field("api_type").error("REST is not supported yet")),
+            Ok(ApiType::Rest) => Ok(Variant::Rest),
             Ok(ApiType::DeprecatedAndUnavailableDoNotUse) | Err(_) => Err(at
                 .field("api_type")
-                .error("is required; use GRPC or DELTA_GRPC")),
+                .error("is required; use GRPC, DELTA_GRPC or REST")),
         };
+        if variant
+            .as_ref()
+            .is_ok_and(|variant| *variant == Variant::Rest)
+        {
+            let asked = Asked {
+                cluster_names,
+                refresh_delay,
+                request_timeout,
+                is_grpc: !grpc_services.is_empty(),
+            };
+            let (target, polling) = asked.compile(through, management, at)?;
+            refused?;
+            return Ok(Self {
+                variant: Variant::Rest,
+                place: target.server.name().clone(),
+                servers: vec![target],
+                polling: Some(polling),
+                // For streams, in Envoy too, as is the other.
+                rate_limit: None,
+                node_on_first_message_only: false,
+                encoded: message.encode_to_vec().into(),
+            });
+        }
         let clusters = match cluster_names.is_empty() {
             true => Ok(()),
             false => Err(at
@@ -167,10 +218,62 @@ impl ApiSource {
             variant: variant?,
             place: names.join(", ").into(),
             servers,
+            polling: None,
             rate_limit,
             node_on_first_message_only: set_node_on_first_message_only,
             encoded: message.encode_to_vec().into(),
         })
+    }
+}
+
+/// What the source says of a server that is polled.
+struct Asked {
+    cluster_names: Vec<String>,
+    refresh_delay: Option<prost_types::Duration>,
+    request_timeout: Option<prost_types::Duration>,
+    is_grpc: bool,
+}
+
+impl Asked {
+    fn compile(
+        self,
+        through: Through,
+        management: &Management,
+        at: &At<'_>,
+    ) -> Result<(Target, Polling), Reported> {
+        let services = match self.is_grpc {
+            true => Err(at.field("grpc_services").error(
+                "envoy.config.core.v3.ApiConfigSource, if not a gRPC type, must not have a gRPC \
+                     service specified; name the cluster in cluster_names",
+            )),
+            false => Ok(()),
+        };
+        let delay = match self.refresh_delay {
+            Some(given) => duration(&given, &at.field("refresh_delay")),
+            None => Err(at
+                .field("refresh_delay")
+                .error("refresh_delay is required for REST API configuration sources")),
+        };
+        let timeout = match self.request_timeout {
+            Some(given) => duration(&given, &at.field("request_timeout")),
+            None => Ok(DEFAULT_REQUEST_TIMEOUT),
+        };
+        let at_names = at.field("cluster_names");
+        let [name] = &*self.cluster_names else {
+            return Err(at_names.error(format_args!(
+                "envoy.config.core.v3.ApiConfigSource must have a singleton cluster name specified \
+                 for REST, not {}",
+                self.cluster_names.len()
+            )));
+        };
+        management.check_cluster(name, through, &at_names.index(0))?;
+        services?;
+        let (delay, timeout) = (delay?, timeout?);
+        if delay < MIN_REFRESH_DELAY {
+            let at = at.field("refresh_delay");
+            return Err(at.error("must be a millisecond at least"));
+        }
+        Ok((Target::cluster(name), Polling { delay, timeout }))
     }
 }
 
@@ -242,8 +345,15 @@ impl Management {
             channels,
         };
         if let Some(ads) = ads {
-            management.ads =
-                Some(ApiSource::compile(ads, Through::Primary, &management, at)?.into());
+            let source = ApiSource::compile(ads, Through::Primary, &management, at)?;
+            if source.variant == Variant::Rest {
+                let at = at.field("api_type");
+                return Err(at.error(
+                    "envoy.config.core.v3.ApiConfigSource type must be of non-aggregated gRPC \
+                     for ads_config, not REST",
+                ));
+            }
+            management.ads = Some(source.into());
         }
         Ok(management)
     }
@@ -323,6 +433,39 @@ mod tests {
                 ),
                 "{said}"
             );
+        }
+    }
+
+    #[test]
+    fn a_server_may_be_polled() {
+        let source = compile("{api_type: REST, refresh_delay: 0.5s, cluster_names: [xds]}");
+        let source = source.unwrap();
+        assert_eq!(source.variant, Variant::Rest);
+        let polling = source.polling.unwrap();
+        assert_eq!(polling.timeout, Duration::from_secs(1));
+        assert_eq!(polling.pause(0), Duration::from_millis(500));
+        assert_eq!(polling.pause(500_000), Duration::from_millis(750));
+        for (yaml, expected) in [
+            (
+                "cluster_names: [xds]",
+                "refresh_delay: refresh_delay is required",
+            ),
+            (
+                "refresh_delay: 1s",
+                "cluster_names: envoy.config.core.v3.ApiConfigSource must have a singleton",
+            ),
+            (
+                "refresh_delay: 1s, cluster_names: [other]",
+                "cluster_names[0]: envoy.config.core.v3.ApiConfigSource must have a statically",
+            ),
+            (
+                "refresh_delay: 1s, cluster_names: [xds], \
+                 grpc_services: [{envoy_grpc: {cluster_name: xds}}]",
+                "grpc_services: envoy.config.core.v3.ApiConfigSource, if not a gRPC type",
+            ),
+        ] {
+            let said = compile(&format!("{{api_type: REST, {yaml}}}")).unwrap_err();
+            assert!(said.starts_with(expected), "{yaml}: {said}");
         }
     }
 

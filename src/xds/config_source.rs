@@ -68,6 +68,14 @@ impl Origin {
         }
     }
 
+    /// Whether its servers push what is new.
+    pub fn is_stream(&self) -> bool {
+        match self {
+            Self::File(_) => false,
+            Self::Ads(api) | Self::Api(api) => api.polling.is_none(),
+        }
+    }
+
     /// Tells this origin from others, also across restarts.
     pub fn key(&self) -> Arc<str> {
         match self {

@@ -107,7 +107,7 @@ impl Feed {
             origin @ (Origin::Ads(_) | Origin::Api(_)) => {
                 let streams = subscriptions.streams();
                 From::Stream(
-                    streams.join(origin, &type_url, prefix, at)?,
+                    streams.join(origin, &type_url, WILDCARD, prefix, at)?,
                     Cell::new(None),
                 )
             }
@@ -232,7 +232,14 @@ impl Feed {
             self.ledger.attempt();
         }
         match push.update {
-            Ok(update) => self.apply(update, manager, subscriptions),
+            Ok(update) => {
+                let begun = Instant::now();
+                let verdict = self.apply(update, manager, subscriptions);
+                if verdict == Verdict::Ack && self.source.origin.is_stream() {
+                    self.ledger.took(begun.elapsed());
+                }
+                verdict
+            }
             Err(details) => {
                 self.ledger.refused(details.as_str().into());
                 self.fall_back(&details, manager, subscriptions);
@@ -342,6 +349,11 @@ impl Feed {
             self.answered.set(true);
             self.ledger.timed_out();
         }
+    }
+
+    /// The server that is polled has nothing new.
+    pub fn unchanged(&self) {
+        self.ledger.attempt();
     }
 
     /// There is no server, or not any more.

@@ -4,7 +4,7 @@
 use std::{
     cell::RefCell,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use xxhash_rust::xxh64::xxh64;
@@ -127,6 +127,12 @@ impl Ledger {
             curable: false,
             notice: None,
         };
+    }
+
+    /// It took so long to apply an answer that was pushed and is accepted.
+    pub fn took(&self, duration: Duration) {
+        let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        self.stats.record(names::update_duration, milliseconds);
     }
 
     /// Resources of the answer were refused, for the reasons in `details`, which

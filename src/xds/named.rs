@@ -183,6 +183,8 @@ pub trait AnyNamed: Awaited {
     fn gone(&self, version_info: &Arc<str>);
     /// A server's answer, which may hold the resource, is refused as a whole.
     fn refuse(&self, details: &Arc<str>, subscriptions: &Subscriptions);
+    /// The server that is polled has nothing new.
+    fn unchanged(&self);
     /// There is no server, or not any more.
     fn unreachable(&self, details: &Arc<str>, subscriptions: &Subscriptions);
     /// Serves what an earlier run accepted, if there is nothing else.
@@ -689,7 +691,12 @@ impl<K: NamedKind> AnyNamed for Named<K> {
         subscriptions: &Subscriptions,
     ) -> Result<(), Arc<str>> {
         self.ledger.attempt();
+        let begun = Instant::now();
         let outcome = self.apply(received, version_info, subscriptions);
+        let source = self.source.as_ref();
+        if outcome.is_ok() && source.is_some_and(|source| source.origin.is_stream()) {
+            self.ledger.took(begun.elapsed());
+        }
         self.is_answered_now();
         outcome
     }
@@ -716,6 +723,10 @@ impl<K: NamedKind> AnyNamed for Named<K> {
         self.ledger.refused(details.clone());
         self.fall_back(details, subscriptions);
         self.is_answered_now();
+    }
+
+    fn unchanged(&self) {
+        self.ledger.attempt();
     }
 
     fn unreachable(&self, details: &Arc<str>, subscriptions: &Subscriptions) {

@@ -592,7 +592,9 @@ impl Collector<'_> {
         let Wanted { name, prefix, .. } = wanted;
         let subscriptions = self.subscriptions;
         let type_url: TypeUrl = format!("{TYPE_URL_PREFIX}{}", K::Message::full_name()).into();
-        let stream = subscriptions.streams.join(origin, &type_url, prefix, at)?;
+        let stream = subscriptions
+            .streams
+            .join(origin, &type_url, name, prefix, at)?;
         let interest = stream.subscribe(&type_url, name);
         let held = Held::Interest(interest);
         let named = Named::subscribe(wanted, source.clone(), held, subscriptions);

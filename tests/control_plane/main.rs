@@ -14,6 +14,7 @@ mod goldens;
 mod last_known_good;
 mod protocol;
 mod reconnect;
+mod rest;
 mod scale;
 mod scene;
 mod server;

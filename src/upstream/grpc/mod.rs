@@ -6,6 +6,8 @@
 //! is what one thread keeps for its calls; connections are HTTP/2 and shared by
 //! the calls to the same host.
 //!
+//! Servers that are polled are asked by plain HTTP, [`Upstreams::post`].
+//!
 //! Two steps, because a call is counted for as long as it lasts: [`Upstreams::open`]
 //! finds a host and a connection, and [`Opened::client`] makes the call, by tonic's
 //! client for any service. Dropping [`Opened`] ends the count, not the call.
@@ -13,6 +15,7 @@
 mod channel;
 mod channel_uri;
 mod connection;
+mod fetch;
 mod target;
 
 use std::{
@@ -37,14 +40,15 @@ use crate::{
 };
 
 use super::{
-    Breakers, ClusterDriver, LbContext, Priority, Resource, WorkerCluster, WorkerClusters,
-    pool::ConnectError, stats::cluster_stats,
+    Breakers, ClusterDriver, Endpoint, LbContext, Priority, Resource, WorkerCluster,
+    WorkerClusters, pool::ConnectError, stats::cluster_stats,
 };
 
 pub use channel::{Channel, Channels};
 use connection::Connection;
 pub use connection::Sender;
-pub use target::{Backoff, Server, Target};
+pub use fetch::Kept;
+pub use target::{Backoff, DEFAULT_MAX_MESSAGE, Server, Target};
 
 /// What those who call services from the control thread call them by.
 #[derive(Clone, Debug)]
@@ -137,21 +141,77 @@ impl Upstreams {
         (cluster, warmed)
     }
 
-    fn cluster(&self, server: &Server) -> Result<Rc<WorkerCluster>, Status> {
+    fn known(&self, server: &Server) -> Result<Rc<WorkerCluster>, Status> {
         let name = match server {
             Server::Cluster { name, .. } => name,
             Server::Channel(channel) => return Ok(self.channel(channel).0),
         };
         let snapshot = self.snapshot.load_full();
-        let Some(cluster) = self.clusters.get(&snapshot, name) else {
-            return Err(Status::unavailable(format!("there is no cluster '{name}'")));
-        };
+        let known = self.clusters.get(&snapshot, name);
+        known.ok_or_else(|| Status::unavailable(format!("there is no cluster '{name}'")))
+    }
+
+    /// One that speaks HTTP/2.
+    fn cluster(&self, server: &Server) -> Result<Rc<WorkerCluster>, Status> {
+        let (cluster, name) = (self.known(server)?, server.name());
         match cluster.cluster.protocol {
             Protocol::Http1 => Err(Status::failed_precondition(format!(
                 "cluster '{name}' speaks HTTP/1, and gRPC needs HTTP/2: give it http2_protocol_options"
             ))),
             _ => Ok(cluster),
         }
+    }
+
+    /// A host for a call, which is counted from here on.
+    fn choose(
+        &self,
+        cluster: &Rc<WorkerCluster>,
+        name: &str,
+    ) -> Result<(Arc<Endpoint>, Upstream), Status> {
+        let random = RandomState::new().hash_one(());
+        let context = LbContext {
+            random,
+            ..LbContext::default()
+        };
+        let Some(endpoint) = cluster.choose(&context) else {
+            cluster
+                .cluster
+                .stats
+                .inc(cluster_stats::upstream_cx_none_healthy);
+            return Err(Status::unavailable(format!(
+                "no healthy upstream in cluster '{name}'"
+            )));
+        };
+        let overflow =
+            || Status::resource_exhausted(format!("circuit breaker of cluster '{name}'"));
+        let counted = Upstream::begin(cluster.clone(), endpoint.clone(), Priority::Default)
+            .ok_or_else(overflow)?;
+        Ok((endpoint, counted))
+    }
+
+    /// The HTTP/2 connection to a host, made unless there is one.
+    async fn connection(
+        &self,
+        cluster: &Rc<WorkerCluster>,
+        endpoint: &Arc<Endpoint>,
+    ) -> Result<Rc<Connection>, Status> {
+        let config = &cluster.cluster;
+        let id = endpoint.host.id();
+        let known = self.connections.borrow().get(&id).cloned();
+        if let Some(connection) = known.filter(|c| c.fits(config, endpoint)) {
+            return Ok(connection);
+        }
+        let breakers = config.breakers.clone();
+        let permit = Breakers::acquire(breakers, Priority::Default, Resource::Connections);
+        if permit.is_none() {
+            config.stats.inc(cluster_stats::upstream_cx_overflow);
+        }
+        let made = Connection::make(config, endpoint, permit).await;
+        let made = Rc::new(made.map_err(|error| unreachable_host(&config.name, &error))?);
+        let mut connections = self.connections.borrow_mut();
+        connections.retain(|_, connection| !connection.is_over());
+        connections.insert(id, made.clone());
+        Ok(made)
     }
 
     /// Chooses a host for a call and connects to it, unless there is a connection.
@@ -179,42 +239,9 @@ impl Upstreams {
     }
 
     async fn reach(&self, server: &Server) -> Result<Opened, Status> {
-        let name = server.name();
         let cluster = self.cluster(server)?;
-        let config = &cluster.cluster;
-        let random = RandomState::new().hash_one(());
-        let context = LbContext {
-            random,
-            ..LbContext::default()
-        };
-        let Some(endpoint) = cluster.choose(&context) else {
-            config.stats.inc(cluster_stats::upstream_cx_none_healthy);
-            return Err(Status::unavailable(format!(
-                "no healthy upstream in cluster '{name}'"
-            )));
-        };
-        let overflow =
-            || Status::resource_exhausted(format!("circuit breaker of cluster '{name}'"));
-        let counted = Upstream::begin(cluster.clone(), endpoint.clone(), Priority::Default)
-            .ok_or_else(overflow)?;
-        let id = endpoint.host.id();
-        let known = self.connections.borrow().get(&id).cloned();
-        let connection = match known.filter(|c| c.fits(config, &endpoint)) {
-            Some(connection) => connection,
-            None => {
-                let breakers = config.breakers.clone();
-                let permit = Breakers::acquire(breakers, Priority::Default, Resource::Connections);
-                if permit.is_none() {
-                    config.stats.inc(cluster_stats::upstream_cx_overflow);
-                }
-                let made = Connection::make(config, &endpoint, permit).await;
-                let made = Rc::new(made.map_err(|error| unreachable_host(name, &error))?);
-                let mut connections = self.connections.borrow_mut();
-                connections.retain(|_, connection| !connection.is_over());
-                connections.insert(id, made.clone());
-                made
-            }
-        };
+        let (endpoint, counted) = self.choose(&cluster, server.name())?;
+        let connection = self.connection(&cluster, &endpoint).await?;
         let scheme = match endpoint.transport.tls() {
             Some(_) => Scheme::HTTPS,
             None => Scheme::HTTP,

@@ -115,6 +115,20 @@ impl Backoff {
 }
 
 impl Target {
+    /// A cluster, with nothing else said.
+    pub fn cluster(name: &str) -> Self {
+        Self {
+            server: Server::Cluster {
+                name: name.into(),
+                authority: None,
+            },
+            timeout: None,
+            metadata: HeaderMap::new(),
+            max_message: DEFAULT_MAX_MESSAGE,
+            backoff: None,
+        }
+    }
+
     /// Compiles a service.
     ///
     /// # Errors

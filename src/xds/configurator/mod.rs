@@ -360,6 +360,17 @@ impl Configurator {
                     self.take(&stream, push);
                 }
             }
+            Event::Fetched(answer) => {
+                drop(state);
+                if let Some(push) = stream.fetched(answer) {
+                    self.take(&stream, push);
+                }
+            }
+            Event::Unchanged => {
+                feeds.for_each(Feed::unchanged);
+                let watchers = stream.all_watchers();
+                watchers.iter().for_each(|named| named.unchanged());
+            }
             Event::Connected => {
                 stream.note_failure(None);
                 feeds.for_each(Feed::reached);

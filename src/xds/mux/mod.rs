@@ -209,7 +209,7 @@ impl Machine {
     /// Asks for nothing yet. `first_only`: `set_node_on_first_message_only`.
     pub fn new(variant: Variant, node: Arc<Node>, first_only: bool) -> Self {
         match variant {
-            Variant::Sotw => Self::Sotw(sotw::Sotw::new(node, first_only)),
+            Variant::Sotw | Variant::Rest => Self::Sotw(sotw::Sotw::new(node, first_only)),
             Variant::Delta => Self::Delta(delta::Delta::new(node, first_only)),
         }
     }

@@ -55,7 +55,7 @@ impl Decoder for DiscoveryCodec {
             })
         }
         let response = match self.0 {
-            Variant::Sotw => Response::Sotw(read(buffer)?),
+            Variant::Sotw | Variant::Rest => Response::Sotw(read(buffer)?),
             Variant::Delta => Response::Delta(read(buffer)?),
         };
         Ok(Some(response))

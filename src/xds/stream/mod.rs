@@ -11,6 +11,7 @@
 
 mod codec;
 mod driver;
+mod poll;
 mod service;
 
 use std::{
@@ -28,7 +29,7 @@ use tokio::{
 
 use crate::{
     api::envoy::config::core::v3::Node,
-    config::{At, Reported},
+    config::{At, Discovery, Reported},
     stats::{self, Block},
     upstream::grpc::{Caller, Upstreams},
 };
@@ -36,10 +37,10 @@ use crate::{
 use super::{
     api_source::{ApiSource, Variant},
     config_source::Origin,
-    mux::{Answered, Machine, Push, Response, TypeUrl, Verdict},
+    mux::{Answered, Machine, Push, Response, TypeUrl, Verdict, WILDCARD},
     named::AnyNamed,
     stats::control_plane_stats as names,
-    update::Received,
+    update::{Gone, Received, Update},
 };
 
 /// Answers that wait to be applied, of all streams.
@@ -60,6 +61,10 @@ pub enum Event {
     Connected,
     /// An answer came.
     Answer(Response),
+    /// An answer to a poll came; or why it cannot be read.
+    Fetched(Result<Discovery, String>),
+    /// The server that is polled has nothing new.
+    Unchanged,
     /// There is no server, or not any more.
     Failed(Arc<str>),
 }
@@ -73,8 +78,9 @@ pub struct Streams {
     open: RefCell<HashMap<Key, Weak<Stream>>>,
 }
 
-/// ADS is one; others differ by what they are for.
-type Key = (Arc<ApiSource>, Option<TypeUrl>);
+/// ADS is one; others differ by what they are for. Where a server is polled, each
+/// name has its own: the version that is there says nothing of another's.
+type Key = (Arc<ApiSource>, Option<TypeUrl>, Option<Box<str>>);
 
 impl Streams {
     /// None yet. What they tell is received by the configurator.
@@ -108,14 +114,16 @@ impl Streams {
     }
 
     /// The stream for resources of a type from an origin, joined or begun.
-    /// `prefix` is where the stats of the subscription stand.
+    /// It is for the resource of this name, or all of them. `prefix` is where the
+    /// stats of the subscription stand.
     ///
     /// # Errors
-    /// When no service streams them: reported at the place of the source.
+    /// When no service has them: reported at the place of the source.
     pub fn join(
         &self,
         origin: &Origin,
         type_url: &TypeUrl,
+        name: &str,
         prefix: &str,
         at: &At<'_>,
     ) -> Result<Rc<Stream>, Reported> {
@@ -124,7 +132,8 @@ impl Streams {
             Origin::Api(source) => (source, Some(type_url.clone()), prefix),
             Origin::File(_) => return Err(at.error("is a file, which is not asked")),
         };
-        let key = (source.clone(), kind);
+        let polled = source.polling.map(|_| Box::from(name));
+        let key = (source.clone(), kind, polled);
         if let Some(known) = self.open.borrow().get(&key).and_then(Weak::upgrade) {
             return Ok(known);
         }
@@ -132,6 +141,7 @@ impl Streams {
             let variant = match source.variant {
                 Variant::Sotw => "GRPC",
                 Variant::Delta => "DELTA_GRPC",
+                Variant::Rest => "REST",
             };
             at.error(format_args!("there is no {variant} service for {type_url}"))
         })?;
@@ -145,19 +155,37 @@ impl Streams {
             stats: self
                 .stats
                 .block(&format!("{prefix}control_plane."), &names::TABLE),
+            polled: source.polling.map(|_| (type_url.clone(), name.into())),
             driver: RefCell::default(),
             failure: RefCell::default(),
         });
-        let driver = driver::Driver {
-            stream: Rc::downgrade(&stream),
-            wake: stream.wake.clone(),
-            source: source.clone(),
-            method,
-            upstreams: self.upstreams.clone(),
-            arrivals: self.arrivals.clone(),
-            stats: stream.stats.clone(),
+        let task = match (source.polling, &*source.servers) {
+            (Some(polling), [target, ..]) => {
+                let poller = poll::Poller {
+                    stream: Rc::downgrade(&stream),
+                    wake: stream.wake.clone(),
+                    server: target.server.clone(),
+                    polling,
+                    path: method,
+                    type_url: type_url.clone(),
+                    upstreams: self.upstreams.clone(),
+                    arrivals: self.arrivals.clone(),
+                };
+                tokio::task::spawn_local(poller.run())
+            }
+            _ => {
+                let driver = driver::Driver {
+                    stream: Rc::downgrade(&stream),
+                    wake: stream.wake.clone(),
+                    source: source.clone(),
+                    method,
+                    upstreams: self.upstreams.clone(),
+                    arrivals: self.arrivals.clone(),
+                    stats: stream.stats.clone(),
+                };
+                tokio::task::spawn_local(driver.run())
+            }
         };
-        let task = tokio::task::spawn_local(driver.run());
         stream.driver.replace(Some(task.abort_handle()));
         let mut open = self.open.borrow_mut();
         open.retain(|_, stream| stream.strong_count() > 0);
@@ -203,6 +231,8 @@ pub struct Stream {
     watchers: RefCell<HashMap<TypeUrl, Watchers>>,
     wake: Rc<Notify>,
     stats: Arc<Block>,
+    /// The type and name that a server is polled for.
+    polled: Option<(TypeUrl, Arc<str>)>,
     driver: RefCell<Option<AbortHandle>>,
     failure: RefCell<Option<Arc<str>>>,
 }
@@ -279,6 +309,28 @@ impl Stream {
         push
     }
 
+    /// Takes an answer to a poll; `None` when this is a stream.
+    pub fn fetched(&self, answer: Result<Discovery, String>) -> Option<Push> {
+        let (type_url, name) = self.polled.as_ref()?;
+        let update = answer.map(|answer| {
+            let mut update = Update::from(answer);
+            if **name != *WILDCARD {
+                update.resources.retain(|received| received.name == *name);
+                update.gone = Gone::Named(match update.resources.is_empty() {
+                    true => vec![name.clone()],
+                    false => Vec::new(),
+                });
+            }
+            update
+        });
+        Some(Push {
+            type_url: type_url.clone(),
+            // The next poll says what was accepted.
+            nonce: Some(String::new()),
+            update,
+        })
+    }
+
     /// Says what came of an answer.
     pub fn verdict(&self, push: &Answered, verdict: &Verdict) {
         self.machine.borrow_mut().verdict(push, verdict);
@@ -286,9 +338,11 @@ impl Stream {
     }
 
     fn has_something_to_say(&self) {
-        let pending = self.machine.borrow().pending();
-        self.stats
-            .gauge_set(names::pending_requests, pending as u64);
+        if self.polled.is_none() {
+            let pending = self.machine.borrow().pending();
+            self.stats
+                .gauge_set(names::pending_requests, pending as u64);
+        }
         self.wake.notify_one();
     }
 }
@@ -298,7 +352,9 @@ impl Drop for Stream {
         if let Some(driver) = self.driver.get_mut() {
             driver.abort();
         }
-        self.stats.gauge_set(names::connected_state, 0);
+        if self.polled.is_none() {
+            self.stats.gauge_set(names::connected_state, 0);
+        }
     }
 }
 
