@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::future::join_all;
 use tokio::sync::watch;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::{
     model::cluster::{Cluster, Duplicates, EndpointSet, ResolvedNames, Target},
@@ -220,7 +220,12 @@ async fn follow(
                     DnsError::Failed(_) => cluster_stats::update_failure,
                 };
                 stats.inc(stat);
-                debug!(target: "upstream", "cluster '{}': DNS resolution of '{name}' failed: {error}", cluster.name);
+                // The first says that something has changed; those after it repeat it.
+                if failures == 0 {
+                    warn!(target: "upstream", "cluster '{}': DNS resolution of '{name}' failed: {error}", cluster.name);
+                } else {
+                    debug!(target: "upstream", "cluster '{}': DNS resolution of '{name}' failed again: {error}", cluster.name);
+                }
                 tell(None);
                 failures += 1;
                 dns.after_failure(failures)
