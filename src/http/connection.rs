@@ -242,6 +242,11 @@ impl Session {
         self.active.get() == 0
     }
 
+    /// When the last request ended, or else the connection was accepted.
+    pub(super) fn last_active(&self) -> Instant {
+        self.last_active.get()
+    }
+
     /// Whether it takes no more requests than those under way.
     pub(super) fn is_closing(&self) -> bool {
         self.closing.get()

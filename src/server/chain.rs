@@ -179,13 +179,19 @@ impl ChainHandle {
     }
 
     /// Resolves at a moment of the drain, which is chosen again when the process
-    /// goes from one drain to another that is more urgent.
+    /// goes from one drain to another that is more urgent, and does not come when
+    /// the chain comes back before it.
     async fn drain_moment(&self, moment: impl Fn(Draining) -> Instant) {
         loop {
             let draining = self.wait_for_drain().await;
             let phase = self.worker.phase_changed().wait();
             tokio::select! {
-                () = tokio::time::sleep_until(moment(draining).into()) => return,
+                () = tokio::time::sleep_until(moment(draining).into()) => {
+                    self.current();
+                    if self.draining() == Some(draining) {
+                        return;
+                    }
+                }
                 () = phase => {}
             }
         }

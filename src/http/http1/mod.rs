@@ -43,6 +43,10 @@ use crate::net::Stream;
 /// How long the end of a connection waits for the client to close it too.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long after a response a connection that drains counts as being between two
+/// requests, not as idle: an end without a word might meet a request on its way.
+const BETWEEN_REQUESTS: Duration = Duration::from_millis(100);
+
 /// How a request left its connection.
 enum Next {
     /// Ready for another request.
@@ -139,10 +143,13 @@ impl Server<'_> {
                 Poll::Pending => {}
             }
             if !wire.is_in_head() {
-                return match self.session.is_closing() {
-                    true => Poll::Ready(None),
-                    false => Poll::Pending,
-                };
+                if !self.session.is_closing() {
+                    return Poll::Pending;
+                }
+                // One that comes yet is answered, and its response asks the client to go.
+                let idle = self.session.last_active() + BETWEEN_REQUESTS;
+                ready!(self.session.alarm().poll(cx, idle));
+                return Poll::Ready(None);
             }
             let began = *began.get_or_insert_with(Instant::now);
             let timeouts = &self.manager.timeouts;
