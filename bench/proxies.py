@@ -1,8 +1,12 @@
 """How each proxy is configured and started for a row, and the origin."""
 
+import atexit
+import functools
 import json
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -11,6 +15,7 @@ from machine import LOAD_CORES, PROXY_CORE, connects, cpu_seconds, free_port, re
 TYPE = "type.googleapis.com/"
 HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 ROUTER = "envoy.extensions.filters.http.router.v3.Router"
+TLS = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
 TCP = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 
 START_DEADLINE = 60
@@ -33,13 +38,16 @@ def wait_for_port(process, port, log):
 
 
 class Proxy:
-    """One proxy for one round. `kind` is http, h2c or tcp."""
+    """One proxy for one round. `kind` is http, h2c, tls or tcp."""
 
     def __init__(self, binary, directory):
         self.binary, self.directory, self.port = binary, directory, free_port()
         self.process = None
 
     def start(self, kind, origin_port):
+        if kind == "tls":
+            for name in ("pem", "crt", "key"):
+                shutil.copy(identity() / name, self.directory / name)
         self.launch(self.command(kind, origin_port))
         wait_for_port(self.process, self.port, self.directory / "proxy.log")
 
@@ -71,12 +79,34 @@ class EnvoyLike(Proxy):
             route = {"match": {"prefix": "/"}, "route": {"cluster": "origin"}}
             network = http_filter([{"name": "all", "domains": ["*"], "routes": [route]}])
         path = self.directory / "bootstrap.json"
+        listening = listener(self.port, network)
+        if kind == "tls":
+            source = lambda name: {"filename": str(self.directory / name)}
+            listening["filter_chains"][0]["transport_socket"] = {"name": "tls", "typed_config": {
+                "@type": TYPE + TLS, "common_tls_context": {
+                    "alpn_protocols": ["h2", "http/1.1"],
+                    "tls_certificates": [{"certificate_chain": source("crt"), "private_key": source("key")}]}}}
         path.write_text(json.dumps({"static_resources": {
-            "listeners": [listener(self.port, network)], "clusters": [cluster]}}))
+            "listeners": [listening], "clusters": [cluster]}}))
         return self.with_bootstrap(path)
 
     def with_bootstrap(self, path):
         return [self.binary, "-c", str(path), "--concurrency", "1", "-l", "error", "--disable-hot-restart"]
+
+
+@functools.cache
+def identity():
+    """A directory with a certificate for an ECDSA P-256 key (crt, key, and both in pem)."""
+    directory = Path(tempfile.mkdtemp(prefix="nuncio-bench-identity-"))
+    atexit.register(shutil.rmtree, directory)
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+         "-keyout", directory / "key", "-out", directory / "crt", "-days", "30",
+         "-subj", "/CN=a.example.com", "-addext", "subjectAltName=DNS:a.example.com"],
+        check=True, capture_output=True,
+    )
+    (directory / "pem").write_bytes((directory / "crt").read_bytes() + (directory / "key").read_bytes())
+    return directory
 
 
 def address(port):
@@ -103,7 +133,7 @@ NGINX_HEAD = """
 daemon off; master_process off; worker_processes 1; pid {directory}/nginx.pid;
 error_log {directory}/nginx-error.log; worker_rlimit_nofile 65536;
 {modules}
-events {{ worker_connections 16384; }}
+events {{ worker_connections 32768; }}
 """
 
 NGINX_HTTP = """
@@ -114,13 +144,19 @@ http {{
   scgi_temp_path {directory}/scgi;
   upstream origin {{ server 127.0.0.1:{origin}; keepalive 2048; keepalive_requests 1000000000; }}
   server {{
-    listen 127.0.0.1:{port} backlog=16384 {http2};
+    listen 127.0.0.1:{port} backlog=16384 {options};
+    {more}
     location / {{
       proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection "";
       proxy_set_header Host $host;
     }}
   }}
 }}
+"""
+
+NGINX_TLS = """
+    ssl_certificate {directory}/crt; ssl_certificate_key {directory}/key;
+    ssl_protocols TLSv1.2 TLSv1.3;
 """
 
 NGINX_STREAM = """
@@ -141,7 +177,8 @@ class Nginx(Proxy):
         path.write_text(text.format(
             directory=self.directory, port=self.port, origin=origin_port,
             modules=nginx_modules() if kind == "tcp" else "",
-            http2="http2" if kind == "h2c" else "",
+            options={"h2c": "http2", "tls": "ssl http2"}.get(kind, ""),
+            more=NGINX_TLS.format(directory=self.directory) if kind == "tls" else "",
         ))
         return [self.binary, "-c", str(path), "-p", str(self.directory)]
 
@@ -149,7 +186,7 @@ class Nginx(Proxy):
 HAPROXY = """
 global
   nbthread 1
-  maxconn 8000
+  maxconn 9900
 defaults
   mode {mode}
   timeout connect 5s
@@ -157,7 +194,7 @@ defaults
   timeout server 60s
   http-reuse always
 frontend main
-  bind 127.0.0.1:{port} backlog 16384 {proto}
+  bind 127.0.0.1:{port} backlog 16384 {options}
   default_backend origin
 backend origin
   server one 127.0.0.1:{origin} pool-max-conn 2048
@@ -167,8 +204,9 @@ backend origin
 class HAProxy(Proxy):
     def command(self, kind, origin_port):
         mode = "tcp" if kind == "tcp" else "http"
+        options = {"h2c": "proto h2", "tls": f"ssl crt {self.directory}/pem alpn h2,http/1.1"}
         text = HAPROXY.format(
-            mode=mode, port=self.port, origin=origin_port, proto="proto h2" if kind == "h2c" else "")
+            mode=mode, port=self.port, origin=origin_port, options=options.get(kind, ""))
         if mode == "tcp":
             text = text.replace("  http-reuse always\n", "")
         path = self.directory / "haproxy.cfg"

@@ -1,6 +1,8 @@
-"""The rows that measure CPU under load. A new one is one more entry."""
+"""The rows that measure CPU under load, and memory without. A new one is one more entry."""
 
 import re
+import socket
+import ssl
 import subprocess
 from dataclasses import dataclass, field
 
@@ -13,7 +15,7 @@ class Load:
 
     name: str
     title: str
-    #: http, h2c or tcp: what the proxy listens for.
+    #: http, h2c, tls or tcp: what the proxy listens for.
     kind: str
     #: The command line of the load generator, without the URL.
     generator: list
@@ -40,13 +42,63 @@ class Load:
         """Runs the generator, and returns how many requests were answered."""
         tool, *options = self.generator
         duration = [f"-d{seconds}s"] if tool == "wrk" else ["-D", str(seconds)]
-        command = [tool, *options, *duration, f"http://127.0.0.1:{proxy.port}{self.path}"]
+        scheme = "https" if self.kind == "tls" else "http"
+        command = [tool, *options, *duration, f"{scheme}://127.0.0.1:{proxy.port}{self.path}"]
         run = subprocess.run(
             ["taskset", "-c", LOAD_CORES, *command],
             capture_output=True, text=True, timeout=seconds + 60, check=False,
         )
         text = run.stdout + run.stderr
         return (wrk if tool == "wrk" else h2load)(text)
+
+
+@dataclass
+class Idle:
+    """The memory that connections take which do nothing, after one request each."""
+
+    name: str
+    title: str
+    kind: str
+    #: Below what HAProxy allows with the usual limit of descriptors.
+    connections: int = 9_500
+    rounds: int = 1
+    compared: tuple = ("KiB/connection",)
+
+    def supports(self, _proxy):
+        return True
+
+    def measure(self, proxy, origin, _seconds):
+        proxy.start(self.kind, origin.port)
+        connect = self.tls if self.kind == "tls" else self.clear
+        # What the first ones bring about is not theirs.
+        held = [connect(proxy.port) for _ in range(100)]
+        before = proxy.resident_kib()
+        held += [connect(proxy.port) for _ in range(self.connections)]
+        spent = proxy.resident_kib() - before
+        for connection in held:
+            connection.close()
+        return {"KiB/connection": spent / self.connections}
+
+    def clear(self, port):
+        connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: a.example.com\r\n\r\n")
+        if not connection.recv(4096).startswith(b"HTTP/1.1 200"):
+            raise RuntimeError("not answered with 200")
+        return connection
+
+    def tls(self, port):
+        clear = socket.create_connection(("127.0.0.1", port), timeout=10)
+        connection = CLIENT.wrap_socket(clear, server_hostname="a.example.com")
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: a.example.com\r\n\r\n")
+        if not connection.recv(4096).startswith(b"HTTP/1.1 200"):
+            raise RuntimeError("not answered with 200")
+        return connection
+
+
+#: Takes any certificate.
+CLIENT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+CLIENT.check_hostname = False
+CLIENT.verify_mode = ssl.CERT_NONE
 
 
 def wrk(text):
@@ -74,6 +126,15 @@ ROWS = [
          ["wrk", "-t1", "-c16"], path="/large"),
     Load("h2c", "HTTP/2 in clear, 16 connections of 8 streams, small response", "h2c",
          ["h2load", "-t1", "-c16", "-m8"]),
+    Load("tls", "TLS, HTTP/1 keep-alive, 64 connections, small response", "tls",
+         ["wrk", "-t1", "-c64"]),
+    Load("tls-h2", "TLS, HTTP/2, 16 connections of 8 streams, small response", "tls",
+         ["h2load", "-t1", "-c16", "-m8"]),
+    Load("tls-handshake", "TLS, a full handshake with ECDSA P-256 for each request", "tls",
+         ["wrk", "-t1", "-c16", "-H", "Connection: close"]),
+    Load("tls-large", "TLS, HTTP/1 keep-alive, 16 connections, 1 MiB response", "tls",
+         ["wrk", "-t1", "-c16"], path="/large"),
+    Idle("tls-idle", "TLS, 9,500 idle connections", "tls"),
     Load("tcp", "TCP proxy, 64 connections, small response", "tcp",
          ["wrk", "-t1", "-c64"]),
     Load("tcp-large", "TCP proxy, 16 connections, 1 MiB response", "tcp",

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType,
-    SignatureAlgorithm,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    IsCa, KeyIdMethod, KeyPair, RevokedCertParams, SanType, SerialNumber, SignatureAlgorithm,
+    date_time_ymd,
 };
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, Error, ServerConfig, SignatureScheme,
+    SupportedProtocolVersion,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
@@ -50,6 +52,26 @@ impl Authority {
     /// Its certificate in PEM.
     pub fn certificate(&self) -> String {
         self.issuer.pem()
+    }
+
+    /// A list, in PEM, of the serial numbers that it has revoked.
+    pub fn revocation_list(&self, serial_numbers: &[u64]) -> String {
+        let revoked = |number: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*number),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(2090, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serial_numbers.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&self.issuer).expect("signed");
+        list.pem().expect("PEM")
     }
 
     /// A certificate for these names, signed by this authority.
@@ -196,6 +218,20 @@ impl TlsClient {
             key.expect("a key that fits"),
         ));
         self
+    }
+
+    /// Speaks these versions alone.
+    pub fn speaking(self, versions: &[&'static SupportedProtocolVersion]) -> Self {
+        let provider = self.config.crypto_provider().clone();
+        let mut config = ClientConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(versions)
+            .expect("versions")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anything(provider)))
+            .with_no_client_auth();
+        config.client_auth_cert_resolver = self.config.client_auth_cert_resolver;
+        config.alpn_protocols = self.config.alpn_protocols;
+        Self { config }
     }
 
     /// Offers these protocols by ALPN.

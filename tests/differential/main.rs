@@ -14,6 +14,7 @@ mod compare;
 mod generate;
 mod random;
 mod raw;
+mod tls;
 
 use std::collections::BTreeMap;
 
