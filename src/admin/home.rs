@@ -173,9 +173,11 @@ fn write_refusals(out: &mut String, config: &dyn ConfigView, now: SystemTime) {
         (Kind::Runtime, "runtime"),
         (Kind::Secret, "secret"),
     ];
+    let scopes = config.scopes().into_iter().flat_map(|set| set.resources);
     let refused: Vec<(&str, Resource)> = kinds
         .into_iter()
         .flat_map(|(kind, name)| config.resources(kind).into_iter().map(move |r| (name, r)))
+        .chain(scopes.map(|scope| ("scope", scope)))
         .filter(|(_, resource)| resource.error.is_some())
         .collect();
     let sources: Vec<Source> = config.sources();

@@ -158,6 +158,8 @@ pub enum Kind {
     Listener,
     /// `envoy.config.route.v3.RouteConfiguration`
     Route,
+    /// `envoy.config.route.v3.ScopedRouteConfiguration`, which come in [`Set`]s.
+    Scope,
     /// `envoy.service.runtime.v3.Runtime`, which no dump shows: it is in `/runtime`.
     Runtime,
     /// `envoy.extensions.transport_sockets.tls.v3.Secret`
@@ -173,6 +175,7 @@ impl Kind {
             Self::Extension => "envoy.config.core.v3.TypedExtensionConfig",
             Self::Listener => "envoy.config.listener.v3.Listener",
             Self::Route => "envoy.config.route.v3.RouteConfiguration",
+            Self::Scope => "envoy.config.route.v3.ScopedRouteConfiguration",
             Self::Runtime => "envoy.service.runtime.v3.Runtime",
             Self::Secret => "envoy.extensions.transport_sockets.tls.v3.Secret",
         }
@@ -186,6 +189,7 @@ impl Kind {
             Self::Extension => "ecds",
             Self::Listener => "lds",
             Self::Route => "rds",
+            Self::Scope => "srds",
             Self::Runtime => "rtds",
             Self::Secret => "sds",
         }
@@ -291,6 +295,18 @@ pub struct Source {
     pub notice: Option<Arc<str>>,
 }
 
+/// Resources that belong to one other resource, and come together: the scopes of
+/// a connection manager.
+#[derive(Clone, Debug)]
+pub struct Set {
+    /// Its name there.
+    pub name: Arc<str>,
+    /// Where they come from.
+    pub source: Source,
+    /// What they are.
+    pub resources: Vec<Resource>,
+}
+
 /// Something whose first answer is still awaited, for `/init_dump`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unready {
@@ -317,6 +333,9 @@ pub trait ConfigView {
             .map(|resource| resource.name)
             .collect()
     }
+
+    /// The scopes of every connection manager that has them by SRDS.
+    fn scopes(&self) -> Vec<Set>;
 
     /// `version_info` of the last accepted answer as a whole (LDS and CDS), empty before it.
     fn version(&self, kind: Kind) -> Arc<str>;

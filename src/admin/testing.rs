@@ -23,7 +23,7 @@ use super::{
     request::Request,
     state::{
         ConfigView, DrainListeners, Encoding, Kind, Lifecycle, LogControl, LogLevelError, Resource,
-        ServerFacts, ServerState, Source, State, Unready, Version,
+        ServerFacts, ServerState, Set, Source, State, Unready, Version,
     },
 };
 
@@ -106,6 +106,10 @@ impl ConfigView for Fake {
         let of_kind = resources.iter().filter(|(k, _)| *k == kind);
         of_kind.map(|(_, resource)| resource.clone()).collect()
     }
+    fn scopes(&self) -> Vec<Set> {
+        Vec::new()
+    }
+
     fn version(&self, _: Kind) -> Arc<str> {
         "v1".into()
     }

@@ -22,7 +22,7 @@ use super::{
     stats::http_stats,
 };
 use crate::{
-    formatter::Protocol,
+    formatter::{Protocol, RequestView},
     model::{listener::NetworkFilter, route::WorkerTable},
     net::{Connection, ConnectionInfo},
     server::{Chain, ChainHandle, Worker},
@@ -104,9 +104,14 @@ impl Session {
         managed.clone()
     }
 
-    /// The route table in force; `None` while RDS has not given one.
-    pub fn routes(&self, manager: &ConnectionManager) -> Option<WorkerTable> {
-        let now = manager.routes.get();
+    /// The route table in force for a request; `None` while RDS has not given one,
+    /// or where no scope takes the request.
+    pub fn routes(
+        &self,
+        manager: &ConnectionManager,
+        request: &RequestView<'_>,
+    ) -> Option<WorkerTable> {
+        let now = manager.routes.of(request);
         let now = now.as_ref()?;
         let mut table = self.table.borrow_mut();
         match &*table {

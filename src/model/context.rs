@@ -12,7 +12,12 @@ use crate::{
     xds::slot::Slot,
 };
 
-use super::{Interned, cluster::EndpointSet, route::RouteTable, secret::Secret};
+use super::{
+    Interned,
+    cluster::EndpointSet,
+    route::{RouteTable, ScopeRoutes, ScopeTable},
+    secret::Secret,
+};
 
 /// Subscriptions by which one resource refers to another.
 ///
@@ -31,6 +36,19 @@ pub trait Sources {
         stat_prefix: &str,
         at: &At<'_>,
     ) -> Result<Arc<Slot<RouteTable>>, Reported>;
+
+    /// The scopes of a connection manager by SRDS, whose routes are had as `routes`
+    /// says. The subscription's stats stand under its prefix + `scoped_rds.NAME.`.
+    ///
+    /// # Errors
+    /// As for [`Sources::routes`].
+    fn scopes(
+        &self,
+        source: &ConfigSource,
+        name: &str,
+        routes: ScopeRoutes<'_>,
+        at: &At<'_>,
+    ) -> Result<Arc<Slot<ScopeTable>>, Reported>;
 
     /// A secret by SDS, or one of the bootstrap's when `source` is `None`.
     ///

@@ -8,7 +8,7 @@ use super::{
     Context, Shared, Sources,
     cluster::EndpointSet,
     context::{Extension, FilterWanted, Meanwhile, ServerInfo},
-    route::RouteTable,
+    route::{RouteTable, ScopeRoutes, ScopeTable},
     secret::Secret,
 };
 use crate::{
@@ -100,6 +100,16 @@ impl Sources for Given {
         _stat_prefix: &str,
         _at: &At<'_>,
     ) -> Result<Arc<Slot<RouteTable>>, Reported> {
+        Ok(Arc::new(Slot::new(name)))
+    }
+
+    fn scopes(
+        &self,
+        _source: &ConfigSource,
+        name: &str,
+        _routes: ScopeRoutes<'_>,
+        _at: &At<'_>,
+    ) -> Result<Arc<Slot<ScopeTable>>, Reported> {
         Ok(Arc::new(Slot::new(name)))
     }
 

@@ -18,7 +18,7 @@ use crate::{
         Context, Shared, Sources,
         cluster::EndpointSet,
         context::{Extension, FilterWanted, Meanwhile},
-        route::RouteTable,
+        route::{RouteTable, ScopeRoutes, ScopeTable},
         secret::Secret,
     },
     upstream::grpc::{Caller, Target},
@@ -119,6 +119,16 @@ impl Sources for NoSources {
         _: &str,
         at: &At<'_>,
     ) -> Result<Arc<Slot<RouteTable>>, Reported> {
+        Err(at.error(NONE))
+    }
+
+    fn scopes(
+        &self,
+        _: &ConfigSource,
+        _: &str,
+        _: ScopeRoutes<'_>,
+        at: &At<'_>,
+    ) -> Result<Arc<Slot<ScopeTable>>, Reported> {
         Err(at.error(NONE))
     }
 

@@ -1,4 +1,5 @@
-//! A subscription to the whole set of clusters, or of listeners: CDS and LDS.
+//! A subscription to a whole set of resources: clusters, listeners, the scopes of
+//! a connection manager: CDS, LDS and SRDS.
 
 use std::{
     cell::Cell,
@@ -32,7 +33,7 @@ use super::{
     watcher::{Watch, WatchId},
 };
 
-/// A subscription to the whole set of clusters, or of listeners.
+/// A subscription to a whole set of resources.
 pub struct Feed {
     short: &'static str,
     type_url: TypeUrl,
@@ -69,13 +70,14 @@ enum From {
 
 impl Feed {
     /// Opens the subscription; nothing is read or asked for yet. `short` is
-    /// `cds` or `lds`.
+    /// `cds`, `lds` or `srds`, and `prefix` where its stats stand.
     ///
     /// # Errors
     /// When the source is not valid, or a file that does not exist; reported.
     pub fn open<K: Kind>(
         config: &ConfigSourceMessage,
         short: &'static str,
+        prefix: &str,
         subscriptions: &Subscriptions,
         at: &At<'_>,
     ) -> Result<Self, Reported> {
@@ -83,13 +85,7 @@ impl Feed {
             ConfigSource::compile(config, Through::Primary, subscriptions.management(), at)?;
         source.check_node(subscriptions.server(), at)?;
         let stats = subscriptions.stats();
-        let (prefix, reload) = match short {
-            "cds" => {
-                let prefix = "cluster_manager.cds.";
-                (prefix, Some(stats.block(prefix, &reload_stats::TABLE)))
-            }
-            _ => ("listener_manager.lds.", None),
-        };
+        let reload = (short != "lds").then(|| stats.block(prefix, &reload_stats::TABLE));
         let type_url: TypeUrl = format!("{TYPE_URL_PREFIX}{}", K::Message::full_name()).into();
         let shelf = subscriptions.shelf(&K::Message::full_name(), &source.origin);
         let from = match &source.origin {
@@ -127,6 +123,24 @@ impl Feed {
             patience: Cell::new(None),
             sweep: Cell::new(None),
         })
+    }
+
+    /// How long the first answer is awaited; `None` is forever.
+    pub fn initial_fetch_timeout(&self) -> Option<Duration> {
+        self.source.initial_fetch_timeout
+    }
+
+    /// The type of its resources.
+    pub fn type_url(&self) -> &TypeUrl {
+        &self.type_url
+    }
+
+    /// By which it is asked for; a file is not.
+    pub fn stream(&self) -> Option<&Rc<Stream>> {
+        match &self.from {
+            From::File(_) => None,
+            From::Stream(stream, _) => Some(stream),
+        }
     }
 
     /// Whether this is the watch of its file.

@@ -5,6 +5,7 @@
 //! - [`mux`], [`stream`]: what is said to management servers, and saying it.
 //! - [`config_source`], [`feed`], [`named`]: where resources come from: whole
 //!   sets by CDS and LDS, single ones by RDS, EDS and SDS.
+//! - [`set`]: the scopes of a connection manager, by SRDS.
 //! - [`manager`]: what serves, what warms, what was refused.
 //! - [`runtime_layers`]: the runtime's layers by RTDS and on disk.
 //! - [`subscriptions`]: what resources refer to, shared by all who do.
@@ -24,6 +25,7 @@ pub mod mux;
 pub mod named;
 pub mod resource;
 pub mod runtime_layers;
+pub mod set;
 pub mod slot;
 pub mod stats;
 pub mod store;

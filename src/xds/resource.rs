@@ -89,6 +89,15 @@ impl Encoded {
         }
     }
 
+    /// The message, for a look at it before it is decoded to be used; `None` when it
+    /// cannot be.
+    pub fn peek<M: Message + Name + Default>(&self, strictness: &Strictness) -> Option<M> {
+        match self {
+            Self::Raw(raw) => raw.decode(strictness, &Report::new()).ok(),
+            Self::Message(bytes) => M::decode(bytes.clone()).ok(),
+        }
+    }
+
     /// The encoded message for a dump; `None` when it cannot be decoded.
     pub fn bytes<M: Message + Name + Default>(&self, strictness: &Strictness) -> Option<Bytes> {
         match self {

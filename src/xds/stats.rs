@@ -46,6 +46,20 @@ crate::stat_table! {
 }
 
 crate::stat_table! {
+    /// The scopes of a connection manager: `http.ingress.scoped_rds.NAME.`
+    pub mod scope_stats {
+        counters { update_empty }
+        gauges {
+            // Those whose routes come by RDS.
+            active_scopes,
+            all_scopes, on_demand_scopes,
+        }
+        histograms {}
+        texts {}
+    }
+}
+
+crate::stat_table! {
     /// `extension_config_discovery.http_filter.NAME.`
     pub mod extension_stats {
         counters { config_conflict, config_fail, config_reload }

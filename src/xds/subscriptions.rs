@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use prost::Name;
+use prost::{Message, Name};
 use tokio::time::Instant;
 
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
         Context, Shared, Sources,
         cluster::EndpointSet,
         context::{Extension, FilterWanted, Meanwhile, ServerInfo},
-        route::RouteTable,
+        route::{RouteTable, ScopeRoutes, ScopeTable},
         secret::Secret,
     },
     runtime::{Runtime, Values},
@@ -35,13 +35,14 @@ use crate::{
 };
 
 use super::{
-    api_source::Management,
+    api_source::{Management, Through},
     cluster_names::{ClusterNames, Reference},
     config_source::{ConfigSource, Origin},
     dependencies::{Awaited, Dependencies, TrackedFile, WithDefault},
-    kinds::{EndpointKind, ExtensionKind, RouteKind, RuntimeKind, SecretKind},
+    kinds::{EndpointKind, ExtensionKind, RouteKind, RuntimeKind, ScopeKind, SecretKind},
     mux::{Push, TypeUrl, Verdict},
     named::{AnyNamed, Held, Named, NamedKind, Wanted},
+    set::{AnySet, Set},
     slot::Slot,
     store::{PATIENCE, Shelf, Store},
     stream::{Stream, Streams},
@@ -52,6 +53,10 @@ use super::{
 /// Named subscriptions of one kind, by where they come from and what is wanted.
 type Registry<K> = RefCell<HashMap<Key<K>, Weak<Named<K>>>>;
 type Key<K> = (ConfigSource, Wanted<<K as NamedKind>::Want>);
+
+/// The scopes of a connection manager: where they and their routes come from, their
+/// name, and where stats stand.
+type ScopesKey = (ConfigSource, Option<Vec<u8>>, Box<str>, Box<str>);
 
 /// Who hears of a watch.
 enum Reader {
@@ -76,6 +81,7 @@ pub struct Subscriptions {
     secrets: Registry<SecretKind>,
     endpoints: Registry<EndpointKind>,
     runtimes: Registry<RuntimeKind>,
+    scopes: RefCell<HashMap<ScopesKey, Weak<Set<ScopeKind>>>>,
     extensions: Registry<ExtensionKind>,
     static_secrets: RefCell<BTreeMap<Arc<str>, Rc<Named<SecretKind>>>>,
     files: RefCell<HashMap<PathBuf, Weak<TrackedFile>>>,
@@ -132,6 +138,7 @@ impl Subscriptions {
             secrets: Registry::default(),
             endpoints: Registry::default(),
             runtimes: Registry::default(),
+            scopes: RefCell::default(),
             extensions: Registry::default(),
             static_secrets: RefCell::default(),
             files: RefCell::default(),
@@ -202,8 +209,22 @@ impl Subscriptions {
         }
     }
 
-    /// Hands an answer of a server to those who asked for its resources by name.
-    pub fn take(&self, stream: &Stream, push: Push) -> Verdict {
+    /// Hands an answer of a server to those who asked for its resources.
+    pub fn take(&self, stream: &Rc<Stream>, push: Push) -> Verdict {
+        let sets = self.sets().into_iter();
+        let mut sets = sets
+            .filter(|set| set.takes(stream, &push.type_url))
+            .peekable();
+        if sets.peek().is_none() {
+            return self.take_named(stream, push);
+        }
+        sets.fold(Verdict::Ack, |verdict, set| {
+            verdict.and(set.take(push.clone(), self))
+        })
+    }
+
+    /// Hands an answer to those who asked for its resources by name.
+    fn take_named(&self, stream: &Stream, push: Push) -> Verdict {
         let Push {
             type_url,
             nonce: _,
@@ -251,6 +272,39 @@ impl Subscriptions {
             details: reasons.join("\n").into(),
             refused: Some(refused.into_keys().collect()),
         }
+    }
+
+    /// There is a server at the other end of a stream again.
+    pub fn reached(&self, stream: &Rc<Stream>) {
+        for named in stream.all_watchers() {
+            named.reached();
+        }
+        let sets = self.sets().into_iter();
+        sets.filter(|set| set.is_by(stream))
+            .for_each(|set| set.reached());
+    }
+
+    /// There is no server at the other end of a stream, or not any more.
+    pub fn unreachable(&self, stream: &Rc<Stream>, details: &Arc<str>) {
+        for named in stream.all_watchers() {
+            named.unreachable(details, self);
+        }
+        let sets = self.sets().into_iter();
+        sets.filter(|set| set.is_by(stream))
+            .for_each(|set| set.unreachable(details, self));
+    }
+
+    /// Every set of resources that belongs to another resource.
+    pub fn sets(&self) -> Vec<Rc<dyn AnySet>> {
+        let scopes = self.scopes.borrow();
+        let live = scopes.values().filter_map(Weak::upgrade);
+        live.map(|set| set as Rc<dyn AnySet>).collect()
+    }
+
+    /// Gives what waits in sets its chance. True when something moved.
+    pub fn settle(&self, now: Instant) -> bool {
+        let sets = self.sets().into_iter();
+        sets.fold(false, |moved, set| set.settle(now, self) | moved)
     }
 
     /// For the compilation of one resource.
@@ -325,7 +379,11 @@ impl Subscriptions {
             (Some(Found::Named(named)), Change::EditedInPlace) => named.edited_in_place(),
             (Some(Found::File(file)), Change::Replaced) => self.reload_file(&file),
             (Some(Found::File(file)), Change::EditedInPlace) => file.edited_in_place(),
-            (None, _) => {}
+            (None, _) => {
+                for set in self.sets() {
+                    set.changed(id, change, self);
+                }
+            }
         }
     }
 
@@ -363,14 +421,18 @@ impl Subscriptions {
     pub fn hold_back(&self) -> bool {
         let restless = self.restless.borrow();
         let mut live = restless.iter().filter_map(Weak::upgrade);
-        live.any(|named| named.is_held_back())
+        live.any(|named| named.is_held_back()) || self.sets().iter().any(|set| set.is_held_back())
     }
 
-    /// When the first of those that are held back for a cluster goes on without.
+    /// When something here has to be looked at again although no event came: the
+    /// first of those that are held back for a cluster goes on without.
     pub fn deadline(&self) -> Option<Instant> {
         let restless = self.restless.borrow();
         let live = restless.iter().filter_map(Weak::upgrade);
-        live.filter_map(|named| named.held_until()).min()
+        let sets = self.sets().into_iter();
+        live.filter_map(|named| named.held_until())
+            .chain(sets.filter_map(|set| set.deadline()))
+            .min()
     }
 
     /// Reads every file again, whether it was replaced or not.
@@ -379,6 +441,7 @@ impl Subscriptions {
             named.reload(self);
             self.look_after(named);
         }
+        self.sets().iter().for_each(|set| set.reload(self));
         for file in self.live_files() {
             self.reload_file(&file);
         }
@@ -431,6 +494,9 @@ impl Subscriptions {
         self.runtimes
             .borrow_mut()
             .retain(|_, named| named.strong_count() > 0);
+        self.scopes
+            .borrow_mut()
+            .retain(|_, set| set.strong_count() > 0);
         self.files
             .borrow_mut()
             .retain(|_, file| file.strong_count() > 0);
@@ -549,6 +615,15 @@ impl Collector<'_> {
 }
 
 impl Collector<'_> {
+    /// Remembers to try again when a file comes that does not exist.
+    fn misses_file(&self, origin: &Origin) {
+        if let Origin::File(file) = origin
+            && let Ok(watch) = self.subscriptions.watcher.watch(&file.path, None)
+        {
+            self.found.borrow_mut().missing.push(watch);
+        }
+    }
+
     /// Begins a subscription to a file.
     fn watch<K: NamedKind>(
         &self,
@@ -636,6 +711,46 @@ impl Sources for Collector<'_> {
     ) -> Result<Arc<Slot<RouteTable>>, Reported> {
         let wanted = Wanted::named(name, &format!("{stat_prefix}rds.{name}."));
         self.subscribe(&self.subscriptions.routes, source, wanted, at)
+    }
+
+    fn scopes(
+        &self,
+        source: &ConfigSourceMessage,
+        name: &str,
+        routes: ScopeRoutes<'_>,
+        at: &At<'_>,
+    ) -> Result<Arc<Slot<ScopeTable>>, Reported> {
+        let subscriptions = self.subscriptions;
+        let (through, management) = (Through::Primary, &subscriptions.management);
+        let key = (
+            ConfigSource::compile(source, through, management, at)?,
+            routes.source.map(Message::encode_to_vec),
+            name.into(),
+            routes.stat_prefix.into(),
+        );
+        let known = subscriptions
+            .scopes
+            .borrow()
+            .get(&key)
+            .and_then(Weak::upgrade);
+        let set = match known {
+            Some(set) => set,
+            None => {
+                let prefix = format!("{}scoped_rds.{name}.", routes.stat_prefix);
+                let kind = ScopeKind::new(routes, &prefix, &subscriptions.stats);
+                let opened = Set::open(name, source, &prefix, kind, subscriptions, at);
+                let set = opened.inspect_err(|_| self.misses_file(&key.0.origin))?;
+                let others = subscriptions.sets();
+                let mut same = others.iter().filter(|other| set.shares_stream(&***other));
+                set.begin(same.find_map(|other| other.accepted()), subscriptions);
+                let mut scopes = subscriptions.scopes.borrow_mut();
+                scopes.insert(key, Rc::downgrade(&set));
+                set
+            }
+        };
+        let slot = set.slot().clone();
+        self.found.borrow_mut().subscriptions.push(set);
+        Ok(slot)
     }
 
     fn secret(

@@ -8,7 +8,7 @@ use crate::config::Discovery;
 use super::resource::Encoded;
 
 /// What a source says, of one type of resource.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Update {
     /// Of the answer as a whole.
     pub version_info: Arc<str>,

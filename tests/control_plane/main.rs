@@ -17,6 +17,7 @@ mod reconnect;
 mod rest;
 mod scale;
 mod scene;
+mod scopes;
 mod server;
 mod sources;
 mod traffic;

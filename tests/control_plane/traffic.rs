@@ -110,6 +110,8 @@ impl Traffic {
 /// Every third request has a body, every fifth is in flight for a while.
 fn request(turn: u64) -> client::Outgoing {
     let mut request = client::request("GET", "example.com", "/");
+    // For routes that are scoped.
+    request = client::header(request, "x-scope", "a");
     if turn.is_multiple_of(5) {
         request = client::header(request, "x-origin-delay-ms", "60");
     }

@@ -16,6 +16,7 @@ mod listener;
 mod process;
 mod routing;
 mod runtime;
+mod scopes;
 mod shipped;
 mod tcp;
 mod tls;

@@ -32,7 +32,10 @@ pub fn lists(state: &State) -> Vec<(&'static str, Vec<Entry>)> {
         .flat_map(|(_, entries)| entries)
         .filter_map(|entry| match entry {
             Entry::Resource(_, resource) => Some((resource.name.clone(), resource)),
-            Entry::Endpoints(..) | Entry::Routes(..) => None,
+            Entry::Endpoints(..)
+            | Entry::Routes(..)
+            | Entry::Scopes(_)
+            | Entry::InlineScopes(..) => None,
         })
         .collect();
     let (mut of_bootstrap, mut dynamic) = (Vec::new(), Vec::new());

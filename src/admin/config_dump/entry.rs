@@ -11,7 +11,7 @@ use prost_types::{Any, Timestamp};
 use crate::{
     admin::{
         State, json,
-        state::{Encoding, Kind, Origin, Refusal, Resource, Source, Version},
+        state::{Encoding, Kind, Origin, Refusal, Resource, Set, Source, Version},
     },
     api::{
         self,
@@ -20,7 +20,7 @@ use crate::{
     model::cluster::Cluster,
 };
 
-use super::{endpoints, redact};
+use super::{endpoints, redact, scopes};
 
 /// What stands in a list of the dump.
 pub enum Entry {
@@ -29,6 +29,13 @@ pub enum Entry {
     /// The endpoints of a cluster, as its hosts are now, and what is known of the
     /// resource by which they came.
     Endpoints(Arc<Cluster>, Option<Box<Resource>>),
+    /// The scopes of a connection manager, by SRDS.
+    Scopes(Box<Set>),
+    /// Scopes that stand in a connection manager.
+    InlineScopes(
+        Box<str>,
+        Box<pb::scoped_routes_config_dump::InlineScopedRouteConfigs>,
+    ),
     /// Routes that stand in a connection manager.
     Routes(Box<str>, Box<pb::routes_config_dump::StaticRouteConfig>),
 }
@@ -53,7 +60,7 @@ pub fn lists(state: &State, kind: Kind) -> Vec<(&'static str, Vec<Entry>)> {
             "dynamic_endpoint_configs",
         ],
         Kind::Extension => ["ecds_filters"; 3],
-        Kind::Runtime => return Vec::new(),
+        Kind::Runtime | Kind::Scope => return Vec::new(),
         Kind::Secret => [
             "static_secrets",
             "dynamic_active_secrets",
@@ -139,7 +146,8 @@ impl Entry {
         match self {
             Self::Resource(_, resource) => &resource.name,
             Self::Endpoints(cluster, _) => &cluster.name,
-            Self::Routes(name, _) => name,
+            Self::Scopes(set) => &set.name,
+            Self::Routes(name, _) | Self::InlineScopes(name, _) => name,
         }
     }
 
@@ -148,6 +156,8 @@ impl Entry {
         let mut message = match self {
             Self::Endpoints(cluster, resource) => endpoint_message(cluster, resource, list),
             Self::Routes(_, config) => json::reflect(&**config),
+            Self::InlineScopes(_, config) => json::reflect(&**config),
+            Self::Scopes(set) => json::reflect(&scopes::message(set)),
             Self::Resource(kind, resource) => {
                 let shown = shown(resource, list);
                 let any = shown.map(|version| any(*kind, &version.message));
@@ -270,7 +280,7 @@ fn resource_message(
             client_status,
         }),
         // Not in the dump, see `lists`.
-        (Kind::Runtime, _) => json::reflect(&any.unwrap_or_default()),
+        (Kind::Runtime | Kind::Scope, _) => json::reflect(&any.unwrap_or_default()),
         (Kind::Secret, true) => json::reflect(&pb::secrets_config_dump::StaticSecret {
             name,
             last_updated,
@@ -295,7 +305,8 @@ fn listener_state(version: &Version) -> pb::listeners_config_dump::DynamicListen
     }
 }
 
-fn failure(kind: Kind, name: &str, error: &Refusal) -> pb::UpdateFailureState {
+/// How the dump shows what was refused.
+pub fn failure(kind: Kind, name: &str, error: &Refusal) -> pb::UpdateFailureState {
     let Refusal {
         message,
         version_info,
@@ -319,10 +330,16 @@ fn failure(kind: Kind, name: &str, error: &Refusal) -> pb::UpdateFailureState {
     }
 }
 
-fn any(kind: Kind, message: &Encoding) -> Any {
+/// A resource of a kind.
+pub fn any(kind: Kind, message: &Encoding) -> Any {
+    any_of(kind, message.bytes().into())
+}
+
+/// An encoded resource of a kind.
+pub fn any_of(kind: Kind, value: Vec<u8>) -> Any {
     Any {
         type_url: format!("{}{}", api::TYPE_URL_PREFIX, kind.message_name()),
-        value: message.bytes().into(),
+        value,
     }
 }
 

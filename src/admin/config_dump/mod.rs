@@ -5,6 +5,7 @@ mod entry;
 mod mask;
 mod redact;
 mod routes;
+mod scopes;
 
 use std::{rc::Rc, vec::IntoIter};
 
@@ -98,12 +99,10 @@ fn sections(state: &State, include_eds: bool) -> Vec<Section> {
         entry::lists(state, Kind::Listener),
     ));
     // Without any connection manager there is no dump of routes.
-    if let Some(lists) = routes::lists(state) {
-        sections.push(Section::new(
-            &pb::ScopedRoutesConfigDump::default(),
-            Vec::new(),
-        ));
-        sections.push(Section::new(&pb::RoutesConfigDump::default(), lists));
+    if let Some(routes::Lists { routes, scopes }) = routes::lists(state) {
+        let scopes = scopes::lists(state, scopes);
+        sections.push(Section::new(&pb::ScopedRoutesConfigDump::default(), scopes));
+        sections.push(Section::new(&pb::RoutesConfigDump::default(), routes));
     }
     let secrets = entry::lists(state, Kind::Secret);
     sections.push(Section::new(&pb::SecretsConfigDump::default(), secrets));

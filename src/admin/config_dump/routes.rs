@@ -1,35 +1,53 @@
 //! Routes: those that stand in connection managers, and those that came by RDS.
 
 use prost::{Message, Name};
-use prost_types::Any;
 
 use crate::{
     admin::{
         State,
         state::{Kind, Resource},
     },
-    api::{
-        self,
-        envoy::{
-            admin::v3 as pb,
-            config::listener::v3::{Listener, filter},
-            extensions::filters::network::http_connection_manager::v3::{
-                HttpConnectionManager, http_connection_manager::RouteSpecifier,
-            },
+    api::envoy::{
+        admin::v3 as pb,
+        config::listener::v3::{Listener, filter},
+        extensions::filters::network::http_connection_manager::v3::{
+            HttpConnectionManager, http_connection_manager::RouteSpecifier,
         },
     },
 };
 
-use super::entry::{self, Entry, timestamp};
+use super::{
+    entry::{self, Entry, any_of, timestamp},
+    scopes,
+};
+
+/// What there is of routes.
+pub struct Lists {
+    /// The lists of route tables.
+    pub routes: Vec<(&'static str, Vec<Entry>)>,
+    /// Scopes that stand in connection managers.
+    pub scopes: Vec<Entry>,
+}
+
+/// What stands in connection managers.
+#[derive(Default)]
+struct Inline {
+    routes: Vec<Entry>,
+    scopes: Vec<Entry>,
+}
 
 /// The lists; `None` when there is no connection manager.
-pub fn lists(state: &State) -> Option<Vec<(&'static str, Vec<Entry>)>> {
+pub fn lists(state: &State) -> Option<Lists> {
     let listeners = state.config.resources(Kind::Listener);
     let mut found = false;
-    let mut inline = Vec::new();
+    let mut inline = Inline::default();
     for listener in &listeners {
         found |= add_inline(listener, &mut inline);
     }
+    let Inline {
+        routes: mut inline,
+        scopes,
+    } = inline;
     let mut lists = entry::lists(state, Kind::Route);
     found |= lists.iter().any(|(_, entries)| !entries.is_empty());
     for (field, entries) in &mut lists {
@@ -37,12 +55,15 @@ pub fn lists(state: &State) -> Option<Vec<(&'static str, Vec<Entry>)>> {
             entries.append(&mut inline);
         }
     }
-    found.then_some(lists)
+    found.then_some(Lists {
+        routes: lists,
+        scopes,
+    })
 }
 
-/// Adds the route tables that stand in a listener, and says whether it has any
-/// connection manager.
-fn add_inline(listener: &Resource, out: &mut Vec<Entry>) -> bool {
+/// Adds the route tables and scopes that stand in a listener, and says whether it
+/// has any connection manager.
+fn add_inline(listener: &Resource, out: &mut Inline) -> bool {
     let Some(active) = &listener.active else {
         return false;
     };
@@ -65,15 +86,16 @@ fn add_inline(listener: &Resource, out: &mut Vec<Entry>) -> bool {
         let Ok(manager) = HttpConnectionManager::decode(&*any.value) else {
             continue;
         };
-        if let Some(RouteSpecifier::RouteConfig(routes)) = manager.route_specifier {
+        if let Some(RouteSpecifier::ScopedRoutes(scoped)) = manager.route_specifier {
+            out.scopes
+                .extend(scopes::inline(scoped, active.last_updated));
+        } else if let Some(RouteSpecifier::RouteConfig(routes)) = manager.route_specifier {
             let config = pb::routes_config_dump::StaticRouteConfig {
-                route_config: Some(Any {
-                    type_url: format!("{}{}", api::TYPE_URL_PREFIX, Kind::Route.message_name()),
-                    value: routes.encode_to_vec(),
-                }),
+                route_config: Some(any_of(Kind::Route, routes.encode_to_vec())),
                 last_updated: Some(timestamp(active.last_updated)),
             };
-            out.push(Entry::Routes(routes.name.into(), Box::new(config)));
+            out.routes
+                .push(Entry::Routes(routes.name.into(), Box::new(config)));
         }
     }
     found

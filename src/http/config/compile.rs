@@ -18,7 +18,10 @@ use crate::{
         filters::{self, FilterContext},
         stats::http_stats,
     },
-    model::{Context, route::RouteTable},
+    model::{
+        Context,
+        route::{RouteTable, Routes},
+    },
     refuse,
     xds::slot::Slot,
 };
@@ -28,6 +31,7 @@ use super::{
     DEFAULT_STREAM_IDLE_TIMEOUT, EscapedSlashes, ForwardClientCert, HostOptions, Internal,
     PathOptions, PeerOptions, RequestIdOptions, ServerHeader, StripPort, Timeouts, Upgrade,
     protocol::{CommonOptions, Http1Options, Http2Options, timeout},
+    scoped,
 };
 
 impl ConnectionManager {
@@ -121,8 +125,8 @@ impl ConnectionManager {
             Ok(CodecType::Http3) => Err(at.field("codec_type").error("HTTP3 is not supported yet")),
             Ok(CodecType::Auto) | Err(_) => Ok(Codec::Auto),
         };
-        let routes = compile_routes(route_specifier, &stat_prefix, cx, at);
         let prefix = format!("http.{stat_prefix}.");
+        let routes = compile_routes(route_specifier, &prefix, cx, at);
         let filter_context = FilterContext {
             cx,
             stat_prefix: &prefix,
@@ -250,14 +254,14 @@ fn compile_routes(
     stat_prefix: &str,
     cx: &Context<'_>,
     at: &At<'_>,
-) -> Result<Arc<Slot<RouteTable>>, Reported> {
+) -> Result<Routes, Reported> {
     match specifier {
         Some(RouteSpecifier::RouteConfig(mut message)) => {
             // Unlike those by RDS, the routes of a listener must lead somewhere.
             message.validate_clusters.get_or_insert(true);
             let name: Arc<str> = message.name.as_str().into();
             let table = RouteTable::compile(message, cx, &at.field("route_config"))?;
-            Ok(Arc::new(Slot::fixed(name, Arc::new(table))))
+            Ok(Routes::Table(Arc::new(Slot::fixed(name, Arc::new(table)))))
         }
         Some(RouteSpecifier::Rds(pb::Rds {
             config_source,
@@ -269,12 +273,15 @@ fn compile_routes(
             if route_config_name.is_empty() {
                 return Err(at.field("route_config_name").error("is required"));
             }
-            let prefix = format!("http.{stat_prefix}.");
             cx.sources
-                .routes(&source, &route_config_name, &prefix, &at_source)
+                .routes(&source, &route_config_name, stat_prefix, &at_source)
+                .map(Routes::Table)
         }
-        Some(RouteSpecifier::ScopedRoutes(_)) => Err(at.field("scoped_routes").unsupported()),
-        None => Err(at.error("one of rds, route_config is required")),
+        Some(RouteSpecifier::ScopedRoutes(message)) => {
+            scoped::compile(message, stat_prefix, cx, &at.field("scoped_routes"))
+                .map(Routes::Scoped)
+        }
+        None => Err(at.error("one of rds, route_config, scoped_routes is required")),
     }
 }
 

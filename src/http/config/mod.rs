@@ -3,6 +3,7 @@
 mod compile;
 mod peer;
 pub mod protocol;
+mod scoped;
 
 use std::{
     hash::{BuildHasher, Hash},
@@ -14,10 +15,9 @@ use http::HeaderValue;
 
 use crate::{
     access_log::AccessLogs,
-    model::{listener::Listener, route::RouteTable},
+    model::{listener::Listener, route::Routes},
     net::http2::stats::http2_stats,
     stats::{Block, Registry},
-    xds::slot::Slot,
 };
 
 pub use peer::{CertDetails, ForwardClientCert, Internal, PeerOptions};
@@ -151,8 +151,8 @@ pub struct ConnectionManager {
     http2_stats: OnceLock<Arc<Block>>,
     /// `codec_type`.
     pub codec: Codec,
-    /// The routes, inline or by RDS.
-    pub routes: Arc<Slot<RouteTable>>,
+    /// The routes, inline, by RDS or by scope.
+    pub routes: Routes,
     /// The filters before the router.
     pub filters: FilterChain,
     /// The filter that ends the chain.

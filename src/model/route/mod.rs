@@ -3,7 +3,8 @@
 //!
 //! A request's host picks a [`VirtualHost`] by hash (`hosts`); its path picks
 //! the routes that can match (`paths`); the first of them, in the order of the
-//! configuration, whose other `condition`s hold is the route.
+//! configuration, whose other `condition`s hold is the route. With `scoped` routes
+//! there is a table for each scope, which the request's headers pick.
 
 mod cluster;
 mod condition;
@@ -19,6 +20,7 @@ mod per_filter;
 mod redirect;
 mod retry;
 mod rewrite;
+mod scoped;
 mod table;
 mod tree;
 mod virtual_host;
@@ -39,5 +41,9 @@ pub use per_filter::RouteConfig;
 pub use redirect::{Redirect, https_location};
 pub use retry::{RequestRetry, RetryOn, RetryPolicy};
 pub use rewrite::{HostRewrite, PathRewrite};
+pub use scoped::{
+    Routes, Scope, ScopeKey, ScopeKeyBuilder, ScopeRoutes, ScopeTable, ScopedRoutes, ScopedTable,
+    TableGuard,
+};
 pub use table::{Outcome, RouteIndex, RouteTable};
 pub use virtual_host::VirtualHost;

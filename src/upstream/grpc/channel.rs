@@ -58,7 +58,7 @@ use crate::{
         Context, Shared, Sources,
         cluster::{Cluster, EndpointSet},
         context::{Extension, FilterWanted, Meanwhile, ServerInfo},
-        route::RouteTable,
+        route::{RouteTable, ScopeRoutes, ScopeTable},
         secret::Secret,
     },
     refuse,
@@ -487,6 +487,16 @@ impl Sources for Alone {
         _stat_prefix: &str,
         at: &At<'_>,
     ) -> Result<Arc<Slot<RouteTable>>, Reported> {
+        Self::refuse(at)
+    }
+
+    fn scopes(
+        &self,
+        _source: &ConfigSource,
+        _name: &str,
+        _routes: ScopeRoutes<'_>,
+        at: &At<'_>,
+    ) -> Result<Arc<Slot<ScopeTable>>, Reported> {
         Self::refuse(at)
     }
 

@@ -230,12 +230,24 @@ impl Configurator {
         } = &mut *state;
         if let Some(config) = cds_config {
             let at = at_dynamic.field("cds_config");
-            let found = Feed::open::<ClusterKind>(&config, "cds", &self.subscriptions, &at);
+            let found = Feed::open::<ClusterKind>(
+                &config,
+                "cds",
+                "cluster_manager.cds.",
+                &self.subscriptions,
+                &at,
+            );
             note(found.map(|found| *cds = Some(found)));
         }
         if let Some(config) = lds_config {
             let at = at_dynamic.field("lds_config");
-            let found = Feed::open::<ListenerKind>(&config, "lds", &self.subscriptions, &at);
+            let found = Feed::open::<ListenerKind>(
+                &config,
+                "lds",
+                "listener_manager.lds.",
+                &self.subscriptions,
+                &at,
+            );
             note(found.map(|found| *lds = Some(found)));
         }
         let at_static = at.field("static_resources");
@@ -374,19 +386,14 @@ impl Configurator {
             Event::Connected => {
                 stream.note_failure(None);
                 feeds.for_each(Feed::reached);
-                stream
-                    .all_watchers()
-                    .iter()
-                    .for_each(|named| named.reached());
+                self.subscriptions.reached(&stream);
             }
             Event::Failed(details) => {
                 feeds.for_each(|feed| feed.unreachable(&details));
                 drop(state);
                 stream.note_failure(Some(details.clone()));
                 self.fall_back(&stream, &details);
-                for named in stream.all_watchers() {
-                    named.unreachable(&details, &self.subscriptions);
-                }
+                self.subscriptions.unreachable(&stream, &details);
             }
         }
     }
@@ -522,6 +529,7 @@ impl Configurator {
             moved |= state.listeners.refresh(&self.subscriptions);
             moved |= state.listeners.poll(now);
             let mut warming = state.listeners.warming();
+            moved |= self.subscriptions.settle(now);
             let held = self.subscriptions.hold_back()
                 || warming.any(|(_, _, needs)| needs.await_clusters());
             drop(warming);

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::SystemTime};
 use bytes::Bytes;
 
 use crate::{
-    admin::state::{ConfigView, Kind, Resource, Source, Unready},
+    admin::state::{ConfigView, Kind, Resource, Set, Source, Unready},
     xds::feed::Feed,
 };
 
@@ -21,10 +21,18 @@ impl ConfigView for Configurator {
         match kind {
             Kind::Cluster => self.state.borrow().clusters.view(strictness),
             Kind::Listener => self.state.borrow().listeners.view(strictness),
+            // They come in sets.
+            Kind::Scope => Vec::new(),
             Kind::Endpoint | Kind::Extension | Kind::Route | Kind::Runtime | Kind::Secret => {
                 self.subscriptions.view(kind)
             }
         }
+    }
+
+    fn scopes(&self) -> Vec<Set> {
+        let strictness = self.subscriptions.strictness();
+        let sets = self.subscriptions.sets();
+        sets.iter().map(|set| set.view(strictness)).collect()
     }
 
     fn version(&self, kind: Kind) -> Arc<str> {
@@ -51,7 +59,9 @@ impl ConfigView for Configurator {
         );
         let feeds = lds.chain(cds);
         let named = self.subscriptions.all();
+        let sets = self.subscriptions.sets();
         feeds
+            .chain(sets.iter().map(|set| set.source()))
             .chain(named.iter().filter_map(|named| named.source()))
             .collect()
     }

@@ -3,7 +3,9 @@
 mod cluster;
 mod listener;
 mod named;
+mod scope;
 
 pub use cluster::ClusterKind;
 pub use listener::ListenerKind;
 pub use named::{EndpointKind, ExtensionKind, RouteKind, RuntimeKind, SecretKind};
+pub use scope::ScopeKind;

@@ -1,4 +1,4 @@
-//! What is particular to clusters, and to listeners.
+//! What is particular to a kind of resource: clusters, listeners, scopes.
 
 use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 
@@ -6,14 +6,14 @@ use prost::{Message, Name};
 
 use crate::{
     admin::state,
-    config::{At, Reported},
+    config::{At, Reported, Strictness},
     model::Context,
-    xds::{dependencies::Dependencies, subscriptions::Subscriptions},
+    xds::{dependencies::Dependencies, subscriptions::Subscriptions, update::Update},
 };
 
 use super::entry::{Entries, Lingering, Version};
 
-/// What is particular to clusters, and to listeners.
+/// What is particular to a kind of resource.
 pub trait Kind {
     /// As it comes.
     type Message: Message + Name + Default;
@@ -29,6 +29,15 @@ pub trait Kind {
 
     /// The resource's name.
     fn name(message: &Self::Message) -> &str;
+
+    /// An answer is about to be applied. `peers` has every resource there is.
+    fn prepare(
+        &mut self,
+        _answer: &Update,
+        _peers: &Peers<'_, Self::Built>,
+        _strictness: &Strictness,
+    ) {
+    }
 
     /// Compiles it and takes what it needs from the system.
     ///

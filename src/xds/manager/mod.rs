@@ -1,4 +1,4 @@
-//! The state machine behind clusters and listeners: what serves, what warms,
+//! The state machine behind clusters, listeners and scopes: what serves, what warms,
 //! what was refused.
 //!
 //! Each resource by itself goes through these states; an update of one never
@@ -242,6 +242,15 @@ impl<K: Kind> Manager<K> {
         place: &Arc<str>,
         subscriptions: &Subscriptions,
     ) -> Outcome {
+        let peers = Peers {
+            name: "",
+            entries: &self.entries,
+            leaving: &self.leaving,
+            lingering: &self.lingering,
+            lacks: Cell::new(false),
+        };
+        self.kind
+            .prepare(&answer, &peers, subscriptions.strictness());
         let update::Update {
             // Each resource has its own.
             version_info: _,
@@ -393,6 +402,28 @@ impl<K: Kind> Manager<K> {
         self.remove(&gone, &mut update, subscriptions);
         self.count_totals();
         update.outcome.removed
+    }
+
+    /// All that was accepted last, as it came.
+    pub fn accepted(&self) -> Vec<Received> {
+        let latest = self.entries.iter().filter_map(|(name, entry)| {
+            let version = entry.latest()?;
+            Some(Received {
+                name: name.clone(),
+                version: version.version_info.clone(),
+                resource: version.encoded.clone(),
+            })
+        });
+        latest.collect()
+    }
+
+    /// Nothing is served any more: what was so from an earlier run is no longer
+    /// counted.
+    pub fn relieve(&mut self) {
+        let stale = self.entries.values().filter(|entry| entry.stale.is_some());
+        if let Some(shelf) = &self.shelf {
+            shelf.relieved(stale.count());
+        }
     }
 
     /// Whether anything is of an earlier run.

@@ -93,7 +93,7 @@ impl Response {
 }
 
 /// An answer that has to be applied.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Push {
     /// The type of its resources.
     pub type_url: TypeUrl,
@@ -123,6 +123,33 @@ impl Verdict {
         Self::Nack {
             details: details.into(),
             refused: None,
+        }
+    }
+
+    /// The verdict on an answer that was applied in two places.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let (
+            Self::Nack { details, refused },
+            Self::Nack {
+                details: more,
+                refused: others,
+            },
+        ) = (&self, &other)
+        else {
+            return match self {
+                Self::Ack => other,
+                Self::Nack { .. } => self,
+            };
+        };
+        let details = match details == more {
+            true => details.clone(),
+            false => format!("{details}\n{more}").into(),
+        };
+        let refused = refused.as_ref().zip(others.as_ref());
+        Self::Nack {
+            details,
+            refused: refused.map(|(a, b)| a.union(b).cloned().collect()),
         }
     }
 

@@ -19,6 +19,7 @@ use crate::{
         cluster::v3::Cluster as ClusterMessage,
         core::v3::{ConfigSource as ConfigSourceMessage, GrpcService},
         listener::v3::Listener as ListenerMessage,
+        route::v3::ScopedRouteConfiguration,
     },
     config::{
         At, ConfigError, Discovery, RawResource, Report, Reported, Strictness, read_discovery,
@@ -29,7 +30,7 @@ use crate::{
         cluster::{Cluster, EndpointSet},
         context::{Extension, FilterWanted, Meanwhile, ServerInfo},
         listener::Listener,
-        route::RouteTable,
+        route::{RouteTable, Scope, ScopeKey, ScopeRoutes, ScopeTable},
         secret::Secret,
     },
     net::Address,
@@ -380,6 +381,32 @@ impl Sources for Validator<'_> {
         at: &At<'_>,
     ) -> Result<Arc<Slot<RouteTable>>, Reported> {
         self.named::<RouteKind>(&self.routes, source, name, (), at)
+    }
+
+    fn scopes(
+        &self,
+        source: &ConfigSourceMessage,
+        name: &str,
+        routes: ScopeRoutes<'_>,
+        at: &At<'_>,
+    ) -> Result<Arc<Slot<ScopeTable>>, Reported> {
+        let scopes = self.read::<ScopedRouteConfiguration>(Some(source.clone()), at);
+        let mut keys: HashMap<ScopeKey, Box<str>> = HashMap::new();
+        for raw in self.distinct("scoped route", scopes, std::iter::empty()) {
+            self.compile(&raw, |message: ScopedRouteConfiguration, cx, at| {
+                let name = message.name.clone();
+                // Also those that nobody has asked for yet.
+                let scope = Scope::compile(message, routes, true, cx, at)?;
+                match keys.insert(scope.key, name.as_str().into()) {
+                    None => Ok(()),
+                    Some(first) => Err(at.field("key").error(format_args!(
+                        "scope key conflict found, first scope is '{first}', \
+                         second scope is '{name}'"
+                    ))),
+                }
+            });
+        }
+        Ok(Arc::new(Slot::new(name)))
     }
 
     fn secret(

@@ -38,6 +38,9 @@ pub use message::{Answer, Asked};
 use message::{Delta, Dialect, Sotw};
 use state::State;
 
+/// Scopes of a connection manager.
+pub const SCOPES: &str = "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration";
+
 /// The two variants of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
@@ -276,10 +279,7 @@ const SERVICES: &[(&str, &str)] = &[
     ("route.v3.RouteDiscoveryService", ROUTES),
     ("endpoint.v3.EndpointDiscoveryService", ENDPOINTS),
     ("secret.v3.SecretDiscoveryService", SECRET),
-    (
-        "route.v3.ScopedRoutesDiscoveryService",
-        "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration",
-    ),
+    ("route.v3.ScopedRoutesDiscoveryService", SCOPES),
     (
         "route.v3.VirtualHostDiscoveryService",
         "type.googleapis.com/envoy.config.route.v3.VirtualHost",

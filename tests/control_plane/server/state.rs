@@ -7,7 +7,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tonic::Status;
 
 use super::message::{Answer, Asked};
-use super::{CLUSTER, LISTENER, Variant};
+use super::{CLUSTER, LISTENER, SCOPES, Variant};
 
 /// The resources of every type, and every stream.
 #[derive(Debug, Default)]
@@ -208,7 +208,7 @@ impl State {
         let (resources, removed) = match stream.variant {
             Variant::Sotw => {
                 let resources: Vec<_> = wanted.cloned().collect();
-                let whole = type_url == CLUSTER || type_url == LISTENER;
+                let whole = [CLUSTER, LISTENER, SCOPES].contains(&type_url);
                 // Of other types, nothing says nothing.
                 if !asked && subscription.sent == Some(set.version)
                     || resources.is_empty() && !whole
