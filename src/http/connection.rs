@@ -49,7 +49,7 @@ impl Managed {
     pub fn manager(&self) -> &Arc<ConnectionManager> {
         match &self.0.filter_chain.network {
             NetworkFilter::Http(manager) => manager,
-            NetworkFilter::Tcp(_) => unreachable!("it was looked at in Managed::new"),
+            _ => unreachable!("it was looked at in Managed::new"),
         }
     }
 

@@ -15,7 +15,7 @@ use futures_util::FutureExt;
 use tokio::net::{TcpListener, UnixListener};
 
 use super::{
-    Address, Connection, ConnectionInfo, Plain, Stream,
+    Address, Connection, ConnectionInfo, Plain, Stream, filters,
     limits::Place,
     listener_filters::Stop,
     signal::Signal,
@@ -369,8 +369,24 @@ impl NewConnection {
             place,
             guard,
         } = self;
-        let count = ConnectionCount::new(&info, &chain.listener, worker, place, guard);
+        let mut count = ConnectionCount::new(&info, &chain.listener, worker, place, guard);
         let filter_chain = chain.filter_chain.clone();
+        match filters::pass(&filter_chain.gates, &mut info) {
+            Ok(held) => count.held = held,
+            Err(delay) => {
+                tracing::debug!(
+                    target: "conn_handler", connection_id = info.id,
+                    "closing connection: a network filter of the chain refuses it"
+                );
+                if !delay.is_zero() {
+                    tokio::task::spawn_local(async move {
+                        tokio::time::sleep(delay).await;
+                        drop((stream, count));
+                    });
+                }
+                return;
+            }
+        }
         let worker = worker.clone();
         match &filter_chain.transport {
             Transport::Raw => serve(worker, chain, door, stream.into(), info, count),
@@ -453,6 +469,19 @@ fn serve(
                 drop(count);
             }));
         }
+        NetworkFilter::Echo => {
+            tokio::task::spawn_local(async move {
+                filters::echo::serve(connection).await;
+                drop(count);
+            });
+        }
+        NetworkFilter::DirectResponse(response) => {
+            let response = response.clone();
+            tokio::task::spawn_local(async move {
+                filters::direct_response::serve(connection, response).await;
+                drop(count);
+            });
+        }
         NetworkFilter::Tcp(proxy) => {
             let proxy = proxy.clone();
             tokio::task::spawn_local(Box::pin(async move {
@@ -483,6 +512,8 @@ struct ConnectionCount {
     stats: Arc<Block>,
     worker_stats: Option<Arc<Block>>,
     since: Instant,
+    /// Of the network filters it has passed.
+    held: Vec<filters::Held>,
     _place: (Place, Place),
     _worker: crate::server::ConnectionGuard,
 }
@@ -508,6 +539,7 @@ impl ConnectionCount {
             stats,
             worker_stats,
             since: Instant::now(),
+            held: Vec::new(),
             _place: place,
             _worker: guard,
         }

@@ -28,6 +28,8 @@ pub struct ConnectionInfo {
     pub tls: Option<TlsInfo>,
     /// When it was accepted.
     pub accepted: Instant,
+    /// The cluster that `sni_cluster` leads it to.
+    pub tcp_cluster: Option<Arc<str>>,
     /// The socket's own address, where `local` is another.
     direct_local: Option<Address>,
     noted: Option<Box<Noted>>,
@@ -83,6 +85,7 @@ impl ConnectionInfo {
             offers_tls: false,
             tls: None,
             accepted: Instant::now(),
+            tcp_cluster: None,
             direct_local: None,
             noted: None,
         }

@@ -40,6 +40,11 @@ impl OpenConnections {
         let Some(limit) = limit else {
             return Some(self.enter_anyway());
         };
+        self.enter_below(limit)
+    }
+
+    /// Counts one more; `None` when there are `limit` or more.
+    pub fn enter_below(self: &Arc<Self>, limit: u64) -> Option<Place> {
         let one_more = |open| (open < limit).then_some(open + 1);
         let entered = self.open.fetch_update(Relaxed, Relaxed, one_more);
         entered.ok().map(|_| Place(self.clone()))
@@ -71,6 +76,7 @@ pub struct ConnectionLimits(Mutex<Counted>);
 struct Counted {
     all: Option<Arc<OpenConnections>>,
     listeners: HashMap<Box<str>, Weak<OpenConnections>>,
+    filters: HashMap<Box<str>, Weak<OpenConnections>>,
 }
 
 impl ConnectionLimits {
@@ -81,7 +87,7 @@ impl ConnectionLimits {
         runtime: &Runtime,
     ) -> (Arc<OpenConnections>, Arc<OpenConnections>) {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Counted { all, listeners } = &mut *counted;
+        let Counted { all, listeners, .. } = &mut *counted;
         let all = all.get_or_insert_with(|| OpenConnections::new(ALL, runtime));
         let own = match listeners.get(listener).and_then(Weak::upgrade) {
             Some(own) => own,
@@ -94,6 +100,22 @@ impl ConnectionLimits {
             }
         };
         (own, all.clone())
+    }
+
+    /// What a network filter counts at its site, whose limit is the filter's own.
+    pub fn at(&self, site: &str) -> Arc<OpenConnections> {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let filters = &mut counted.filters;
+        if let Some(open) = filters.get(site).and_then(Weak::upgrade) {
+            return open;
+        }
+        filters.retain(|_, count| count.strong_count() > 0);
+        let open = Arc::new(OpenConnections {
+            open: AtomicU64::new(0),
+            limit: None,
+        });
+        filters.insert(site.into(), Arc::downgrade(&open));
+        open
     }
 }
 

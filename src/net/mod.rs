@@ -5,6 +5,7 @@ pub mod accept;
 mod address;
 pub mod connection;
 mod executor;
+pub mod filters;
 pub mod http2;
 pub mod limits;
 pub mod listener_filters;

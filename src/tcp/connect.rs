@@ -69,7 +69,10 @@ pub(super) async fn reach(
     proxy: &TcpProxy,
     log: &mut StreamInfo,
 ) -> Option<Upstream> {
-    let name = proxy.cluster(worker.random());
+    let led = log.connection.tcp_cluster.clone();
+    let name = led
+        .as_ref()
+        .unwrap_or_else(|| proxy.cluster(worker.random()));
     let cluster = worker.with_snapshot(|snapshot| worker.upstream.get(snapshot, name));
     let Some(cluster) = cluster else {
         proxy.stats.inc(tcp_stats::downstream_cx_no_route);

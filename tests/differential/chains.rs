@@ -6,16 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 
 use crate::common::config::{LISTENER, bootstrap, cluster, discovery, tcp, typed};
+use crate::common::tls::client_hello;
 use crate::common::{Home, Origin, Port, Program, Proxy, Value, eventually, json, with};
 use crate::number;
 use crate::random::Random;
@@ -400,28 +398,10 @@ impl Attempt {
             bytes.extend(line.bytes());
         }
         if self.tls {
-            bytes.extend(self.hello());
+            bytes.extend(client_hello(self.server_name, &self.protocols));
         } else {
             bytes.extend(format!("GET / {}\r\nhost: a\r\n\r\n", self.http).bytes());
         }
-        bytes
-    }
-
-    fn hello(&self) -> Vec<u8> {
-        let mut config = ClientConfig::builder()
-            .with_root_certificates(RootCertStore::empty())
-            .with_no_client_auth();
-        config.alpn_protocols = self
-            .protocols
-            .iter()
-            .map(|p| p.as_bytes().to_vec())
-            .collect();
-        config.enable_sni = self.server_name.is_some();
-        let name = self.server_name.unwrap_or("a.com");
-        let name = ServerName::try_from(name).expect("a name");
-        let mut client = ClientConnection::new(Arc::new(config), name).expect("a client");
-        let mut bytes = Vec::new();
-        client.write_tls(&mut bytes).expect("written");
         bytes
     }
 
@@ -516,10 +496,6 @@ async fn both_lead_connections_to_the_same_filter_chain() {
         println!("skipped: NUNCIO_ORACLE_ENVOY does not name an Envoy binary");
         return;
     };
-    // The first that is there is taken; there is no other.
-    rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .ok();
     let first = number("NUNCIO_DIFFERENTIAL_SEED", 1);
     let rounds = number("NUNCIO_DIFFERENTIAL_CHAIN_ROUNDS", ROUNDS);
     let mut origins = Vec::new();

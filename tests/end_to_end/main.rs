@@ -13,6 +13,7 @@ mod http;
 mod http1;
 mod http2;
 mod listener;
+mod network_filters;
 mod process;
 mod routing;
 mod runtime;

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use prost::Message;
 
 use crate::{
@@ -13,7 +14,10 @@ use crate::{
     config::{At, Reported, optional_duration},
     http,
     model::Context,
-    net::tls::DownstreamTls,
+    net::{
+        filters::{Filters, Gate},
+        tls::DownstreamTls,
+    },
     tcp,
 };
 
@@ -33,6 +37,10 @@ pub enum NetworkFilter {
     Http(Arc<http::ConnectionManager>),
     /// `envoy.filters.network.tcp_proxy`.
     Tcp(Arc<tcp::TcpProxy>),
+    /// `envoy.filters.network.echo`.
+    Echo,
+    /// `envoy.filters.network.direct_response`, and what it says.
+    DirectResponse(Bytes),
 }
 
 /// One filter chain.
@@ -42,6 +50,8 @@ pub struct FilterChain {
     pub name: Arc<str>,
     /// Its transport socket.
     pub transport: Transport,
+    /// The filters that a connection passes before it is served.
+    pub gates: Box<[Gate]>,
     /// The filter that serves.
     pub network: NetworkFilter,
     /// How long the transport socket may take until it is ready.
@@ -50,12 +60,6 @@ pub struct FilterChain {
     /// TLS settings (but for certificates) and the same codec options.
     pub transport_identity: u64,
 }
-
-/// Names that Envoy accepts for the two terminal filters, for the error message.
-const NETWORK_FILTERS: [&str; 2] = [
-    "envoy.filters.network.http_connection_manager",
-    "envoy.filters.network.tcp_proxy",
-];
 
 impl FilterChain {
     /// Compiles everything but `filter_chain_match`, which the listener reads.
@@ -91,16 +95,24 @@ impl FilterChain {
                 compile_transport(socket, stat_prefix, cx, &at.field("transport_socket"))
             }
         };
-        let network = compile_filters(filters, cx, &at.field("filters"));
+        let site = format!("{stat_prefix}{name}");
+        let filters = Filters::compile(filters, &site, cx, &at.field("filters"));
         let timeout = timeout?;
-        let ((transport, transport_hash), network) = (transport?, network?);
+        let ((transport, transport_hash), filters) = (transport?, filters?);
+        let Filters {
+            gates,
+            terminal: network,
+        } = filters;
         let kind = match &network {
             NetworkFilter::Http(manager) => (0u8, manager.transport_identity()),
             NetworkFilter::Tcp(_) => (1, 0),
+            NetworkFilter::Echo => (2, 0),
+            NetworkFilter::DirectResponse(_) => (3, 0),
         };
         Ok(Self {
             name: name.into(),
             transport,
+            gates,
             network,
             transport_connect_timeout: timeout.filter(|limit| !limit.is_zero()),
             transport_identity: fixed_hash(&(transport_hash, kind)),
@@ -144,63 +156,6 @@ fn compile_transport(
         other => Err(at.error(format_args!(
             "the transport socket {other:?} is not supported; there are \
              envoy.transport_sockets.tls and envoy.transport_sockets.raw_buffer"
-        ))),
-    }
-}
-
-fn compile_filters(
-    filters: Vec<pb::Filter>,
-    cx: &Context<'_>,
-    at: &At<'_>,
-) -> Result<NetworkFilter, Reported> {
-    let count = filters.len();
-    let mut last = None;
-    for (index, filter) in filters.into_iter().enumerate() {
-        let at = at.index(index);
-        let compiled = compile_filter(filter, cx, &at);
-        if index + 1 < count && compiled.is_ok() {
-            return Err(at.error("this filter ends the chain, so no other may follow it"));
-        }
-        last = Some(compiled);
-    }
-    last.unwrap_or_else(|| {
-        Err(at.error(format_args!(
-            "is empty; one of {NETWORK_FILTERS:?} is required"
-        )))
-    })
-}
-
-fn compile_filter(
-    filter: pb::Filter,
-    cx: &Context<'_>,
-    at: &At<'_>,
-) -> Result<NetworkFilter, Reported> {
-    // The type of the configuration names the filter; the name is for people.
-    let pb::Filter {
-        name: _,
-        config_type,
-    } = filter;
-    let any = match config_type {
-        Some(pb::filter::ConfigType::TypedConfig(any)) => any,
-        Some(pb::filter::ConfigType::ConfigDiscovery(_)) => {
-            return Err(at.field("config_discovery").unsupported());
-        }
-        None => return Err(at.field("typed_config").error("is required")),
-    };
-    let at = at.field("typed_config");
-    match crate::config::type_name(&any) {
-        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => {
-            let message = crate::config::unpack(&any, &at)?;
-            let manager = http::ConnectionManager::compile(message, cx, &at)?;
-            Ok(NetworkFilter::Http(Arc::new(manager)))
-        }
-        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => {
-            let message = crate::config::unpack(&any, &at)?;
-            let proxy = tcp::TcpProxy::compile(message, cx, &at)?;
-            Ok(NetworkFilter::Tcp(Arc::new(proxy)))
-        }
-        other => Err(at.error(format_args!(
-            "the network filter {other:?} is not supported; there are {NETWORK_FILTERS:?}"
         ))),
     }
 }
