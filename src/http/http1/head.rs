@@ -115,7 +115,7 @@ pub fn head(buffer: &mut BytesMut, limits: HeadLimits) -> Result<Option<Head>, B
         return Err(BadHead::Version);
     }
     Ok(Some(Head {
-        framing: framing(hop, parts.version)?,
+        framing: framing(hop, &parts.method, parts.version)?,
         keeps_alive: hop.client_keeps_alive(parts.version),
         waits: hop.expects_continue,
         parts,
@@ -210,8 +210,15 @@ fn names_other_version(buffer: &[u8]) -> bool {
 ///
 /// # Errors
 /// When the head contradicts itself, which is how requests are smuggled.
-fn framing(hop: HopHeaders, version: Version) -> Result<Framing, BadHead> {
+fn framing(hop: HopHeaders, method: &Method, version: Version) -> Result<Framing, BadHead> {
     match (hop.coding, hop.length) {
+        // What follows a CONNECT belongs to the tunnel (RFC 9110, 9.3.6).
+        (Coding::Chunked | Coding::Other, Length::None | Length::Once(_))
+            if *method == Method::CONNECT =>
+        {
+            Err(BadHead::Coding)
+        }
+        (Coding::None, Length::Once(1..)) if *method == Method::CONNECT => Err(BadHead::Malformed),
         (Coding::None, Length::None) => Ok(Framing::Length(0)),
         (Coding::None, Length::Once(length)) => Ok(Framing::Length(length)),
         // Who speaks 1.0 does not know of chunks (RFC 9112, 6.1).
