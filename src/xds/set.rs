@@ -76,6 +76,8 @@ pub trait AnySet: Awaited {
     fn unreachable(&self, details: &Arc<str>, subscriptions: &Subscriptions);
     /// There is a server again.
     fn reached(&self);
+    /// The server that is polled has nothing new.
+    fn unchanged(&self);
     /// Gives everything that waits its chance, and publishes what came of it. True
     /// when something moved.
     fn settle(&self, now: Instant, subscriptions: &Subscriptions) -> bool;
@@ -214,6 +216,10 @@ impl<K: SetKind> AnySet for Set<K> {
 
     fn reached(&self) {
         self.feed.reached();
+    }
+
+    fn unchanged(&self) {
+        self.feed.unchanged();
     }
 
     fn settle(&self, now: Instant, subscriptions: &Subscriptions) -> bool {

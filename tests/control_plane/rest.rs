@@ -15,11 +15,13 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::common::client::get_until;
-use crate::common::config::{any_host, assignment, cluster, http_with, listener, route};
+use crate::common::client::{get_until, header, once, request};
+use crate::common::config::{
+    answer as answers, any_host, assignment, cluster, http_with, listener, route,
+};
 use crate::common::{Home, Origin, Port, Proxy, Value, eventually, json, with};
 use crate::scene::is_another;
-use crate::server::{CLUSTER, ENDPOINTS, LISTENER, ROUTES};
+use crate::server::{CLUSTER, ENDPOINTS, LISTENER, ROUTES, SCOPES};
 
 /// A server that answers polls as one in Go does: with 304 when there is nothing
 /// newer than what the proxy has.
@@ -38,11 +40,12 @@ struct State {
     broken: Option<(StatusCode, &'static str)>,
 }
 
-const SERVICES: [(&str, &str); 4] = [
+const SERVICES: [(&str, &str); 5] = [
     (CLUSTER, "/v3/discovery:clusters"),
     (ENDPOINTS, "/v3/discovery:endpoints"),
     (LISTENER, "/v3/discovery:listeners"),
     (ROUTES, "/v3/discovery:routes"),
+    (SCOPES, "/v3/discovery:scoped-routes"),
 ];
 
 impl Polled {
@@ -269,4 +272,49 @@ async fn a_server_without_an_answer_does_not_hold_up_the_start() {
     plane.set(ROUTES, vec![routes("backend")]);
     plane.set(LISTENER, vec![web(port.number())]);
     get_until(port.number(), "/", |reply| reply.status == 200).await;
+}
+
+/// Scopes come by polls too, and a poll that brings nothing new counts as one.
+#[tokio::test]
+async fn scopes_come_by_polls() {
+    let (plane, home, port) = (Polled::start().await, Home::new(), Port::free());
+    let mut http = http_with(json!({
+        "scoped_routes": {
+            "name": "scopes",
+            "scope_key_builder": { "fragments": [{
+                "header_value_extractor": { "name": "x-scope", "index": 0 },
+            }] },
+            "rds_config_source": source(),
+            "scoped_rds": { "scoped_rds_config_source": source() },
+        },
+    }));
+    if let Some(fields) = http["typed_config"].as_object_mut() {
+        fields.remove("route_config");
+    }
+    plane.set(CLUSTER, vec![]);
+    plane.set(LISTENER, vec![listener("web", port.number(), http)]);
+    plane.set(
+        SCOPES,
+        vec![json!({
+            "name": "one",
+            "key": { "fragments": [{ "string_key": "a" }] },
+            "route_configuration": {
+                "name": "one",
+                "virtual_hosts": [any_host(vec![answers("/", 200, "scoped")])],
+            },
+        })],
+    );
+    let proxy = Proxy::start(&home, &bootstrap(&plane), &[]).await;
+    let port = port.number();
+    eventually("the scope's answer", || async {
+        let asked = header(request("GET", "a.com", "/"), "x-scope", "a");
+        let reply = once(port, asked).await.ok()?;
+        (reply.status == 200 && reply.text() == "scoped").then_some(())
+    })
+    .await;
+    let admin = proxy.admin();
+    let stat = |name| format!("http.ingress.scoped_rds.scopes.{name}");
+    let attempts = stat("update_attempt");
+    admin.stat_until(&attempts, |attempts| attempts > 4).await;
+    assert_eq!(admin.stat(&stat("update_success")).await, Some(1));
 }

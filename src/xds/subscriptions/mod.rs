@@ -1,5 +1,7 @@
-//! Every named subscription and tracked file there is, and the [`Sources`] by
-//! which a resource that is being compiled asks for them.
+//! Every named subscription and tracked file there is. A resource that is being
+//! compiled asks for them by a [`Collector`].
+
+mod collector;
 
 use std::{
     cell::{Cell, RefCell},
@@ -9,42 +11,28 @@ use std::{
     sync::Arc,
 };
 
-use prost::{Message, Name};
 use tokio::time::Instant;
 
 use crate::{
     admin::state,
-    api::{
-        TYPE_URL_PREFIX,
-        envoy::{
-            config::core::v3::{ConfigSource as ConfigSourceMessage, GrpcService},
-            extensions::transport_sockets::tls::v3::Secret as SecretMessage,
-        },
-    },
-    config::{At, Reported, Strictness, suggest},
-    model::{
-        Context, Shared, Sources,
-        cluster::EndpointSet,
-        context::{Extension, FilterWanted, Meanwhile, ServerInfo},
-        route::{RouteTable, ScopeRoutes, ScopeTable},
-        secret::Secret,
-    },
-    runtime::{Runtime, Values},
+    api::envoy::extensions::transport_sockets::tls::v3::Secret as SecretMessage,
+    config::{At, Reported, Strictness},
+    model::{Shared, context::ServerInfo},
+    runtime::Runtime,
     stats,
-    upstream::grpc::{Caller, Target},
 };
 
+pub use self::collector::Collector;
 use super::{
-    api_source::{Management, Through},
-    cluster_names::{ClusterNames, Reference},
+    api_source::Management,
+    cluster_names::ClusterNames,
     config_source::{ConfigSource, Origin},
-    dependencies::{Awaited, Dependencies, TrackedFile, WithDefault},
+    dependencies::TrackedFile,
     kinds::{EndpointKind, ExtensionKind, RouteKind, RuntimeKind, ScopeKind, SecretKind},
-    mux::{Push, TypeUrl, Verdict},
-    named::{AnyNamed, Held, Named, NamedKind, Wanted},
+    mux::{Push, Verdict},
+    named::{AnyNamed, Named, NamedKind, Wanted},
     set::{AnySet, Set},
-    slot::Slot,
-    store::{PATIENCE, Shelf, Store},
+    store::{Shelf, Store},
     stream::{Stream, Streams},
     update::{Gone, Update},
     watcher::{Change, WatchId, Watcher},
@@ -274,6 +262,16 @@ impl Subscriptions {
         }
     }
 
+    /// A server that is polled has nothing new.
+    pub fn unchanged(&self, stream: &Rc<Stream>) {
+        for named in stream.all_watchers() {
+            named.unchanged();
+        }
+        let sets = self.sets().into_iter();
+        sets.filter(|set| set.is_by(stream))
+            .for_each(|set| set.unchanged());
+    }
+
     /// There is a server at the other end of a stream again.
     pub fn reached(&self, stream: &Rc<Stream>) {
         for named in stream.all_watchers() {
@@ -309,10 +307,7 @@ impl Subscriptions {
 
     /// For the compilation of one resource.
     pub fn collector(&self) -> Collector<'_> {
-        Collector {
-            subscriptions: self,
-            found: RefCell::default(),
-        }
+        Collector::new(self)
     }
 
     /// Takes a secret of the bootstrap, to which names without a source refer.
@@ -527,312 +522,5 @@ impl Subscriptions {
             .borrow_mut()
             .insert(path.to_owned(), Rc::downgrade(&file));
         Ok(file)
-    }
-}
-
-/// The [`Sources`] of one resource that is being compiled; remembers what it
-/// asked for.
-pub struct Collector<'a> {
-    subscriptions: &'a Subscriptions,
-    found: RefCell<Dependencies>,
-}
-
-impl Collector<'_> {
-    /// What `compile` functions are handed.
-    pub fn context(&self) -> Context<'_> {
-        Context {
-            stats: &self.subscriptions.stats,
-            sources: self,
-            server: &self.subscriptions.server,
-            shared: &self.subscriptions.shared,
-            runtime: &self.subscriptions.runtime,
-        }
-    }
-
-    /// What was asked for.
-    pub fn into_dependencies(self) -> Dependencies {
-        self.found.into_inner()
-    }
-
-    /// Remembers that something was missing that may come.
-    pub fn lacks(&self) {
-        self.found.borrow_mut().lacks_other = true;
-    }
-
-    /// A layer of the runtime by RTDS.
-    ///
-    /// # Errors
-    /// When the source is of a kind that is not supported, or its file is missing.
-    pub fn runtime(
-        &self,
-        source: &ConfigSourceMessage,
-        name: &str,
-        at: &At<'_>,
-    ) -> Result<Arc<Slot<Values>>, Reported> {
-        let wanted = Wanted::named(name, "runtime.");
-        self.subscribe(&self.subscriptions.runtimes, source, wanted, at)
-    }
-
-    /// Joins a subscription, or begins it. Secrets keep their name's prefix, so
-    /// `prefix` is part of what makes two subscriptions one.
-    fn subscribe<K: NamedKind>(
-        &self,
-        registry: &Registry<K>,
-        source: &ConfigSourceMessage,
-        wanted: Wanted<K::Want>,
-        at: &At<'_>,
-    ) -> Result<Arc<Slot<K::Value>>, Reported> {
-        let named = self.join(registry, source, wanted, at)?;
-        let slot = named.slot().clone();
-        self.found.borrow_mut().subscriptions.push(named);
-        Ok(slot)
-    }
-
-    fn join<K: NamedKind>(
-        &self,
-        registry: &Registry<K>,
-        source: &ConfigSourceMessage,
-        wanted: Wanted<K::Want>,
-        at: &At<'_>,
-    ) -> Result<Rc<Named<K>>, Reported> {
-        let subscriptions = self.subscriptions;
-        let source = ConfigSource::compile(source, K::THROUGH, &subscriptions.management, at)?;
-        source.check_node(&subscriptions.server, at)?;
-        let key = (source, wanted);
-        let known = registry.borrow().get(&key).and_then(Weak::upgrade);
-        if let Some(named) = known {
-            return Ok(named);
-        }
-        let (source, wanted) = &key;
-        let named = match &source.origin {
-            Origin::File(_) => self.watch(source, wanted, at)?,
-            origin => self.ask(origin, source, wanted, at)?,
-        };
-        registry.borrow_mut().insert(key, Rc::downgrade(&named));
-        subscriptions.look_after(named.clone());
-        Ok(named)
-    }
-}
-
-impl Collector<'_> {
-    /// Remembers to try again when a file comes that does not exist.
-    fn misses_file(&self, origin: &Origin) {
-        if let Origin::File(file) = origin
-            && let Ok(watch) = self.subscriptions.watcher.watch(&file.path, None)
-        {
-            self.found.borrow_mut().missing.push(watch);
-        }
-    }
-
-    /// Begins a subscription to a file.
-    fn watch<K: NamedKind>(
-        &self,
-        source: &ConfigSource,
-        wanted: &Wanted<K::Want>,
-        at: &At<'_>,
-    ) -> Result<Rc<Named<K>>, Reported> {
-        let Origin::File(file) = &source.origin else {
-            return Err(at.error("is no file"));
-        };
-        let subscriptions = self.subscriptions;
-        let directory = file.watched_directory.as_deref().map(PathBuf::as_path);
-        let watch = subscriptions
-            .watcher
-            .watch(&file.path, directory)
-            .map_err(|error| at.error(error))?;
-        let shelf = subscriptions.shelf(&K::Message::full_name(), &source.origin);
-        let is_kept = shelf.is_some_and(|shelf| shelf.get(&wanted.name).is_some());
-        if !is_kept && let Err(reported) = file.check_exists(at) {
-            self.found.borrow_mut().missing.push(watch);
-            return Err(reported);
-        }
-        let id = watch.id();
-        let held = Held::Watch(watch);
-        let named = Named::subscribe(wanted, source.clone(), held, subscriptions);
-        let reader: Weak<dyn AnyNamed> = Rc::<Named<K>>::downgrade(&named);
-        let mut readers = subscriptions.readers.borrow_mut();
-        readers.insert(id, Reader::Named(reader));
-        Ok(named)
-    }
-
-    /// Begins a subscription at a server. What the server has sent already, and
-    /// so will not send again, is handed over at once.
-    fn ask<K: NamedKind>(
-        &self,
-        origin: &Origin,
-        source: &ConfigSource,
-        wanted: &Wanted<K::Want>,
-        at: &At<'_>,
-    ) -> Result<Rc<Named<K>>, Reported> {
-        let Wanted { name, prefix, .. } = wanted;
-        let subscriptions = self.subscriptions;
-        let type_url: TypeUrl = format!("{TYPE_URL_PREFIX}{}", K::Message::full_name()).into();
-        let stream = subscriptions
-            .streams
-            .join(origin, &type_url, name, prefix, at)?;
-        let interest = stream.subscribe(&type_url, name);
-        let held = Held::Interest(interest);
-        let named = Named::subscribe(wanted, source.clone(), held, subscriptions);
-        let watcher: Weak<dyn AnyNamed> = Rc::<Named<K>>::downgrade(&named);
-        stream.watch(&type_url, name, watcher);
-        if let Some(known) = stream.known(&type_url, name) {
-            let version = known.version.clone();
-            // What is wrong with it is in the log and the dump.
-            named.deliver(known, &version, subscriptions).ok();
-        } else if named.is_kept() {
-            match stream.failure() {
-                Some(why) => named.fall_back(&why, subscriptions),
-                None => {
-                    let named: Weak<dyn AnyNamed> = Rc::<Named<K>>::downgrade(&named);
-                    let due = (Instant::now() + PATIENCE, named);
-                    subscriptions.impatient.borrow_mut().push(due);
-                }
-            }
-        }
-        Ok(named)
-    }
-}
-
-impl Sources for Collector<'_> {
-    fn target(&self, service: &GrpcService, at: &At<'_>) -> Result<Target, Reported> {
-        self.subscriptions.management.target(service, at)
-    }
-
-    fn caller(&self) -> Option<Caller> {
-        Some(self.subscriptions.streams.caller())
-    }
-
-    fn routes(
-        &self,
-        source: &ConfigSourceMessage,
-        name: &str,
-        stat_prefix: &str,
-        at: &At<'_>,
-    ) -> Result<Arc<Slot<RouteTable>>, Reported> {
-        let wanted = Wanted::named(name, &format!("{stat_prefix}rds.{name}."));
-        self.subscribe(&self.subscriptions.routes, source, wanted, at)
-    }
-
-    fn scopes(
-        &self,
-        source: &ConfigSourceMessage,
-        name: &str,
-        routes: ScopeRoutes<'_>,
-        at: &At<'_>,
-    ) -> Result<Arc<Slot<ScopeTable>>, Reported> {
-        let subscriptions = self.subscriptions;
-        let (through, management) = (Through::Primary, &subscriptions.management);
-        let key = (
-            ConfigSource::compile(source, through, management, at)?,
-            routes.source.map(Message::encode_to_vec),
-            name.into(),
-            routes.stat_prefix.into(),
-        );
-        let known = subscriptions
-            .scopes
-            .borrow()
-            .get(&key)
-            .and_then(Weak::upgrade);
-        let set = match known {
-            Some(set) => set,
-            None => {
-                let prefix = format!("{}scoped_rds.{name}.", routes.stat_prefix);
-                let kind = ScopeKind::new(routes, &prefix, &subscriptions.stats);
-                let opened = Set::open(name, source, &prefix, kind, subscriptions, at);
-                let set = opened.inspect_err(|_| self.misses_file(&key.0.origin))?;
-                let others = subscriptions.sets();
-                let mut same = others.iter().filter(|other| set.shares_stream(&***other));
-                set.begin(same.find_map(|other| other.accepted()), subscriptions);
-                let mut scopes = subscriptions.scopes.borrow_mut();
-                scopes.insert(key, Rc::downgrade(&set));
-                set
-            }
-        };
-        let slot = set.slot().clone();
-        self.found.borrow_mut().subscriptions.push(set);
-        Ok(slot)
-    }
-
-    fn secret(
-        &self,
-        source: Option<&ConfigSourceMessage>,
-        name: &str,
-        at: &At<'_>,
-    ) -> Result<Arc<Slot<Secret>>, Reported> {
-        if let Some(source) = source {
-            let wanted = Wanted::named(name, &format!("sds.{name}."));
-            return self.subscribe(&self.subscriptions.secrets, source, wanted, at);
-        }
-        let secrets = self.subscriptions.static_secrets.borrow();
-        match secrets.get(name) {
-            Some(secret) => Ok(secret.slot().clone()),
-            None => {
-                let near = suggest::near(name, secrets.keys().map(|k| k.to_string()));
-                Err(at.error(format_args!("Unknown static secret: {name}{near}")))
-            }
-        }
-    }
-
-    fn endpoints(
-        &self,
-        source: &ConfigSourceMessage,
-        name: &str,
-        stat_prefix: &str,
-        at: &At<'_>,
-    ) -> Result<Arc<Slot<EndpointSet>>, Reported> {
-        let wanted = Wanted::named(name, stat_prefix);
-        self.subscribe(&self.subscriptions.endpoints, source, wanted, at)
-    }
-
-    fn filter(
-        &self,
-        source: &ConfigSourceMessage,
-        name: &str,
-        want: FilterWanted,
-        meanwhile: Meanwhile,
-        at: &At<'_>,
-    ) -> Result<Arc<Slot<Extension>>, Reported> {
-        let wanted = Wanted {
-            name: name.into(),
-            prefix: format!("extension_config_discovery.http_filter.{name}.").into(),
-            want,
-        };
-        let named = self.join(&self.subscriptions.extensions, source, wanted, at)?;
-        let slot = named.slot().clone();
-        let awaited: Rc<dyn Awaited> = match meanwhile {
-            Meanwhile::Nothing => named,
-            Meanwhile::Default { at_once } => Rc::new(WithDefault { named, at_once }),
-        };
-        self.found.borrow_mut().subscriptions.push(awaited);
-        Ok(slot)
-    }
-
-    fn cluster(&self, name: &str, must_exist: bool, at: &At<'_>) -> Result<(), Reported> {
-        let clusters = &self.subscriptions.clusters;
-        let mut found = self.found.borrow_mut();
-        if !found.clusters.contains_key(name) {
-            let reference = Reference::new(clusters, name);
-            found.clusters.insert(reference.name().clone(), reference);
-        }
-        drop(found);
-        if !must_exist || clusters.standing(name).is_some() {
-            return Ok(());
-        }
-        self.lacks();
-        let near = clusters.near(name);
-        Err(at.error(format_args!("unknown cluster '{name}'{near}")))
-    }
-
-    fn depends_on_file(&self, path: &Path) {
-        match self.subscriptions.track(path) {
-            Ok(file) => {
-                let version = file.version();
-                self.found.borrow_mut().files.push((file, version));
-            }
-            Err(error) => tracing::warn!(
-                target: "file",
-                "{} is not watched: {error}", path.display()
-            ),
-        }
     }
 }
