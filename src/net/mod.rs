@@ -3,6 +3,7 @@
 
 pub mod accept;
 mod address;
+pub(crate) mod byte_stream;
 pub mod connection;
 mod executor;
 pub mod filters;

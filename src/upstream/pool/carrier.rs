@@ -1,15 +1,7 @@
 //! Bytes to a host and back, by whatever means.
 
-use std::{
-    io,
-    pin::Pin,
-    task::{Context, Poll},
-};
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
 use super::{Io, http1::Duplex};
-use crate::net::{Prefixed, http2::Http2Io};
+use crate::net::{Prefixed, byte_stream::byte_stream, http2::Http2Io};
 
 /// A connection to a host, or a tunnel through one.
 #[derive(Debug)]
@@ -37,44 +29,4 @@ impl Carrier {
     }
 }
 
-macro_rules! each {
-    ($self:expr, $io:ident => $body:expr) => {
-        match $self.get_mut() {
-            Carrier::Connection($io) => $body,
-            Carrier::Http1($io) => $body,
-            Carrier::Post($io) => $body,
-            Carrier::Http2($io) => $body,
-        }
-    };
-}
-
-impl AsyncRead for Carrier {
-    #[inline]
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        each!(self, io => Pin::new(io).poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Carrier {
-    #[inline]
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        each!(self, io => Pin::new(io).poll_write(cx, buf))
-    }
-
-    #[inline]
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, io => Pin::new(io).poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, io => Pin::new(io).poll_shutdown(cx))
-    }
-}
+byte_stream!(Carrier: Connection, Http1, Post, Http2);
