@@ -257,6 +257,14 @@ impl Session {
         self.closing.get()
     }
 
+    /// Resolves when whatever is left on it is cut: at the end of the drain time,
+    /// once its listener or filter chain was removed or the process ends.
+    ///
+    /// Cancel-safe.
+    pub(super) async fn drained(&self) {
+        self.chain.drain_deadline().await;
+    }
+
     /// Names the task to wake when that changes, or when a stream ends after it has.
     pub(super) fn served_by(&self, task: &Waker) {
         match &mut *self.task.borrow_mut() {

@@ -199,9 +199,11 @@ impl ChainHandle {
 
     async fn wait_for_drain(&self) -> Draining {
         loop {
+            // First, for what is waited on has to be what was adopted: the chain
+            // before it has been superseded for the last time.
+            self.current();
             let superseded = self.chain.borrow().superseded.wait();
             let phase = self.worker.phase_changed().wait();
-            self.current();
             if let Some(draining) = self.draining() {
                 return draining;
             }

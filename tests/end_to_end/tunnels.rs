@@ -12,7 +12,8 @@ use crate::common::client::{
     H2, connect, connect_http1, dial, raw, request, tcp_echo, websocket, websocket_echo,
 };
 use crate::common::config::{
-    access_log, any_host, bootstrap, cluster, http_with, http2_upstream, listener, route, tcp, with,
+    CLUSTER, LISTENER, access_log, any_host, bootstrap, cluster, discovery, file_watched,
+    http_with, http2_upstream, listener, route, tcp, with,
 };
 use crate::common::{Home, Origin, Port, Proxy, Site, Value, eventually, json};
 
@@ -81,6 +82,70 @@ async fn websockets_pass_between_every_two_versions() {
     assert_eq!(admin.stat(switched).await, Some(2));
     let requests = "cluster.two.upstream_rq_active";
     admin.stat_until(requests, |value| value == 0).await;
+}
+
+/// A tunnel outlives a change of its listener, but not its removal: then it is cut
+/// at the end of the drain time.
+#[tokio::test]
+async fn tunnels_of_a_removed_listener_are_cut_after_the_drain_time() {
+    let (home, port) = (Home::new(), Port::free());
+    let origin = Origin::websocket_echo().await;
+    let present = |prefix: &str| {
+        let routes = vec![route("/", "origin")];
+        let fields = json!({
+            "stat_prefix": prefix,
+            "route_config": { "virtual_hosts": [any_host(routes)] },
+            "access_log": [access_log(
+                &home.text("access.log"),
+                "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%\n",
+            )],
+        });
+        vec![listener(
+            "web",
+            port.number(),
+            http_with(with(websockets(), fields)),
+        )]
+    };
+    let listeners = |listeners| home.mv_value("lds.yaml", &discovery(LISTENER, listeners));
+    listeners(present("first"));
+    let clusters = vec![cluster("origin", &[origin.port()])];
+    home.mv_value("cds.yaml", &discovery(CLUSTER, clusters));
+    let bootstrap = file_watched(&home.text("lds.yaml"), &home.text("cds.yaml"));
+    let proxy = Proxy::start(&home, &bootstrap, &["--drain-time-s", "1"]).await;
+    let admin = proxy.admin();
+    let mut over_http1 = websocket(port.number(), "/").await.expect("HTTP/1");
+    let shared = H2::connect(port.number()).await.expect("HTTP/2");
+    let mut over_http2 = shared.websocket("/").await.expect("HTTP/2");
+
+    listeners(present("second"));
+    let modified = "listener_manager.listener_modified";
+    admin.stat_reaches(modified, 1).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let kept = websocket_echo(&mut over_http1, "kept").await;
+    kept.expect("a changed listener keeps HTTP/1's");
+    let kept = websocket_echo(&mut over_http2, "kept").await;
+    kept.expect("a changed listener keeps HTTP/2's");
+
+    listeners(vec![]);
+    admin
+        .stat_reaches("listener_manager.listener_removed", 1)
+        .await;
+    let drains = websocket_echo(&mut over_http1, "drains").await;
+    drains.expect("it drains for a second");
+    let cut = tokio::time::timeout(Duration::from_secs(10), async {
+        while websocket_echo(&mut over_http1, "more").await.is_ok() {}
+    });
+    cut.await.expect("HTTP/1's is cut");
+    let cut = tokio::time::timeout(Duration::from_secs(10), async {
+        while websocket_echo(&mut over_http2, "more").await.is_ok() {}
+    });
+    cut.await.expect("HTTP/2's is cut");
+    eventually("the log of HTTP/1's", || async {
+        let log = home.read("access.log");
+        log.contains("101 DC downstream_local_disconnect")
+            .then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

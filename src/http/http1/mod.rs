@@ -88,7 +88,7 @@ pub(super) async fn serve(
         })
         .await
     };
-    // A tunnel stays on the configuration it began with: nothing watches it.
+    // A tunnel stays on the configuration it began with, and sees to its end itself.
     if let Some(tunnel) = served
         && let Some(wire) = Rc::into_inner(wire)
     {

@@ -101,6 +101,9 @@ enum Outcome {
     Carried(End),
     /// `max_stream_duration`.
     TooLong,
+    /// Its listener or filter chain was removed, or the process ends, and the
+    /// drain time is over.
+    Drained,
 }
 
 impl Outcome {
@@ -140,6 +143,12 @@ impl Outcome {
                 stats.inc(http_stats::downstream_rq_max_duration_reached);
                 (None, "max_duration_timeout")
             }
+            Self::Drained => {
+                let stats = &stream.manager().stats;
+                stats.inc(http_stats::downstream_cx_drain_close);
+                let flag = ResponseFlag::DownstreamConnectionTermination;
+                (Some(flag), "downstream_local_disconnect")
+            }
         };
         if let Some(flag) = flag {
             stream.flag(flag);
@@ -176,9 +185,11 @@ where
     });
     // The route's timeout was for the answer.
     let limit = stream.deadline.filter(|_| !stream.route_deadline);
+    let session = stream.session.clone();
     let outcome = tokio::select! {
         (end, _) = carried => Outcome::Carried(end),
         () = until(limit) => Outcome::TooLong,
+        () = session.drained() => Outcome::Drained,
     };
     (stream.info.bytes_received, stream.info.bytes_sent) = counted.get();
     outcome
