@@ -325,7 +325,7 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Which clusters there are, for [`Sources::cluster`].
+    /// Which clusters there are, for [`Sources::cluster`](crate::model::Sources::cluster).
     pub fn clusters(&self) -> &ClusterNames {
         &self.clusters
     }
