@@ -234,9 +234,11 @@ impl<'a> At<'a> {
     }
 
     /// Refuses a field that is set: [`refuse!`](crate::refuse) calls it for each.
+    /// `field` is its name as Rust spells it. Nearly none is, so nothing is done for
+    /// the rest.
     pub fn refuse<T: IsSet + ?Sized>(&self, field: &str, value: &T) -> Result<(), Reported> {
         match value.is_set() {
-            true => Err(self.field(field).unsupported()),
+            true => Err(self.field(field.trim_start_matches("r#")).unsupported()),
             false => Ok(()),
         }
     }
@@ -320,7 +322,7 @@ macro_rules! refuse {
     ($at:expr; $($field:ident),* $(,)?) => {{
         let at = &$at;
         let mut outcome = Ok(());
-        $(if let Err(reported) = at.refuse(stringify!($field).trim_start_matches("r#"), &$field) {
+        $(if let Err(reported) = at.refuse(stringify!($field), &$field) {
             outcome = Err(reported);
         })*
         outcome
@@ -362,11 +364,12 @@ mod tests {
     fn refuse_names_every_field_that_is_set() {
         let report = Report::new();
         let (freebind, transparent, name) = (Some(true), None::<bool>, "x".to_owned());
+        let r#type = 1;
         let at = report.root();
-        assert!(refuse!(at; freebind, transparent, name).is_err());
+        assert!(refuse!(at; freebind, transparent, name, r#type).is_err());
         assert_eq!(
             report.to_string(),
-            "freebind: is not supported yet\nname: is not supported yet"
+            "freebind: is not supported yet\nname: is not supported yet\ntype: is not supported yet"
         );
     }
 }

@@ -53,9 +53,14 @@ impl fmt::Display for Mark {
     }
 }
 
+/// Whether a character starts with this byte of a UTF-8 text.
+pub(super) fn starts_character(byte: u8) -> bool {
+    byte & 0xc0 != 0x80
+}
+
 /// How many characters start in these bytes of a UTF-8 text.
-pub(super) fn characters(bytes: &[u8]) -> usize {
-    bytes.iter().filter(|b| (**b & 0xc0) != 0x80).count()
+fn characters(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|b| starts_character(**b)).count()
 }
 
 /// A count of lines or columns, which stops counting where `u32` ends.

@@ -106,10 +106,10 @@ impl Session {
 
     /// The route table in force for a request; `None` while RDS has not given one,
     /// or where no scope takes the request.
-    pub fn routes(
+    pub fn routes<'r>(
         &self,
         manager: &ConnectionManager,
-        request: &RequestView<'_>,
+        request: impl FnOnce() -> RequestView<'r>,
     ) -> Option<WorkerTable> {
         let now = manager.routes.of(request);
         let now = now.as_ref()?;

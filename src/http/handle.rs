@@ -241,7 +241,7 @@ fn normalize_path(stream: &mut Stream, manager: &ConnectionManager) -> Result<()
 
 fn find_route(stream: &mut Stream, manager: &ConnectionManager) -> Found {
     let session = stream.session.clone();
-    let Some(table) = session.routes(manager, &stream.view()) else {
+    let Some(table) = session.routes(manager, || stream.view()) else {
         return Found::Nothing;
     };
     if !stream.origin.internal {

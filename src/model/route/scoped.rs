@@ -339,12 +339,12 @@ pub type TableGuard = arc_swap::Guard<Option<Arc<RouteTable>>>;
 
 impl Routes {
     /// The table in force for a request; none while it has not come, and where no
-    /// scope has the request's key.
-    pub fn of(&self, request: &RequestView<'_>) -> TableGuard {
+    /// scope has the request's key. Only scopes look at the request.
+    pub fn of<'r>(&self, request: impl FnOnce() -> RequestView<'r>) -> TableGuard {
         match self {
             Self::Table(slot) => slot.get(),
             Self::Scoped(scoped) => scoped
-                .of(request)
+                .of(&request())
                 .unwrap_or_else(|| TableGuard::from_inner(None)),
         }
     }
