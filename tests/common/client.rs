@@ -188,7 +188,15 @@ pub struct H2 {
 impl H2 {
     /// Opens it.
     pub async fn connect(port: u16) -> Result<Self, Failure> {
-        let io = TokioIo::new(dial(port).await?);
+        Self::over(dial(port).await?).await
+    }
+
+    /// Opens it over a stream.
+    pub async fn over<S>(stream: S) -> Result<Self, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let io = TokioIo::new(stream);
         let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
         // Its errors reach the sender.
         tokio::spawn(connection);

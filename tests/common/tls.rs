@@ -283,9 +283,19 @@ impl TlsClient {
         server_name: &str,
         headers: &str,
     ) -> std::io::Result<Answer> {
-        let mut stream = self.connect(port, server_name).await?;
         let request =
             format!("GET / HTTP/1.1\r\nhost: a.example.com\r\nconnection: close\r\n{headers}\r\n");
+        self.ask(port, server_name, &request).await
+    }
+
+    /// Sends these bytes on a connection of its own, and reads to its end.
+    pub async fn ask(
+        &self,
+        port: u16,
+        server_name: &str,
+        request: &str,
+    ) -> std::io::Result<Answer> {
+        let mut stream = self.connect(port, server_name).await?;
         stream.write_all(request.as_bytes()).await?;
         let mut text = Vec::new();
         // Some just close.

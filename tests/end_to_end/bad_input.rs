@@ -5,9 +5,13 @@ use std::fs;
 use std::net::TcpListener;
 use std::time::Duration;
 
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+
 use crate::common::client::get_until;
-use crate::common::config::{any_host, file_source, file_watched, http, listener, route};
-use crate::common::tls::Authority;
+use crate::common::config::{
+    any_host, bootstrap, file_source, file_watched, http, listener, route,
+};
+use crate::common::tls::{Authority, ends_tls};
 use crate::common::{Home, Port, Program, Proxy, Value, eventually, get, json};
 
 const LISTENERS: &str = r#"version_info: "1"
@@ -393,29 +397,76 @@ async fn a_port_in_use() {
     drop(holder);
 }
 
-#[tokio::test]
-async fn a_certificate_that_does_not_match_its_key() {
-    let watched = Watched::start().await;
+/// What `--mode validate` says of a listener with these two files.
+fn said_of(certificate: &[u8], key: &[u8]) -> String {
+    let (home, port) = (Home::new(), Port::free());
+    home.mv("a.pem", certificate);
+    home.mv("a.key", key);
+    let context = json!({ "common_tls_context": { "tls_certificates": [{
+        "certificate_chain": { "filename": home.text("a.pem") },
+        "private_key": { "filename": home.text("a.key") },
+    }] } });
+    let mut listener = listener("main", port.number(), http(vec![]));
+    listener["filter_chains"][0]["transport_socket"] = ends_tls(context);
+    let path = home.text("bootstrap.json");
+    home.mv_value("bootstrap.json", &bootstrap(vec![listener], vec![]));
+    let output = Program::under_test().run(&["--mode", "validate", "-c", &path]);
+    let text = [output.stdout, output.stderr].concat();
+    String::from_utf8_lossy(&text).replace(&home.text(""), "")
+}
+
+#[test]
+fn certificates_and_keys_of_every_wrong_kind() {
     let authority = Authority::new();
     let (one, other) = (authority.issue(&["a.org"]), authority.issue(&["a.org"]));
-    watched.home.mv("certificate.pem", one.certificate);
-    watched.home.mv("key.pem", other.key);
-    let certificate = watched.home.text("certificate.pem");
-    let key = watched.home.text("key.pem");
-    let tls = format!(
-        "  transport_socket:\n    name: envoy.transport_sockets.tls\n    typed_config:\n      \
-         \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext\n      \
-         common_tls_context:\n        tls_certificates:\n        \
-         - certificate_chain: {{ filename: {certificate} }}\n          \
-         private_key: {{ filename: {key} }}\n"
-    );
-    watched
-        .refuses_clusters(
-            &format!("{CLUSTERS}{tls}"),
-            Counted::Rejected,
-            &["does not belong to", "private_key", "cds.yaml:20:"],
-        )
-        .await;
+    let (certificate, key) = (one.certificate.as_bytes(), one.key.as_bytes());
+    assert!(said_of(certificate, key).contains(" OK"));
+    let der = CertificateDer::from_pem_slice(certificate).expect("PEM");
+    let encrypted = one.key.replace("PRIVATE", "ENCRYPTED PRIVATE");
+    let wrong_order = [other.certificate.as_bytes(), certificate].concat();
+    let cases: [(&[u8], &[u8], &str); 8] = [
+        (
+            key,
+            key,
+            ".certificate_chain: a.pem holds a private key; a PEM certificate is needed",
+        ),
+        (
+            &der,
+            key,
+            ".certificate_chain: a.pem is in binary form, DER (openssl",
+        ),
+        (
+            &certificate[..300],
+            key,
+            ".certificate_chain: a.pem has a section that is cut off",
+        ),
+        (
+            certificate,
+            certificate,
+            ".private_key: a.key holds a certificate; an unencrypted PEM",
+        ),
+        (certificate, b"", ".private_key: a.key is empty;"),
+        (
+            certificate,
+            encrypted.as_bytes(),
+            ".private_key: a.key holds an encrypted private key (openssl",
+        ),
+        (
+            certificate,
+            other.key.as_bytes(),
+            ": the private_key (a.key) does not belong to the first certificate",
+        ),
+        (
+            &wrong_order,
+            key,
+            ": the private_key (a.key) belongs to certificate 2 of certificate_chain (a.pem)",
+        ),
+    ];
+    for (certificate, key, expected) in cases {
+        let said = said_of(certificate, key);
+        assert!(said.contains(expected), "{expected:?} is not in {said:?}");
+        assert!(said.contains("bootstrap.json:"), "{said:?}");
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{Home, Port, Program, Proxy, Value, client, get, with};
+use crate::common::tls::{Authority, TlsClient};
+use crate::common::{H2, Home, Origin, Port, Program, Proxy, Value, client, eventually, get, with};
 
 /// The repository, from which the paths in the files are relative.
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -57,7 +58,7 @@ async fn the_offline_demo_answers_over_tls() {
     let _proxy = Proxy::start(&home, &bootstrap, &["--file-flush-interval-msec", "20"]).await;
     let reply = get(public.number(), "/").await;
     assert_eq!(reply.text(), "Hello from demo.internal, over TLS.\n");
-    crate::common::eventually("a line in the access log", || async {
+    eventually("a line in the access log", || async {
         let line = home.read("stdout.txt");
         (line.contains("\"GET / HTTP/1.1\" 200 - 0 36 ") && line.contains("\"demo.internal\""))
             .then_some(())
@@ -96,14 +97,9 @@ async fn the_watched_files_can_be_moved() {
 #[tokio::test]
 async fn two_hosts_behind_one_address() {
     let (home, public) = (Home::new(), Port::free());
-    let a = crate::common::Origin::http("a").await;
-    let b = crate::common::Origin::http("b").await;
+    let (a, b) = (Origin::http("a").await, Origin::http("b").await);
     let mut bootstrap = shipped("two-hosts.yaml", &[(10000, &public)]);
-    for (number, origin) in [&a, &b].into_iter().enumerate() {
-        let cluster = &mut bootstrap["static_resources"]["clusters"][number];
-        let name = cluster["name"].as_str().expect("a name").to_owned();
-        cluster["load_assignment"] = crate::common::config::assignment(&name, &[origin.port()]);
-    }
+    lead_to(&mut bootstrap, &[&a, &b]);
     let _proxy = Proxy::start(&home, &bootstrap, &[]).await;
     for (host, origin) in [
         ("a.example.com", "a"),
@@ -115,6 +111,78 @@ async fn two_hosts_behind_one_address() {
     }
     let reply = client::get_from(public.number(), "c.example.com", "/").await;
     assert_eq!(reply.status, 404);
+}
+
+/// Puts origins in the place of the clusters' hosts.
+fn lead_to(bootstrap: &mut Value, origins: &[&Origin]) {
+    for (number, origin) in origins.iter().enumerate() {
+        let cluster = &mut bootstrap["static_resources"]["clusters"][number];
+        let name = cluster["name"].as_str().expect("a name").to_owned();
+        cluster["load_assignment"] = crate::common::config::assignment(&name, &[origin.port()]);
+    }
+}
+
+#[tokio::test]
+async fn two_hosts_behind_one_address_over_tls() {
+    let home = Home::new();
+    let (https, http) = (Port::free(), Port::free());
+    let (a, b) = (Origin::http("a").await, Origin::http("b").await);
+    let authority = Authority::new();
+    for host in ["a", "b"] {
+        let name = format!("{host}.example.com");
+        let params = rcgen::CertificateParams::new(vec![name.clone()]).expect("a name");
+        let identity = authority.issue_for(&name, params);
+        home.mv(&format!("{host}.pem"), identity.certificate);
+        home.mv(&format!("{host}.key"), identity.key);
+    }
+    let file = shipped("two-https-hosts.yaml", &[(10443, &https), (10080, &http)]);
+    let file = file
+        .to_string()
+        .replace("bootstrap/certificates/", &home.text(""));
+    let mut bootstrap: Value = serde_json::from_str(&file).expect("JSON");
+    lead_to(&mut bootstrap, &[&a, &b]);
+    let _proxy = Proxy::start(&home, &bootstrap, &[]).await;
+
+    let (client, port) = (TlsClient::new(), https.number());
+    for host in ["a", "b"] {
+        let name = format!("{host}.example.com");
+        let request = format!("GET / HTTP/1.1\r\nhost: {name}:10443\r\nconnection: close\r\n\r\n");
+        let answer = client.ask(port, &name, &request).await.expect("an answer");
+        assert_eq!(answer.shown, name);
+        assert!(
+            answer.text.contains(&format!("\"origin\":\"{host}\"")),
+            "{}",
+            answer.text
+        );
+        assert!(
+            answer.text.contains(r#"["x-forwarded-proto","https"]"#),
+            "{}",
+            answer.text
+        );
+    }
+    let stream = client.clone().offering(&["h2", "http/1.1"]);
+    let stream = stream.connect(port, "b.example.com").await.expect("TLS");
+    let connection = H2::over(stream).await.expect("HTTP/2");
+    let request = client::request("GET", "b.example.com", "/");
+    let reply = connection.send(request).await.expect("an answer");
+    assert_eq!(reply.seen().origin, "b");
+
+    let reply = client::get_from(http.number(), "a.example.com:10080", "/x?y").await;
+    assert_eq!(
+        (reply.status.as_u16(), reply.header("location")),
+        (301, "https://a.example.com:10443/x?y")
+    );
+
+    // A renewed certificate is taken once its key is there too.
+    let params = rcgen::CertificateParams::new(vec!["a.example.com".to_owned()]).expect("a name");
+    let renewed = authority.issue_for("renewed", params);
+    home.mv("a.pem", renewed.certificate);
+    home.mv("a.key", renewed.key);
+    eventually("the renewed certificate", || async {
+        let answer = client.get(port, "a.example.com", "").await.ok()?;
+        (answer.shown == "renewed").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

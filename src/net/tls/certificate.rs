@@ -7,10 +7,7 @@ use std::{
 };
 
 use rustls::{
-    Error, InconsistentKeys,
-    crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    sign::CertifiedKey,
+    Error, InconsistentKeys, crypto::aws_lc_rs, pki_types::CertificateDer, sign::CertifiedKey,
 };
 
 use crate::{
@@ -23,7 +20,7 @@ use crate::{
     refuse,
 };
 
-use super::{CertificateText, certificate_facts::CertificateFacts};
+use super::{CertificateText, certificate_facts::CertificateFacts, pem};
 
 /// A certificate with its chain and its private key.
 #[derive(Debug)]
@@ -67,29 +64,37 @@ impl Certificate {
         let key = private_key.ok_or_else(|| key_place.error("is required"));
         let (chain, key) = (chain?, key?);
         let path = path_of(&chain).to_owned();
+        let key_path = path_of(&key).to_owned();
         let chain = data_source::load(chain, cx, &chain_place);
         let key = data_source::load(key, cx, &key_place);
         let (chain, key) = (chain?, key?);
 
         let identity = foldhash::fast::FixedState::default().hash_one((&chain, &key));
-        let chain = certificates(&chain, &chain_place)?;
-        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| {
-            key_place.error(format_args!(
-                "is not an unencrypted PEM private key: {error}"
-            ))
-        })?;
+        let chain = pem::certificates(&chain, &path, &chain_place);
+        let key = pem::private_key(&key, &key_path, &key_place);
+        let (chain, key) = (chain?, key?);
         let facts = facts_of(&chain, &path);
         if let Some(first) = facts.first() {
             warn_of_dates(first, &chain_place);
         }
         let provider = aws_lc_rs::default_provider();
-        let mut certified =
-            CertifiedKey::from_der(chain, key, &provider).map_err(|error| match error {
-                Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => at.error(
-                    "the private_key does not belong to the first certificate of certificate_chain",
-                ),
-                error => at.error(format_args!("cannot be used: {error}")),
-            })?;
+        let key = provider.key_provider.load_private_key(key).map_err(|_| {
+            key_place.error(format_args!(
+                "{key_path} is of a kind that is not supported; RSA with 2048 bits or more, \
+                 ECDSA on P-256, P-384 and P-521, and Ed25519 are"
+            ))
+        })?;
+        let mut certified = CertifiedKey::new(chain, key);
+        match certified.keys_match() {
+            // What a key does not tell of itself cannot be compared.
+            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+            Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+                return Err(at.error(mismatch(&certified, &path, &key_path)));
+            }
+            Err(error) => {
+                return Err(chain_place.error(format_args!("{path} cannot be used: {error}")));
+            }
+        }
         if let Some(staple) = ocsp_staple {
             let staple = data_source::load(staple, cx, &at.field("ocsp_staple"))?;
             certified.ocsp = Some(staple);
@@ -134,20 +139,22 @@ fn warn_of_dates(facts: &CertificateFacts, at: &At<'_>) {
     }
 }
 
-/// The PEM certificates of a text; there has to be one.
-///
-/// # Errors
-/// What is not PEM, or not a certificate.
-pub(super) fn certificates(
-    pem: &[u8],
-    at: &At<'_>,
-) -> Result<Vec<CertificateDer<'static>>, Reported> {
-    let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let certificates =
-        parsed.map_err(|error| at.error(format_args!("is not well-formed PEM: {error}")))?;
-    match certificates.is_empty() {
-        true => Err(at.error("contains no PEM certificate")),
-        false => Ok(certificates),
+/// Why a key does not go with a chain. Chains are often in the wrong order.
+fn mismatch(certified: &CertifiedKey, path: &str, key_path: &str) -> String {
+    let belongs = |certificate: &CertificateDer<'static>| {
+        let alone = CertifiedKey::new(vec![certificate.clone()], Arc::clone(&certified.key));
+        alone.keys_match().is_ok()
+    };
+    match certified.cert.iter().position(belongs) {
+        Some(index) => format!(
+            "the private_key ({key_path}) belongs to certificate {} of certificate_chain ({path}); \
+             its certificate has to be the first",
+            index + 1
+        ),
+        None => format!(
+            "the private_key ({key_path}) does not belong to the first certificate of \
+             certificate_chain ({path})"
+        ),
     }
 }
 

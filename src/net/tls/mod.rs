@@ -8,6 +8,7 @@ mod common;
 mod distinguished_name;
 mod downstream;
 mod params;
+mod pem;
 mod presented;
 mod san;
 mod server_certificates;

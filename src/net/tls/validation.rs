@@ -28,8 +28,9 @@ use crate::{
 };
 
 use super::{
-    certificate::{certificates, facts_of, path_of},
+    certificate::{facts_of, path_of},
     certificate_facts::{CertificateFacts, SubjectName, subject_names},
+    pem,
     san::SanMatcher,
 };
 
@@ -186,7 +187,7 @@ impl Validation {
             .map(|pem| revocation_lists(&pem, &crl_place))
             .transpose()?;
         let trust = authorities.map(|(pem, path)| {
-            let certificates = certificates(&pem, &place)?;
+            let certificates = pem::certificates(&pem, &path, &place)?;
             Trust::new(certificates, &path, &place).map(Arc::new)
         });
         Ok(Self {
