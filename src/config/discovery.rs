@@ -2,11 +2,9 @@
 //! are told apart and hashed but not decoded: what did not change since the last
 //! answer never is.
 
-use std::{borrow::Cow, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use prost::Name;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::{
     document::{Document, DocumentError, descriptor, typed},
@@ -53,85 +51,18 @@ impl Discovery {
 }
 
 fn split(document: &Document, expected: &str) -> Result<Discovery, DocumentError> {
-    if let Some(text) = document.json()
-        && let Ok(response) = serde_json::from_str::<Response<'_>>(text)
-        && let Some(discovery) = split_json(document.file(), text, &response, expected)
+    // Resources need not be read to be told apart.
+    if let Ok(Some(outline)) = document.outline()
+        && let Ok(discovery) = split_tree(document.file(), outline, expected)
     {
         return Ok(discovery);
     }
-    // Not JSON, or something is wrong or unusual: the tree says what and where.
+    // The whole tree says what is wrong and where.
     match document.tree() {
         Err(error) => Err(DocumentError::Invalid(vec![error])),
         Ok(Some(tree)) => split_tree(document.file(), tree, expected),
         Ok(None) => split_encoded(document, expected),
     }
-}
-
-/// A `DiscoveryResponse` whose resources stay text. Fields that hold nothing of
-/// interest are skipped by the tree only.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Response<'a> {
-    #[serde(default, borrow, alias = "versionInfo")]
-    version_info: Cow<'a, str>,
-    #[serde(default, borrow, alias = "typeUrl")]
-    type_url: Cow<'a, str>,
-    #[serde(default, borrow, rename = "nonce")]
-    _nonce: Cow<'a, str>,
-    #[serde(default, borrow)]
-    resources: Vec<&'a RawValue>,
-}
-
-/// What is looked at in a resource before it is decoded.
-#[derive(Deserialize)]
-struct Head<'a> {
-    #[serde(borrow, rename = "@type")]
-    type_url: Cow<'a, str>,
-    #[serde(default, borrow)]
-    name: Cow<'a, str>,
-    #[serde(default, borrow, alias = "clusterName")]
-    cluster_name: Cow<'a, str>,
-}
-
-/// The fast way for a JSON file that is as it should be; `None` for any other.
-fn split_json(
-    file: &str,
-    text: &str,
-    response: &Response<'_>,
-    expected: &str,
-) -> Option<Discovery> {
-    if check_type(&response.type_url, expected).is_some() {
-        return None;
-    }
-    let file: Arc<str> = file.into();
-    let (mut start, mut counted) = (Mark::START, 0);
-    let mut resources = Vec::with_capacity(response.resources.len());
-    for raw in &response.resources {
-        let raw = raw.get();
-        let head: Head<'_> = serde_json::from_str(raw).ok()?;
-        let name = match is_assignment(expected) {
-            true => head.cluster_name,
-            false => head.name,
-        };
-        if type_of_url(&head.type_url) != expected || name.is_empty() {
-            return None;
-        }
-        // The raw value is a slice of the text, so this is its offset.
-        let offset = raw.as_ptr().addr() - text.as_ptr().addr();
-        start = Mark::of_offset(&text[counted..], offset - counted).after(start);
-        counted = offset;
-        let body = Body::Text(Text::Json {
-            file: Arc::clone(&file),
-            text: raw.into(),
-            start,
-        });
-        let hash = hash::bytes(raw.as_bytes());
-        resources.push(RawResource::new(name.into_owned(), hash, body));
-    }
-    Some(Discovery {
-        version_info: response.version_info.clone().into_owned(),
-        resources,
-    })
 }
 
 /// The way for every document with lines, which says what is wrong with it.
@@ -179,13 +110,23 @@ fn split_tree(file: &str, tree: Node<'_>, expected: &str) -> Result<Discovery, D
     let file: Arc<str> = file.into();
     let mut resources = Vec::with_capacity(items.len());
     for (i, item) in items.into_iter().enumerate() {
-        let node = unwrap(item);
-        match name(&node, expected) {
+        if let Some(resource) = unread(&item, expected, &file) {
+            resources.push(resource);
+            continue;
+        }
+        let item = match item.read() {
+            Ok(item) => unwrap(item.into_owned()),
+            Err(error) => {
+                refuse(format!("resources[{i}]"), error.mark, error.message);
+                continue;
+            }
+        };
+        match name(&item, expected) {
             Ok(name) => {
-                let (name, hash) = (name.to_owned(), hash::node(&node));
+                let (name, hash) = (name.to_owned(), hash::node(&item));
                 let body = Body::Text(Text::Tree {
                     file: Arc::clone(&file),
-                    node: node.into_owned(),
+                    node: item.into_owned(),
                 });
                 resources.push(RawResource::new(name, hash, body));
             }
@@ -193,6 +134,35 @@ fn split_tree(file: &str, tree: Node<'_>, expected: &str) -> Result<Discovery, D
         }
     }
     finish(response.version_info, resources, report)
+}
+
+/// A resource that stays unread; `None` when it is not as it should be, or in a
+/// wrapper.
+fn unread(item: &Node<'_>, expected: &str, file: &Arc<str>) -> Option<RawResource> {
+    let Value::Unread(unread) = &item.value else {
+        return None;
+    };
+    let (mut url, mut name) = (None, None);
+    for (key, text) in unread.strings() {
+        match &*key {
+            TYPE => url = Some(text),
+            key if name_keys(expected).contains(&key) => name = Some(text),
+            _ => continue,
+        }
+        if let (Some(url), Some(name)) = (&url, &name) {
+            if type_of_url(url) != expected || name.is_empty() {
+                return None;
+            }
+            let (name, text) = (name.clone().into_owned(), unread.text());
+            let body = Body::Text(Text::Json {
+                file: Arc::clone(file),
+                text: text.into(),
+                start: item.mark,
+            });
+            return Some(RawResource::new(name, hash::bytes(text.as_bytes()), body));
+        }
+    }
+    None
 }
 
 /// A resource out of its wrapper, if it is in one.
@@ -223,10 +193,7 @@ fn name<'n>(node: &'n Node<'_>, expected: &str) -> Result<&'n str, (Mark, String
     if type_of_url(url) != expected {
         return Err((found.mark, mismatch(expected, url)));
     }
-    let keys: &[&str] = match is_assignment(expected) {
-        true => &["cluster_name", "clusterName"],
-        false => &["name"],
-    };
+    let keys = name_keys(expected);
     let Some(name) = keys.iter().find_map(|key| node.get(key)) else {
         return Err((node.mark, format!("{} is required", keys[0])));
     };
@@ -306,7 +273,11 @@ pub(super) fn mismatch(expected: &str, found: &str) -> String {
     format!("expected {expected}, found {}", type_of_url(found))
 }
 
-/// Endpoints are the one resource whose name is called otherwise.
-fn is_assignment(expected: &str) -> bool {
-    expected == ClusterLoadAssignment::full_name()
+/// The keys of a resource's name. Endpoints are the one resource whose name is
+/// called otherwise.
+fn name_keys(expected: &str) -> &'static [&'static str] {
+    match expected == ClusterLoadAssignment::full_name() {
+        true => &["cluster_name", "clusterName"],
+        false => &["name"],
+    }
 }

@@ -157,19 +157,20 @@ impl Document {
         &self.file
     }
 
-    /// The text of a JSON document.
-    pub(super) fn json(&self) -> Option<&str> {
-        match &self.content {
-            Content::Json(text) => Some(text),
-            _ => None,
-        }
-    }
-
     /// The tree of a document that has one.
     pub(super) fn tree(&self) -> Result<Option<Node<'_>>, ConfigError> {
+        self.tree_up_to(json::ALL)
+    }
+
+    /// The tree of a document that has one, in which the maps of lists may be unread.
+    pub(super) fn outline(&self) -> Result<Option<Node<'_>>, ConfigError> {
+        self.tree_up_to(0)
+    }
+
+    fn tree_up_to(&self, most: usize) -> Result<Option<Node<'_>>, ConfigError> {
         let tree = match &self.content {
             Content::Yaml(text) => yaml::parse(text),
-            Content::Json(text) => json::parse(text),
+            Content::Json(text) => json::parse(text, most),
             Content::Binary(_) | Content::ProtoText(_) => return Ok(None),
         };
         let tree = match tree {

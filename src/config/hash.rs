@@ -16,7 +16,7 @@ pub fn hasher() -> impl Hasher {
     FixedState::default().build_hasher()
 }
 
-/// A hash of a value of a document, whatever its layout.
+/// A hash of a value of a document, whatever its layout, but for what is unread.
 pub fn node(node: &Node<'_>) -> u64 {
     let mut hasher = FixedState::default().build_hasher();
     add(&node.value, &mut hasher);
@@ -42,5 +42,6 @@ fn add(value: &Value<'_>, hasher: &mut impl Hasher) {
                 add(&entry.value.value, hasher);
             }
         }
+        Value::Unread(unread) => unread.text().hash(hasher),
     }
 }

@@ -38,7 +38,10 @@ impl<'p> Reading<'p> {
     pub fn after(before: &'p Parts) -> Self {
         Self {
             before,
-            now: RefCell::default(),
+            now: RefCell::new(Known::with_capacity_and_hasher(
+                before.0.len(),
+                RandomState::default(),
+            )),
         }
     }
 

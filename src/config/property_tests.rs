@@ -11,7 +11,7 @@ use prost_reflect::{
 use super::{
     Discovery, Document, Format, RawResource,
     document::descriptor,
-    json,
+    json::{self, ALL},
     place::Report,
     position,
     print::{to_dynamic, to_json},
@@ -51,6 +51,7 @@ fn without_places(node: &Node<'_>) -> serde_json::Value {
             .iter()
             .map(|entry| (entry.key.clone().into_owned(), without_places(&entry.value)))
             .collect(),
+        tree::Value::Unread(unread) => panic!("{} is unread", unread.text()),
     }
 }
 
@@ -61,7 +62,16 @@ proptest! {
             true => serde_json::to_string_pretty(&value),
             false => serde_json::to_string(&value),
         }.unwrap();
-        prop_assert_eq!(without_places(&json::parse(&text).unwrap()), value);
+        prop_assert_eq!(without_places(&json::parse(&text, ALL).unwrap()), value);
+    }
+
+    #[test]
+    fn what_stays_unread_is_read_as_the_whole_is(value in values(), most in 0..4usize) {
+        let text = serde_json::to_string_pretty(&value).unwrap();
+        let outline = json::parse(&text, most).unwrap();
+        let whole = json::parse(&text, ALL).unwrap();
+        // Places and all.
+        prop_assert_eq!(outline.read().unwrap().into_owned(), whole);
     }
 
     #[test]
@@ -80,7 +90,13 @@ proptest! {
         text.splice(at..=at, with.chars());
         let text: String = text.into_iter().collect();
         let expected = serde_json::from_str::<serde_json::Value>(&text);
-        match json::parse(&text) {
+        // What is broken is seen whether it is read or not; a key that stands twice
+        // is seen when it is read.
+        match (json::parse(&text, 0), json::parse(&text, ALL)) {
+            (Ok(outline), whole) => prop_assert_eq!(outline.read().map(|n| n.into_owned()), whole),
+            (outline, whole) => prop_assert_eq!(outline, whole),
+        }
+        match json::parse(&text, ALL) {
             // More passes than JSON allows.
             Ok(node) => if let Ok(expected) = expected {
                 prop_assert_eq!(without_places(&node), expected);
@@ -96,7 +112,7 @@ proptest! {
     #[test]
     fn no_text_makes_a_reader_panic(text in "[a-z0-9:\\-\\[\\]{},&*!|>#'\"\\\\ \n\t]{0,80}") {
         let report = Report::new();
-        for (tree, file) in [(yaml::parse(&text), "y"), (json::parse(&text), "j")] {
+        for (tree, file) in [(yaml::parse(&text), "y"), (json::parse(&text, ALL), "j")] {
             if let Ok(tree) = tree {
                 reader(file).message(&tree, &descriptor::<Bootstrap>(), &report.root());
             }
@@ -169,7 +185,7 @@ proptest! {
         let message = maker.message(&descriptor::<Bootstrap>(), 5);
         let text = to_json(&message);
         let report = Report::new();
-        for tree in [json::parse(&text), yaml::parse(&text)] {
+        for tree in [json::parse(&text, ALL), yaml::parse(&text)] {
             let read = reader("x").message(&tree.unwrap(), &message.descriptor(), &report.root());
             prop_assert_eq!(report.to_string(), "");
             prop_assert_eq!(to_json(&read), text.as_str());

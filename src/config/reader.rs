@@ -21,7 +21,7 @@ use super::{
     scalar::{self, Refused},
     strictness::{Strictness, Unknown},
     suggest,
-    tree::{Entry, Mark, Node, Value, quoted, quoted_up_to},
+    tree::{Entry, Mark, Node, SyntaxError, Value, quoted, quoted_up_to},
     well_known,
 };
 
@@ -94,6 +94,11 @@ impl Reader<'_> {
 
     /// Reads a message, `None` when there is nothing in it that can be read.
     fn read(&self, node: &Node<'_>, desc: &MessageDescriptor, at: &At<'_>) -> Option<Read> {
+        let is_not_read = |error: SyntaxError| self.error(at, error.mark, error.message);
+        if let Value::Unread(unread) = &node.value {
+            let node = unread.read(node.mark, LONG).map_err(is_not_read).ok()?;
+            return self.read(&node, desc, at);
+        }
         if let Some(name) = desc.full_name().strip_prefix("google.protobuf.") {
             // What has a form of its own may also be written as the message it is.
             let is_map = matches!(node.value, Value::Map(_));
@@ -109,11 +114,14 @@ impl Reader<'_> {
                 _ => {}
             }
             let has_own_form = !is_map || matches!(name, "Struct" | "Value" | "ListValue");
-            if has_own_form && let Some(read) = well_known::read(name, node, desc) {
-                return read
-                    .map(Read::from)
-                    .map_err(|(mark, message)| self.error(at, mark, message))
-                    .ok();
+            if has_own_form {
+                let whole = node.read().map_err(is_not_read).ok()?;
+                if let Some(read) = well_known::read(name, &whole, desc) {
+                    return read
+                        .map(Read::from)
+                        .map_err(|(mark, message)| self.error(at, mark, message))
+                        .ok();
+                }
             }
         }
         match &node.value {

@@ -12,7 +12,7 @@ use super::{
     discovery::mismatch,
     document::{descriptor, place},
     hash, json,
-    parts::{Parts, Reading},
+    parts::{LONG, Parts, Reading},
     place::{ConfigError, Position, Report, Reported},
     position,
     reader::Reader,
@@ -195,18 +195,32 @@ impl RawResource {
             Body::Text(text) => {
                 let before = lock(&self.parts).clone().unwrap_or_default();
                 let parts = Reading::after(&before);
-                let encoded = text
-                    .with_tree(|file, start, node| {
+                let read = |parts: Option<&Reading<'_>>, report: &Report| {
+                    let most = parts.map_or(json::ALL, |_| LONG);
+                    let encoded = text.with_tree(most, |file, start, node| {
                         let reader = Reader {
                             file,
                             start,
                             strictness,
                             check_rules: true,
-                            parts: Some(&parts),
+                            parts,
                         };
-                        reader.any_of(node, desc, &at)
-                    })
-                    .map_err(|error| report.push(error))?;
+                        reader.any_of(node, desc, &report.root())
+                    });
+                    encoded.map_err(|error| report.push(error))
+                };
+                // Where there is something wrong, the whole says all of it.
+                let attempt = Report::new();
+                let encoded = match read(Some(&parts), &attempt) {
+                    Ok(encoded) if attempt.is_empty() => {
+                        attempt
+                            .take_warnings()
+                            .into_iter()
+                            .for_each(|w| report.warn(w));
+                        encoded
+                    }
+                    _ => read(None, report)?,
+                };
                 let parts = parts.into_parts();
                 *lock(&self.parts) = (!parts.is_empty()).then(|| Arc::new(parts));
                 encoded
@@ -230,7 +244,7 @@ impl RawResource {
                 return report.locate_since(before, |_| file.as_deref().map(Position::whole));
             }
         };
-        let located = text.with_tree(|file, start, node| {
+        let located = text.with_tree(json::ALL, |file, start, node| {
             report.locate_since(before, |path| {
                 let mark = position::find(node, &position::parse(path));
                 Some(place(file, mark.after(start)))
@@ -250,14 +264,15 @@ fn lock(parts: &Mutex<Option<Arc<Parts>>>) -> MutexGuard<'_, Option<Arc<Parts>>>
 
 impl Text {
     /// Hands out the tree of the resource with the file it is from and the place
-    /// in it from which the tree's places count.
+    /// in it from which the tree's places count. Lists in it are read up to `most`.
     fn with_tree<T>(
         &self,
+        most: usize,
         then: impl FnOnce(&str, Mark, &Node<'_>) -> T,
     ) -> Result<T, ConfigError> {
         match self {
             Self::Tree { file, node } => Ok(then(file, Mark::START, node)),
-            Self::Json { file, text, start } => match json::parse(text) {
+            Self::Json { file, text, start } => match json::parse(text, most) {
                 Ok(node) => Ok(then(file, *start, &node)),
                 Err(error) => Err(ConfigError {
                     path: String::new(),

@@ -5,6 +5,8 @@
 
 use std::{borrow::Cow, collections::HashMap, fmt};
 
+use super::json::{ALL, Unread};
+
 /// How deep lists and maps may nest. The protobuf decoder stops at 100 too.
 pub const MAX_DEPTH: usize = 100;
 
@@ -92,6 +94,8 @@ pub enum Value<'a> {
     List(Vec<Node<'a>>),
     /// A map in the order of the document, without duplicate keys.
     Map(Vec<Entry<'a>>),
+    /// A map or a list that is read when it is needed.
+    Unread(Unread<'a>),
 }
 
 /// One key of a map with its value.
@@ -164,7 +168,53 @@ impl<'a> Node<'a> {
                         })
                         .collect(),
                 ),
+                Value::Unread(unread) => Value::Unread(unread.into_owned()),
             },
+        }
+    }
+
+    /// The same with nothing in it that is unread.
+    ///
+    /// # Errors
+    /// When what was unread has a key twice.
+    pub(super) fn read<'n>(&'n self) -> Result<Cow<'n, Node<'n>>, SyntaxError> {
+        fn is_read(node: &Node<'_>) -> bool {
+            match &node.value {
+                Value::List(items) => items.iter().all(is_read),
+                Value::Map(entries) => entries.iter().all(|entry| is_read(&entry.value)),
+                Value::Unread(_) => false,
+                _ => true,
+            }
+        }
+        fn read<'n>(node: &'n Node<'_>) -> Result<Node<'n>, SyntaxError> {
+            let value = match &node.value {
+                Value::Unread(unread) => return unread.read(node.mark, ALL),
+                Value::Null => Value::Null,
+                Value::Bool(value) => Value::Bool(*value),
+                Value::Number(literal) => Value::Number(Cow::Borrowed(literal)),
+                Value::Text(text) => Value::Text(Cow::Borrowed(text)),
+                Value::List(items) => {
+                    Value::List(items.iter().map(read).collect::<Result<_, _>>()?)
+                }
+                Value::Map(entries) => {
+                    let entries = entries.iter().map(|entry| {
+                        Ok(Entry {
+                            key: Cow::Borrowed(&*entry.key),
+                            mark: entry.mark,
+                            value: read(&entry.value)?,
+                        })
+                    });
+                    Value::Map(entries.collect::<Result<_, _>>()?)
+                }
+            };
+            Ok(Node {
+                mark: node.mark,
+                value,
+            })
+        }
+        match is_read(self) {
+            true => Ok(Cow::Borrowed(self)),
+            false => read(self).map(Cow::Owned),
         }
     }
 
@@ -197,6 +247,8 @@ impl Value<'_> {
             Self::Text(text) => quoted(text),
             Self::List(_) => "a list".to_owned(),
             Self::Map(_) => "a map".to_owned(),
+            Self::Unread(unread) if unread.text().starts_with('[') => "a list".to_owned(),
+            Self::Unread(_) => "a map".to_owned(),
         }
     }
 }

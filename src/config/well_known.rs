@@ -160,6 +160,8 @@ fn value(node: &Node<'_>) -> prost_types::Value {
         Value::Text(text) => Kind::StringValue(text.clone().into_owned()),
         Value::List(items) => Kind::ListValue(list(items)),
         Value::Map(_) => Kind::StructValue(structure(node)),
+        // Whoever calls this has read all of it.
+        Value::Unread(_) => Kind::NullValue(0),
     };
     prost_types::Value { kind: Some(kind) }
 }
