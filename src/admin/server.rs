@@ -22,6 +22,7 @@ use tokio::{
 use crate::{
     access_log::{AccessLogs, Buffers},
     api::envoy::data::accesslog::v3::AccessLogType,
+    codec::{Headers, RequestHead},
     formatter::{FormatContext, HeaderView, Protocol, RequestView, StreamInfo},
     http::stats::{http_stats, listener_http_stats},
     model::listener::{listener_stats, worker_stats},
@@ -215,10 +216,12 @@ impl Server {
         let took = millis(end - info.start);
         self.stats.record(http_stats::downstream_rq_time, took);
         info.response_code = Some(response.status());
+        let asked = RequestHead::from(parts);
+        let answered = Headers::from(response.headers().clone());
         self.access_logs.log(
             &FormatContext {
-                request: RequestView::of(&parts, "http"),
-                response: HeaderView::Map(response.headers()),
+                request: RequestView::of(&asked, "http"),
+                response: HeaderView::Map(&answered),
                 ..FormatContext::of_connection(&info, AccessLogType::DownstreamEnd)
             },
             &self.buffers,

@@ -1,16 +1,22 @@
 //! What is written in the same way by either side.
 
 use bytes::{BufMut, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::Headers;
 
 /// Writes a line for each header.
-pub fn lines(headers: &HeaderMap, out: &mut BytesMut) {
-    for (name, value) in headers {
-        out.put_slice(name.as_str().as_bytes());
-        out.put_slice(b": ");
-        out.put_slice(value.as_bytes());
-        out.put_slice(b"\r\n");
-    }
+pub fn lines(headers: &Headers, out: &mut BytesMut) {
+    headers
+        .iter()
+        .for_each(|(name, value)| line(name, value, out));
+}
+
+fn line(name: &HeaderName, value: &HeaderValue, out: &mut BytesMut) {
+    out.put_slice(name.as_str().as_bytes());
+    out.put_slice(b": ");
+    out.put_slice(value.as_bytes());
+    out.put_slice(b"\r\n");
 }
 
 /// Writes the line before a chunk.
@@ -34,7 +40,9 @@ pub fn chunk_size(n: usize, out: &mut BytesMut) {
 /// Writes the end of a chunked body.
 pub fn last_chunk(trailers: &HeaderMap, out: &mut BytesMut) {
     out.put_slice(b"0\r\n");
-    lines(trailers, out);
+    trailers
+        .iter()
+        .for_each(|(name, value)| line(name, value, out));
     out.put_slice(b"\r\n");
 }
 

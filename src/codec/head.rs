@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderValue;
 
-use super::{HopHeaders, Malformed};
+use super::{Headers, HopHeaders, Malformed, names};
 
 /// Headers parsed without an allocation; a message with more is parsed again
 /// with room up to its limit.
@@ -51,13 +51,13 @@ pub fn headers(
     head: &Bytes,
     places: &Places,
     room: usize,
-) -> Result<(HeaderMap, HopHeaders), Malformed> {
-    let mut headers = HeaderMap::with_capacity(places.len() + room);
+) -> Result<(Headers, HopHeaders), Malformed> {
+    let mut headers = Headers::with_capacity(places.len() + room);
     let mut hop = HopHeaders::default();
     for place in places {
-        let name = HeaderName::from_bytes(&head[place.name()]);
+        let name = names::name(&head[place.name()]);
         let value = HeaderValue::from_maybe_shared(head.slice(place.value()));
-        let (Ok(name), Ok(value)) = (name, value) else {
+        let (Some(name), Ok(value)) = (name, value) else {
             return Err(Malformed("header"));
         };
         hop.note(&name, &value);

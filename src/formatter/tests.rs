@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::{
     DEFAULT_FORMAT, FormatContext, Formatter, HeaderView, JsonFormatter, Protocol, RequestView,
@@ -11,14 +11,18 @@ use super::{
 };
 use crate::{
     api::envoy::config::core::v3::{SubstitutionFormatString, substitution_format_string::Format},
+    codec::Headers,
     config::Report,
     model::testing::read,
 };
 
-fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-    let mut map = HeaderMap::new();
+fn headers(pairs: &[(&'static str, &'static str)]) -> Headers {
+    let mut map = Headers::new();
     for (name, value) in pairs {
-        map.append(*name, HeaderValue::from_static(value));
+        map.append(
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        );
     }
     map
 }
@@ -170,7 +174,7 @@ fn json(yaml: &str, omit: bool) -> String {
     let format = format.unwrap_or_else(|_| panic!("{report}"));
     let mut request = headers(&[("user-agent", "q\"uo")]);
     request.insert(
-        "x-bytes",
+        HeaderName::from_static("x-bytes"),
         HeaderValue::from_bytes(b"q\"uo\\te\xff").unwrap(),
     );
     let info = finished();

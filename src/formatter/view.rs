@@ -1,15 +1,17 @@
 //! What a formatter or a matcher may read of a request or response.
 //!
 //! While a request is being handled its headers are at hand as a
-//! [`HeaderMap`]; when its access log is written they have long gone to the
+//! [`Headers`]; when its access log is written they have long gone to the
 //! upstream. [`Needs`] says which of them the log will ask for, and
 //! [`Captured`] keeps those.
 
 use http::{
-    HeaderMap, Method,
+    Method,
     header::{HOST, HeaderName, HeaderValue},
 };
 use smallvec::SmallVec;
+
+use crate::codec::{Headers, RequestHead};
 
 /// Header fields, whole or the few that were kept.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,7 +20,7 @@ pub enum HeaderView<'a> {
     #[default]
     Absent,
     /// All fields.
-    Map(&'a HeaderMap),
+    Map(&'a Headers),
     /// The fields that were asked for beforehand.
     Captured(&'a [HeaderName], &'a Captured),
 }
@@ -34,7 +36,10 @@ impl<'a> HeaderView<'a> {
     }
 
     /// Every field of this name, in order.
-    pub fn get_all(&self, name: &HeaderName) -> impl Iterator<Item = &'a HeaderValue> + use<'a> {
+    pub fn get_all<'n>(
+        &self,
+        name: &'n HeaderName,
+    ) -> impl Iterator<Item = &'a HeaderValue> + use<'a, 'n> {
         let (map, captured) = match *self {
             Self::Absent => (None, None),
             Self::Map(map) => (Some(map.get_all(name)), None),
@@ -56,11 +61,14 @@ pub struct Captured {
 }
 
 impl Captured {
-    /// Keeps what is asked for.
-    pub fn take(names: &[HeaderName], headers: &HeaderMap) -> Self {
+    /// Keeps what is asked for, of what `all` gives for a name.
+    pub fn take<'a, V>(names: &'a [HeaderName], all: impl Fn(&'a HeaderName) -> V) -> Self
+    where
+        V: Iterator<Item = &'a HeaderValue>,
+    {
         let mut values = SmallVec::new();
         for (index, name) in (0u16..).zip(names) {
-            values.extend(headers.get_all(name).iter().map(|v| (index, v.clone())));
+            values.extend(all(name).map(|v| (index, v.clone())));
         }
         Self { values }
     }
@@ -141,7 +149,7 @@ impl<'a> RequestView<'a> {
     /// when it has one (HTTP/2, absolute form), else from the `host` field.
     ///
     /// A CONNECT has no path, whatever stands in its URI.
-    pub fn of(parts: &'a http::request::Parts, scheme: &'a str) -> Self {
+    pub fn of(parts: &'a RequestHead, scheme: &'a str) -> Self {
         let authority = match parts.uri.authority() {
             Some(authority) => authority.as_str(),
             None => parts
@@ -237,12 +245,21 @@ mod tests {
 
     #[test]
     fn captured_fields_read_like_the_map_they_came_from() {
-        let mut map = HeaderMap::new();
-        map.append("x-a", HeaderValue::from_static("1"));
-        map.append("x-b", HeaderValue::from_static("2"));
-        map.append("x-a", HeaderValue::from_static("3"));
+        let mut map = Headers::new();
+        map.append(
+            HeaderName::from_static("x-a"),
+            HeaderValue::from_static("1"),
+        );
+        map.append(
+            HeaderName::from_static("x-b"),
+            HeaderValue::from_static("2"),
+        );
+        map.append(
+            HeaderName::from_static("x-a"),
+            HeaderValue::from_static("3"),
+        );
         let names = ["x-b", "x-a", "x-none"].map(HeaderName::from_static);
-        let captured = Captured::take(&names, &map);
+        let captured = Captured::take(&names, |name| map.get_all(name));
         let view = HeaderView::Captured(&names, &captured);
         for name in &names {
             let of = |v: HeaderView<'_>| v.get_all(name).cloned().collect::<Vec<_>>();

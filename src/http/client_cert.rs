@@ -4,14 +4,14 @@
 use std::cell::RefCell;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 
 use super::{
     config::{CertDetails, ForwardClientCert},
     names,
     request::append,
 };
-use crate::net::TlsInfo;
+use crate::{codec::Headers, net::TlsInfo};
 
 /// The header's value for one connection, prepared at its first request.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ impl ClientCert {
     /// may have come with the request.
     pub(super) fn apply(
         &self,
-        headers: &mut HeaderMap,
+        headers: &mut Headers,
         present: bool,
         policy: ForwardClientCert,
         tls: Option<&TlsInfo>,
@@ -45,7 +45,7 @@ impl ClientCert {
                 }
             }
             ForwardClientCert::SanitizeSet(details) => match self.value(details, tls) {
-                Some(value) => drop(headers.insert(names::X_FORWARDED_CLIENT_CERT, value)),
+                Some(value) => headers.insert(names::X_FORWARDED_CLIENT_CERT, value),
                 None => drop(headers.remove(names::X_FORWARDED_CLIENT_CERT)),
             },
         }

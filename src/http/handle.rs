@@ -2,13 +2,13 @@
 
 use std::rc::Rc;
 
-use http::{HeaderValue, Method, Response, StatusCode, Version, header, request::Parts};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 
 use super::{
     LocalReply, RequestBody, ResponseBody, StreamError,
     config::{ConnectionManager, protocol::Underscores},
     connection::Session,
-    filters::{Passing, filter::ResponseHead, router},
+    filters::{Passing, router},
     path::{self, Normalized},
     request::{self, Seen},
     response,
@@ -19,9 +19,18 @@ use super::{
     upgrade::{self, Kind, Tunnel, Upgrade},
 };
 use crate::{
+    codec::{Headers, RequestHead, ResponseHead},
     formatter::{HeaderView, ResponseFlag, is_grpc_content_type},
     model::route::{Action, DirectResponse, Outcome, RouteHandle, https_location},
 };
+
+/// The answer to a request.
+pub(super) struct Response {
+    /// Its head.
+    pub head: ResponseHead,
+    /// Its body, and with it the rest of the stream's life.
+    pub body: ResponseBody,
+}
 
 /// Serves one request. The body of the response may turn out to be a tunnel, which
 /// the codec takes out and runs ([`ResponseBody::take_tunnel`]).
@@ -30,9 +39,9 @@ use crate::{
 /// When there is nothing left but to cut the stream.
 pub(super) async fn handle(
     session: Rc<Session>,
-    parts: Parts,
+    parts: RequestHead,
     mut body: RequestBody,
-) -> Result<Response<ResponseBody>, StreamError> {
+) -> Result<Response, StreamError> {
     let managed = session.current();
     let mut stream = Stream::begin(session, managed, parts);
     stream.request_received = body.is_received();
@@ -112,7 +121,7 @@ fn admit(stream: &mut Stream) -> Result<(Seen, Option<Upgrade>, Found), LocalRep
                 .flag(ResponseFlag::NoRouteFound),
         );
     }
-    check_host(stream, seen)?;
+    check_host(stream)?;
     if seen.underscore {
         mind_underscores(stream, manager)?;
     }
@@ -162,24 +171,17 @@ fn check_version(stream: &mut Stream, manager: &ConnectionManager) -> Result<(),
         return Err(reply.closing());
     }
     if let Some(host) = &manager.http1.default_host {
-        stream
-            .request
-            .headers
-            .entry(header::HOST)
-            .or_insert_with(|| host.clone());
+        let headers = &mut stream.request.headers;
+        headers.insert_if_absent(header::HOST, || host.clone());
     }
     Ok(())
 }
 
 /// A request has one host; what to make of two, each proxy on its way would
 /// decide for itself (RFC 9112, 3.2).
-fn check_host(stream: &Stream, seen: Seen) -> Result<(), LocalReply> {
+fn check_host(stream: &Stream) -> Result<(), LocalReply> {
     let headers = &stream.request.headers;
-    if seen.host && headers.keys_len() == headers.len() {
-        // One of each.
-        return Ok(());
-    }
-    let mut hosts = headers.get_all(header::HOST).iter();
+    let mut hosts = headers.get_all(header::HOST);
     let details = match (hosts.next(), hosts.next()) {
         (Some(_), None) => return Ok(()),
         (None, _) => "missing_host_header",
@@ -318,30 +320,31 @@ fn direct_reply(stream: &Stream, direct: &DirectResponse) -> LocalReply {
 }
 
 /// Sends an answer of this proxy's own.
-fn answer(mut stream: Box<Stream>, mut reply: LocalReply) -> Response<ResponseBody> {
+fn answer(mut stream: Box<Stream>, mut reply: LocalReply) -> Response {
     if let Some(flag) = reply.flag {
         stream.flag(flag);
     }
     stream.info.response_code_details = Some(std::mem::take(&mut reply.details));
     // The rules see neither the status nor what describes the body, as in Envoy.
-    let mut headers = reply.take_headers();
+    let mut head = ResponseHead {
+        status: reply.status,
+        headers: reply.take_headers(),
+        ..ResponseHead::default()
+    };
     if let Some(route) = stream.route.clone()
         && route.rewrites_responses(None)
     {
         let context = stream.context(HeaderView::Absent);
-        route.rewrite_response(reply.status, &mut headers, None, &context);
+        route.rewrite_response(reply.status, &mut head.headers, None, &context);
     }
     let content_type = stream.request.headers.get(header::CONTENT_TYPE);
     match content_type.is_some_and(|value| is_grpc_content_type(value.as_bytes())) {
-        true => reply.describe_as_grpc(&mut headers),
-        false => reply.describe_body(&mut headers),
+        true => reply.describe_as_grpc(&mut head.headers),
+        false => reply.describe_body(&mut head.headers),
     }
-    let mut status = reply.status;
-    stream.info.response_code = Some(status);
-    stream.filter_response(&mut ResponseHead {
-        status: &mut status,
-        headers: &mut headers,
-    });
+    head.status = reply.status;
+    stream.info.response_code = Some(head.status);
+    stream.filter_response(&mut head);
     let connect = stream.request.method == Method::CONNECT;
     // As Envoy, rather than read on for a body that nobody wants.
     if (reply.close || connect || !stream.request_received) && !stream.session.is_http2() {
@@ -357,41 +360,34 @@ fn answer(mut stream: Box<Stream>, mut reply: LocalReply) -> Response<ResponseBo
         true => Source::Empty,
         false => Source::Full(reply.body),
     };
-    respond(stream, status, headers, source, false)
+    respond(stream, head, source)
 }
 
 /// Passes an upstream's response on.
 fn pass_on(
     mut stream: Box<Stream>,
-    mut head: http::response::Parts,
+    mut head: ResponseHead,
     source: Source,
     upgrade: Option<Upgrade>,
-) -> Response<ResponseBody> {
-    stream.filter_response(&mut ResponseHead {
-        status: &mut head.status,
-        headers: &mut head.headers,
-    });
-    let (mut status, mut headers) = (head.status, head.headers);
+) -> Response {
+    stream.filter_response(&mut head);
     match upgrade {
-        Some(upgrade) if upgrade.is_accepted_by(status) => {
+        Some(upgrade) if upgrade.is_accepted_by(head.status) => {
             if upgrade.kind() == Kind::Connect {
                 // What follows has no length (RFC 9110, 9.3.6).
-                headers.remove(header::CONTENT_LENGTH);
+                head.headers.remove(header::CONTENT_LENGTH);
             } else if !stream.session.is_http2() {
-                upgrade::complete_answer(&stream.request.headers, &mut headers);
+                upgrade::complete_answer(&stream.request.headers, &mut head.headers);
             }
-            finish_headers(&mut stream, &mut headers, true);
-            stream.responds(status, &headers);
+            finish_headers(&mut stream, &mut head.headers, true);
+            stream.responds(head.status, &head.headers);
             if stream.session.is_http2() {
-                upgrade::into_accepted(&mut status, &mut headers);
+                upgrade::into_accepted(&mut head.status, &mut head.headers);
             }
-            let tunnel = Tunnel::new(stream, source);
-            let mut response = Response::new(ResponseBody::tunnel(tunnel));
-            *response.status_mut() = status;
-            *response.headers_mut() = headers;
-            response
+            let body = ResponseBody::tunnel(Tunnel::new(stream, source));
+            Response { head, body }
         }
-        _ if status == StatusCode::SWITCHING_PROTOCOLS => {
+        _ if head.status == StatusCode::SWITCHING_PROTOCOLS => {
             let reply = LocalReply::empty(StatusCode::BAD_GATEWAY, "protocol_error");
             answer(stream, reply)
         }
@@ -401,12 +397,12 @@ fn pass_on(
                 // The client may have begun to speak into the tunnel.
                 stream.session.close();
             }
-            respond(stream, status, headers, source, false)
+            respond(stream, head, source)
         }
     }
 }
 
-fn finish_headers(stream: &mut Stream, headers: &mut http::HeaderMap, upgrade: bool) {
+fn finish_headers(stream: &mut Stream, headers: &mut Headers, upgrade: bool) {
     let now = stream.info.timing.first_upstream_rx;
     let now = now.unwrap_or_else(std::time::Instant::now);
     let date = stream.session.worker().clock.date(now);
@@ -427,25 +423,15 @@ fn finish_headers(stream: &mut Stream, headers: &mut http::HeaderMap, upgrade: b
     }
 }
 
-fn respond(
-    mut stream: Box<Stream>,
-    status: StatusCode,
-    headers: http::HeaderMap,
-    source: Source,
-    upgrade: bool,
-) -> Response<ResponseBody> {
-    let mut headers = headers;
-    finish_headers(&mut stream, &mut headers, upgrade);
-    stream.responds(status, &headers);
+fn respond(mut stream: Box<Stream>, mut head: ResponseHead, source: Source) -> Response {
+    finish_headers(&mut stream, &mut head.headers, false);
+    stream.responds(head.status, &head.headers);
     let head_request = stream.request.method == Method::HEAD;
     let body = match source {
         Source::Empty if head_request => ResponseBody::bodiless(stream),
         source => ResponseBody::new(source, stream),
     };
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    response
+    Response { head, body }
 }
 
 #[cfg(test)]
@@ -453,7 +439,7 @@ mod tests {
     use super::*;
 
     fn size_of_future<F: std::future::Future>(
-        _: fn(Rc<Session>, Parts, RequestBody) -> F,
+        _: fn(Rc<Session>, RequestHead, RequestBody) -> F,
     ) -> usize {
         size_of::<F>()
     }
@@ -462,9 +448,9 @@ mod tests {
     fn a_request_is_small_while_it_waits() {
         fn call(
             session: Rc<Session>,
-            parts: Parts,
+            parts: RequestHead,
             body: RequestBody,
-        ) -> impl Future<Output = Result<Response<ResponseBody>, StreamError>> {
+        ) -> impl Future<Output = Result<Response, StreamError>> {
             handle(session, parts, body)
         }
         // Moved once into the connection's place for it; kept for each stream of HTTP/2.

@@ -9,6 +9,8 @@ macro_rules! names {
 }
 
 names! {
+    GRPC_MESSAGE = "grpc-message";
+    GRPC_STATUS = "grpc-status";
     KEEP_ALIVE = "keep-alive";
     PROXY_CONNECTION = "proxy-connection";
     X_FORWARDED_FOR = "x-forwarded-for";

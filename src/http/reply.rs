@@ -1,9 +1,10 @@
 //! Answers that this proxy gives by itself.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 
-use crate::formatter::ResponseFlag;
+use super::names;
+use crate::{codec::Headers, formatter::ResponseFlag};
 
 /// The `grpc-status` of a call that took too long.
 pub const DEADLINE_EXCEEDED: &str = "4";
@@ -85,8 +86,8 @@ impl LocalReply {
     }
 
     /// Its headers but for those that describe its body, for header rules to change.
-    pub fn take_headers(&mut self) -> HeaderMap {
-        let mut headers = HeaderMap::with_capacity(8);
+    pub fn take_headers(&mut self) -> Headers {
+        let mut headers = Headers::with_capacity(8);
         self.headers.retain(|(name, value)| {
             let describes_body = name == header::CONTENT_TYPE;
             if !describes_body {
@@ -98,7 +99,7 @@ impl LocalReply {
     }
 
     /// Adds the headers that describe its body, once the rules have been followed.
-    pub fn describe_body(&self, headers: &mut HeaderMap) {
+    pub fn describe_body(&self, headers: &mut Headers) {
         headers.remove(header::CONTENT_LENGTH);
         if self.body.is_empty() {
             headers.remove(header::CONTENT_TYPE);
@@ -108,14 +109,14 @@ impl LocalReply {
         for (name, value) in &self.headers {
             headers.insert(name.clone(), value.clone());
         }
-        headers
-            .entry(header::CONTENT_TYPE)
-            .or_insert(HeaderValue::from_static("text/plain"));
+        headers.insert_if_absent(header::CONTENT_TYPE, || {
+            HeaderValue::from_static("text/plain")
+        });
     }
 
     /// Makes it one that a gRPC client understands: no body, and the status in
     /// what count as trailers.
-    pub fn describe_as_grpc(&mut self, headers: &mut HeaderMap) {
+    pub fn describe_as_grpc(&mut self, headers: &mut Headers) {
         let status = self.grpc_status.unwrap_or(match self.status.as_u16() {
             400 => "13",
             401 => "16",
@@ -130,10 +131,10 @@ impl LocalReply {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/grpc"),
         );
-        headers.insert("grpc-status", HeaderValue::from_static(status));
+        headers.insert(names::GRPC_STATUS, HeaderValue::from_static(status));
         let body = std::mem::take(&mut self.body);
         if !body.is_empty() {
-            headers.insert("grpc-message", percent_encoded(&body));
+            headers.insert(names::GRPC_MESSAGE, percent_encoded(&body));
         }
     }
 }

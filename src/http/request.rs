@@ -4,10 +4,13 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use http::{HeaderName, HeaderValue, Uri, header};
 
 use super::{client_cert::ClientCert, config::ConnectionManager, names, request_id};
-use crate::net::{ConnectionInfo, TlsInfo};
+use crate::{
+    codec::Headers,
+    net::{ConnectionInfo, TlsInfo},
+};
 
 /// Headers an external client may not set.
 const EXTERNAL_MAY_NOT: [HeaderName; 14] = [
@@ -41,8 +44,6 @@ const EDGE_MAY_NOT: [HeaderName; 4] = [
 pub struct Seen {
     /// `connection` or `upgrade`.
     pub connection: bool,
-    /// `host`.
-    pub host: bool,
     /// Any other that belongs to one hop, or `expect`.
     hop: bool,
     /// Any `x-envoy-`.
@@ -64,7 +65,7 @@ impl Seen {
     }
 
     /// Looks over the names.
-    pub fn of(headers: &HeaderMap, underscores: bool) -> Self {
+    pub fn of(headers: &Headers, underscores: bool) -> Self {
         let mut seen = Self::default();
         for name in headers.keys() {
             let text = name.as_str();
@@ -86,7 +87,6 @@ impl Seen {
                         || *name == names::PROXY_CONNECTION
                         || *name == header::EXPECT;
                 }
-                b'h' => seen.host |= *name == header::HOST,
                 b'r' => seen.referer |= *name == header::REFERER,
                 _ => {}
             }
@@ -112,7 +112,7 @@ pub struct Origin {
 /// # Errors
 /// When it names one that routing or trust depends on: a request may not talk
 /// this proxy out of those.
-pub fn drop_nominated(headers: &mut HeaderMap) -> Result<(), ()> {
+pub fn drop_nominated(headers: &mut Headers) -> Result<(), ()> {
     const KEPT: [HeaderName; 4] = [
         header::HOST,
         names::X_FORWARDED_FOR,
@@ -191,7 +191,7 @@ impl PeerHeaders {
 /// Applies the connection manager's rules to a request's headers. `random`
 /// gives random bits, for a request id.
 pub fn prepare(
-    headers: &mut HeaderMap,
+    headers: &mut Headers,
     seen: Seen,
     upgrade: bool,
     manager: &ConnectionManager,
@@ -330,54 +330,51 @@ pub fn prepare(
 }
 
 /// Only `trailers` means anything beyond this hop.
-fn keep_te_trailers(headers: &mut HeaderMap) {
-    let trailers = headers.get_all(header::TE).iter().any(|value| {
+fn keep_te_trailers(headers: &mut Headers) {
+    let trailers = headers.get_all(header::TE).any(|value| {
         value
             .as_bytes()
             .split(|b| *b == b',')
             .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
     });
     match trailers {
-        true => drop(headers.insert(header::TE, HeaderValue::from_static("trailers"))),
+        true => headers.insert(header::TE, HeaderValue::from_static("trailers")),
         false => drop(headers.remove(header::TE)),
     }
 }
 
 /// A referer that is not one URL is removed.
-fn check_referer(headers: &mut HeaderMap) {
-    let mut referers = headers.get_all(header::REFERER).iter();
-    let first = referers.next().and_then(|r| r.to_str().ok());
-    let valid = referers.next().is_none() && first.is_some_and(|r| r.parse::<Uri>().is_ok());
-    if !valid {
+fn check_referer(headers: &mut Headers) {
+    let is_one_url = {
+        let mut referers = headers.get_all(header::REFERER);
+        let first = referers.next().and_then(|r| r.to_str().ok());
+        referers.next().is_none() && first.is_some_and(|r| r.parse::<Uri>().is_ok())
+    };
+    if !is_one_url {
         headers.remove(header::REFERER);
     }
 }
 
 /// Appends to a header that is a list, in one line.
-pub fn append(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue, between: &[u8]) {
-    let entry = match headers.entry(name) {
-        header::Entry::Vacant(entry) => {
-            entry.insert(value.clone());
-            return;
-        }
-        header::Entry::Occupied(entry) => entry,
-    };
+pub fn append(headers: &mut Headers, name: HeaderName, value: &HeaderValue, between: &[u8]) {
+    if !headers.contains_key(&name) {
+        return headers.append(name, value.clone());
+    }
     let mut all = Vec::with_capacity(64);
-    for old in entry.iter() {
+    for old in headers.get_all(&name) {
         all.extend_from_slice(old.as_bytes());
         all.extend_from_slice(between);
     }
     all.extend_from_slice(value.as_bytes());
     if let Ok(all) = HeaderValue::from_maybe_shared(bytes::Bytes::from(all)) {
-        let mut entry = entry;
-        entry.insert(all);
+        headers.insert(name, all);
     }
 }
 
 /// The address so many places from the end of `x-forwarded-for`, and whether it
 /// stands there alone.
-fn last_address(headers: &HeaderMap, hops: u32) -> Option<(IpAddr, bool)> {
-    let mut values = headers.get_all(names::X_FORWARDED_FOR).iter();
+fn last_address(headers: &Headers, hops: u32) -> Option<(IpAddr, bool)> {
+    let mut values = headers.get_all(names::X_FORWARDED_FOR);
     let first = values.next()?.to_str().ok()?;
     let joined;
     let all = match values.next() {
@@ -403,7 +400,7 @@ mod tests {
 
     #[test]
     fn the_trusted_address_is_counted_from_the_end() {
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         headers.append(
             names::X_FORWARDED_FOR,
             HeaderValue::from_static("1.1.1.1, 2.2.2.2"),
@@ -418,9 +415,12 @@ mod tests {
     #[test]
     fn nominated_headers_go_but_not_those_that_trust_rests_on() {
         let request = |nominated: &'static str| {
-            let mut headers = HeaderMap::new();
+            let mut headers = Headers::new();
             headers.insert(header::CONNECTION, HeaderValue::from_static(nominated));
-            headers.insert("foo", HeaderValue::from_static("1"));
+            headers.insert(
+                HeaderName::from_static("foo"),
+                HeaderValue::from_static("1"),
+            );
             drop_nominated(&mut headers).map(|()| headers.contains_key("foo"))
         };
         assert_eq!(request("close, Foo"), Ok(false));
@@ -431,7 +431,7 @@ mod tests {
 
     #[test]
     fn lists_grow_in_one_line() {
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         append(
             &mut headers,
             header::VIA,

@@ -1,17 +1,18 @@
 //! What the connection manager does to a response before it is sent.
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderValue, header};
 
 use super::{
     config::{ConnectionManager, ServerHeader},
     names,
     request::append,
 };
+use crate::codec::Headers;
 
 /// Applies `ConnectionManagerUtility::mutateResponseHeaders` and the base
 /// headers. `upgrade` says that this response accepts one.
 pub fn finish(
-    headers: &mut HeaderMap,
+    headers: &mut Headers,
     upgrade: bool,
     manager: &ConnectionManager,
     date: HeaderValue,
@@ -41,15 +42,13 @@ pub fn finish(
         headers.remove(names::KEEP_ALIVE);
         headers.remove(names::PROXY_CONNECTION);
     }
-    headers.entry(header::DATE).or_insert(date);
+    headers.insert_if_absent(header::DATE, || date);
     match manager.server_header {
         ServerHeader::Overwrite => {
             headers.insert(header::SERVER, manager.server_name.clone());
         }
         ServerHeader::AppendIfAbsent => {
-            headers
-                .entry(header::SERVER)
-                .or_insert_with(|| manager.server_name.clone());
+            headers.insert_if_absent(header::SERVER, || manager.server_name.clone());
         }
         ServerHeader::PassThrough => {}
     }

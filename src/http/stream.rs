@@ -7,19 +7,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::{
     alarm::Alarm,
     config::ConnectionManager,
     connection::{Managed, Session},
-    filters::{Passing, filter::ResponseHead},
+    filters::Passing,
     names,
     request::Origin,
     stats::{http_stats, listener_http_stats},
 };
 use crate::{
     api::envoy::data::accesslog::v3::AccessLogType,
+    codec::{Headers, RequestHead, ResponseHead},
     formatter::{Captured, FormatContext, HeaderView, RequestView, ResponseFlag, StreamInfo},
     model::route::RouteHandle,
     upstream::{Endpoint, HostStat, Priority, Resource, WorkerCluster, stats::cluster_stats},
@@ -98,7 +99,7 @@ pub struct Stream {
     /// The connection manager in force when it began.
     pub managed: Managed,
     /// The request, in the form in which it is sent on.
-    pub request: Parts,
+    pub request: RequestHead,
     /// What was settled about its client.
     pub origin: Origin,
     /// What the access log prints.
@@ -141,7 +142,7 @@ impl Stream {
         self.managed.manager()
     }
 
-    pub(super) fn begin(session: Rc<Session>, managed: Managed, request: Parts) -> Box<Self> {
+    pub(super) fn begin(session: Rc<Session>, managed: Managed, request: RequestHead) -> Box<Self> {
         let now = Instant::now();
         let manager = managed.manager();
         let stats = &manager.stats;
@@ -243,7 +244,7 @@ impl Stream {
     }
 
     /// Counts a response that begins, and keeps what the log will ask for.
-    pub(super) fn responds(&mut self, status: StatusCode, headers: &HeaderMap) {
+    pub(super) fn responds(&mut self, status: StatusCode, headers: &Headers) {
         let manager = self.managed.manager();
         self.info.response_code = Some(status);
         manager.stats.inc(http_class(status));
@@ -253,12 +254,14 @@ impl Stream {
         listener.inc(listener_http_stats::downstream_rq_completed);
         let needs = manager.access_logs.needs();
         if !needs.response.is_empty() {
-            self.response = Some(Box::new(Captured::take(&needs.response, headers)));
+            self.response = Some(Box::new(Captured::take(&needs.response, |name| {
+                headers.get_all(name)
+            })));
         }
     }
 
     /// Leads the head of a response past the filters.
-    pub(super) fn filter_response(&mut self, head: &mut ResponseHead<'_>) {
+    pub(super) fn filter_response(&mut self, head: &mut ResponseHead) {
         if self.managed.manager().filters.is_empty() {
             return;
         }
@@ -282,7 +285,9 @@ impl Stream {
     pub(super) fn saw_trailers(&mut self, trailers: &HeaderMap) {
         let needs = self.managed.manager().access_logs.needs();
         if !needs.trailers.is_empty() {
-            self.trailers = Some(Box::new(Captured::take(&needs.trailers, trailers)));
+            self.trailers = Some(Box::new(Captured::take(&needs.trailers, |name| {
+                trailers.get_all(name).iter()
+            })));
         }
     }
 

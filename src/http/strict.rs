@@ -1,10 +1,10 @@
 //! What an HTTP/1 request may not say though its head can be read, because the
 //! next server on its way could take it in another way.
 
-use http::{HeaderValue, StatusCode, header, request::Parts};
+use http::{HeaderValue, StatusCode, header};
 
 use super::LocalReply;
-use crate::formatter::ResponseFlag;
+use crate::{codec::RequestHead, formatter::ResponseFlag};
 
 /// Methods that pass without `allow_custom_methods`: Envoy's list.
 const METHODS: [&str; 34] = [
@@ -48,14 +48,14 @@ const METHODS: [&str; 34] = [
 ///
 /// # Errors
 /// The answer to give, after which the connection closes.
-pub fn check(request: &Parts, custom_methods: bool) -> Result<(), LocalReply> {
+pub fn check(request: &RequestHead, custom_methods: bool) -> Result<(), LocalReply> {
     let headers = &request.headers;
     let method = request.method.as_str();
     let common = matches!(method, "GET" | "POST" | "PUT" | "HEAD" | "DELETE");
     if !common && !custom_methods && !METHODS.contains(&method) {
         return Err(bad_request("http1.codec_error"));
     }
-    if !headers.get_all(header::HOST).iter().all(is_authority) {
+    if !headers.get_all(header::HOST).all(is_authority) {
         return Err(bad_request("http.invalid_authority"));
     }
     Ok(())
@@ -82,7 +82,7 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let parts = request.body(()).unwrap().into_parts().0;
+        let parts = request.body(()).unwrap().into_parts().0.into();
         check(&parts, custom_methods).map_or_else(|reply| reply.status.as_u16(), |()| 200)
     }
 

@@ -2,19 +2,21 @@
 //! codec: the target in origin form, the authority in `host`.
 
 use http::{
-    HeaderMap, HeaderValue, Method, Uri, header,
-    request::Parts,
+    HeaderValue, Method, Uri, header,
     uri::{self, PathAndQuery},
 };
 
 use super::config::{ConnectionManager, StripPort};
-use crate::net::Address;
+use crate::{
+    codec::{Headers, RequestHead},
+    net::Address,
+};
 
 /// Brings the target into origin form and the authority into `host`.
 ///
 /// # Errors
 /// Gives `Err` when there is no path to route by.
-pub fn to_origin_form(parts: &mut Parts) -> Result<(), ()> {
+pub fn to_origin_form(parts: &mut RequestHead) -> Result<(), ()> {
     if parts.uri.authority().is_none() {
         return match parts.uri.path().starts_with('/') {
             true => Ok(()),
@@ -48,14 +50,14 @@ pub fn to_origin_form(parts: &mut Parts) -> Result<(), ()> {
 ///
 /// # Errors
 /// When it is not a valid one.
-pub fn set_path(parts: &mut Parts, path: String) -> Result<(), ()> {
+pub fn set_path(parts: &mut RequestHead, path: String) -> Result<(), ()> {
     let path = PathAndQuery::from_maybe_shared(bytes::Bytes::from(path)).map_err(|_| ())?;
     parts.uri = Uri::from(path);
     Ok(())
 }
 
 /// Makes the authority plain: `strip_trailing_host_dot` and the port modes.
-pub fn plain_host(headers: &mut HeaderMap, manager: &ConnectionManager, local: &Address) {
+pub fn plain_host(headers: &mut Headers, manager: &ConnectionManager, local: &Address) {
     let options = manager.host;
     if options.strip_port == StripPort::Keep && !options.strip_trailing_dot {
         return;
@@ -106,7 +108,7 @@ fn split_port(host: &str) -> (&str, Option<&str>) {
 mod tests {
     use super::*;
 
-    fn parts(uri: &str) -> Parts {
+    fn parts(uri: &str) -> RequestHead {
         http::Request::builder()
             .uri(uri)
             .header("host", "h")
@@ -114,6 +116,7 @@ mod tests {
             .unwrap()
             .into_parts()
             .0
+            .into()
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{future::poll_fn, pin::Pin, rc::Rc};
 
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, request,
+    HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header,
     uri::{self, Authority, Scheme},
 };
 use http_body_util::Empty;
@@ -20,6 +20,7 @@ use crate::{
             request_id::uuid::v3::UuidRequestIdConfig,
         },
     },
+    codec::RequestHead,
     config::{At, Reported, unpack},
     formatter::{FormatContext, Formatter, StreamInfo},
     http::{names, request_id},
@@ -91,11 +92,11 @@ impl Tunneling {
         &self,
         info: &StreamInfo,
         mut random: impl FnMut() -> u64,
-    ) -> request::Parts {
+    ) -> RequestHead {
         let context = FormatContext::of_connection(info, AccessLogType::NotSet);
         let mut host = Vec::new();
         self.hostname.write(&mut host, &context);
-        let (mut parts, ()) = http::Request::new(()).into_parts();
+        let mut parts = RequestHead::default();
         (parts.method, parts.uri) = match &self.post {
             Some(path) => (Method::POST, path.clone()),
             None => (Method::CONNECT, Uri::default()),
@@ -131,7 +132,7 @@ impl Tunneling {
         lease: Lease,
         pool: Rc<Pool>,
         cluster: &Rc<WorkerCluster>,
-        head: request::Parts,
+        head: RequestHead,
     ) -> Result<(Carrier, Held), NoTunnel> {
         match lease {
             Lease::Http1(connection) => {
@@ -160,7 +161,7 @@ impl Tunneling {
     async fn open_http1(
         &self,
         mut lent: Lent,
-        head: &request::Parts,
+        head: &RequestHead,
     ) -> Result<(Carrier, Held), NoTunnel> {
         let connection = lent.connection.as_deref_mut();
         let connection = connection.expect("it was just lent");
@@ -194,7 +195,7 @@ fn accepted(status: StatusCode) -> Result<(), NoTunnel> {
 }
 
 /// The request in the form that goes over HTTP/2.
-fn http2_request(mut head: request::Parts, secure: bool) -> http::Request<()> {
+fn http2_request(mut head: RequestHead, secure: bool) -> http::Request<()> {
     let mut uri = uri::Parts::default();
     uri.authority = head
         .headers
@@ -204,9 +205,12 @@ fn http2_request(mut head: request::Parts, secure: bool) -> http::Request<()> {
         uri.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
         uri.path_and_query = head.uri.path_and_query().cloned();
     }
-    head.uri = Uri::from_parts(uri).unwrap_or_default();
-    head.version = Version::HTTP_2;
-    http::Request::from_parts(head, ())
+    let mut request = http::Request::new(());
+    *request.method_mut() = head.method;
+    *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
+    *request.version_mut() = Version::HTTP_2;
+    *request.headers_mut() = head.headers.into();
+    request
 }
 
 /// A connection that does not go back to its pool.

@@ -8,8 +8,9 @@ use std::{any::Any, future::poll_fn, rc::Rc, sync::Arc, task::Poll};
 use http::{HeaderMap, StatusCode};
 use smallvec::SmallVec;
 
-use super::filter::{Filter, Passage, ResponseHead, Step, Wait};
+use super::filter::{Filter, Passage, Step, Wait};
 use crate::{
+    codec::ResponseHead,
     formatter::ResponseFlag,
     http::{
         LocalReply, RequestBody, Stream, config::ConnectionManager, reply::DEADLINE_EXCEEDED,
@@ -196,7 +197,7 @@ impl Passing {
     }
 
     /// Leads a response's head back, past the last filter first.
-    pub fn response(&mut self, stream: &mut Stream, head: &mut ResponseHead<'_>) {
+    pub fn response(&mut self, stream: &mut Stream, head: &mut ResponseHead) {
         self.back(stream, |filter, at| filter.response(at, head));
     }
 

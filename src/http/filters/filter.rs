@@ -8,10 +8,11 @@ use std::{
     task::{Context as TaskContext, Poll},
 };
 
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
 use prost_types::Any as AnyMessage;
 
 use crate::{
+    codec::ResponseHead,
     config::{At, Reported},
     http::{LocalReply, RequestBody, Stream},
     model::{
@@ -32,7 +33,7 @@ pub trait Filter: fmt::Debug + Send + Sync {
 
     /// A response's head is here: the upstream's, or an answer of this proxy's
     /// own, for which [`Filter::request`] need not have been called.
-    fn response(&self, _at: &mut Passage<'_>, _head: &mut ResponseHead<'_>) {}
+    fn response(&self, _at: &mut Passage<'_>, _head: &mut ResponseHead) {}
 
     /// A response's trailers are here.
     fn response_trailers(&self, _at: &mut Passage<'_>, _trailers: &mut HeaderMap) {}
@@ -81,15 +82,6 @@ impl Passage<'_> {
     pub fn route(&self) -> Option<RouteHandle> {
         self.stream.route.clone()
     }
-}
-
-/// The head of a response on its way to the client.
-#[derive(Debug)]
-pub struct ResponseHead<'a> {
-    /// Its status.
-    pub status: &'a mut StatusCode,
-    /// Its headers.
-    pub headers: &'a mut HeaderMap,
 }
 
 /// What a filter is compiled in.

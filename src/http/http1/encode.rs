@@ -1,9 +1,9 @@
 //! Response heads onto the wire.
 
 use bytes::{BufMut, BytesMut};
-use http::{HeaderMap, HeaderName, StatusCode, Version, header};
+use http::{HeaderName, StatusCode, Version, header};
 
-use crate::codec::encode;
+use crate::codec::{Headers, encode};
 
 /// How a response's body is told apart from what follows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl ResponseFraming {
 /// Writes the status line and the headers.
 pub fn head(
     status: StatusCode,
-    headers: &mut HeaderMap,
+    headers: &mut Headers,
     framing: ResponseFraming,
     length: Option<u64>,
     asked: Asked,
@@ -114,8 +114,8 @@ fn name(name: &HeaderName, proper_case: bool, out: &mut BytesMut) {
     out.put_slice(b": ");
 }
 
-fn proper_case_lines(headers: &HeaderMap, out: &mut BytesMut) {
-    for (key, value) in headers {
+fn proper_case_lines(headers: &Headers, out: &mut BytesMut) {
+    for (key, value) in headers.iter() {
         name(key, true, out);
         out.put_slice(value.as_bytes());
         out.put_slice(b"\r\n");
@@ -147,9 +147,9 @@ mod tests {
         headers: &[(&'static str, &str)],
     ) -> String {
         let status = StatusCode::from_u16(status).unwrap();
-        let mut map = HeaderMap::new();
+        let mut map = Headers::new();
         for (name, value) in headers {
-            map.append(*name, value.parse().unwrap());
+            map.append(HeaderName::from_static(name), value.parse().unwrap());
         }
         let framing = ResponseFraming::of(status, asked, length);
         let mut out = BytesMut::new();

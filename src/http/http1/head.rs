@@ -3,10 +3,10 @@
 use std::{mem::MaybeUninit, ops::Range};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{Method, Uri, Version, request};
+use http::{Method, Uri, Version};
 
 use crate::codec::{
-    Coding, HopHeaders, Length,
+    Coding, HopHeaders, Length, RequestHead,
     head::{Place, Places, USUAL_HEADERS, headers, place_in},
     take,
 };
@@ -35,7 +35,7 @@ pub enum Framing {
 #[derive(Debug)]
 pub struct Head {
     /// The head itself.
-    pub parts: request::Parts,
+    pub parts: RequestHead,
     /// How the body ends.
     pub framing: Framing,
     /// The client means to keep the connection open after this request.
@@ -106,11 +106,12 @@ pub fn head(buffer: &mut BytesMut, limits: HeadLimits) -> Result<Option<Head>, B
     let head = take(buffer, parsed.length);
     let uri = target(&parsed.method, head.slice(parsed.target))?;
     let (headers, hop) = headers(&head, &places, HEADERS_ADDED).map_err(|_| BadHead::Malformed)?;
-    let (mut parts, ()) = http::Request::new(()).into_parts();
-    parts.method = parsed.method;
-    parts.uri = uri;
-    parts.version = parsed.version;
-    parts.headers = headers;
+    let parts = RequestHead {
+        method: parsed.method,
+        uri,
+        version: parsed.version,
+        headers,
+    };
     if parts.version == Version::HTTP_10 && !limits.http_10 {
         return Err(BadHead::Version);
     }

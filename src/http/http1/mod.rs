@@ -19,7 +19,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use http_body::Body;
 
 pub use self::wire::Http1Body;
@@ -34,11 +34,11 @@ use super::{
     config::ConnectionManager,
     connection::{Session, Watch},
     downstream::DownstreamIo,
-    handle::handle,
+    handle::{Response, handle},
     stats::http_stats,
     upgrade::Tunnel,
 };
-use crate::net::Stream;
+use crate::{codec::Headers, net::Stream};
 
 /// How long the end of a connection waits for the client to close it too.
 const LINGER: Duration = Duration::from_secs(1);
@@ -209,8 +209,8 @@ impl Server<'_> {
         }
     }
 
-    async fn respond(&self, response: Response<ResponseBody>, asked: Asked) -> Next {
-        let (mut head, mut body) = response.into_parts();
+    async fn respond(&self, response: Response, asked: Asked) -> Next {
+        let Response { mut head, mut body } = response;
         if let Some(tunnel) = body.take_tunnel() {
             self.write_head(
                 head.status,
@@ -278,7 +278,7 @@ impl Server<'_> {
         manager.stats.inc(refused.counter());
         manager.stats.inc(http_stats::downstream_rq_4xx);
         let date = self.session.worker().clock.date(Instant::now());
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         headers.insert(header::CONTENT_LENGTH, text.len().into());
         if !text.is_empty() {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
@@ -302,7 +302,7 @@ impl Server<'_> {
     fn write_head(
         &self,
         status: StatusCode,
-        headers: &mut HeaderMap,
+        headers: &mut Headers,
         framing: ResponseFraming,
         length: Option<u64>,
         asked: Asked,

@@ -7,10 +7,10 @@ use std::{
 
 use bytes::Bytes;
 use h2::RecvStream;
-use http::{HeaderMap, header};
+use http::header;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::http::body::BodyAborted;
+use crate::{codec::Headers, http::body::BodyAborted};
 
 /// A request's body. What is read from it opens the client's window again.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub struct Http2Body {
 
 impl Http2Body {
     /// The body of the request with these headers.
-    pub(super) fn new(stream: RecvStream, headers: &HeaderMap) -> Self {
+    pub(super) fn new(stream: RecvStream, headers: &Headers) -> Self {
         let length = headers.get(header::CONTENT_LENGTH);
         let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
         Self {

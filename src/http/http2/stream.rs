@@ -10,16 +10,17 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, ext::Protocol, server::SendResponse};
-use http::{HeaderMap, HeaderValue, Request, Response, header, request::Parts};
+use http::{HeaderValue, Request, header, request::Parts};
 use http_body::Body;
 
 use super::Http2Body;
 use crate::{
+    codec::{Headers, RequestHead},
     http::{
         RequestBody, ResponseBody,
         body::ClientBody,
         connection::Session,
-        handle::handle,
+        handle::{Response, handle},
         upgrade::{self, Tunnel},
     },
     net::http2::{Http2Io, stats::http2_stats},
@@ -34,24 +35,27 @@ pub(super) async fn serve(
     mut respond: SendResponse<Bytes>,
 ) {
     let (mut head, body) = request.into_parts();
+    let protocol = head.extensions.remove::<Protocol>();
     let managed = session.current();
     let manager = managed.manager();
     let stats = manager.http2_stats().clone();
-    if fields(&head) > manager.common.max_headers {
+    if fields(&head, protocol.is_some()) > manager.common.max_headers {
         stats.inc(http2_stats::header_overflow);
         return respond.send_reset(Reason::INTERNAL_ERROR);
     }
     let _active = Active::new(stats);
+    let mut head = RequestHead::from(head);
     join_cookies(&mut head.headers);
     // What goes through a tunnel is no body: it waits until there is one.
-    let (body, through) = match upgrade::from_extended_connect(&mut head) {
-        true => (RequestBody::empty(), Some(body)),
-        false => {
-            let body = Http2Body::new(body, &head.headers);
-            let body = RequestBody::new(ClientBody::Http2(body), true);
-            (body, None)
-        }
-    };
+    let (body, through) =
+        match upgrade::from_extended_connect(&mut head, protocol.as_ref().map(Protocol::as_str)) {
+            true => (RequestBody::empty(), Some(body)),
+            false => {
+                let body = Http2Body::new(body, &head.headers);
+                let body = RequestBody::new(ClientBody::Http2(body), true);
+                (body, None)
+            }
+        };
     let handling = handle(session, head, body);
     let response = {
         let mut handling = pin!(handling);
@@ -68,8 +72,8 @@ pub(super) async fn serve(
         Some(Err(_)) => return respond.send_reset(Reason::INTERNAL_ERROR),
         Some(Ok(response)) => response,
     };
-    let (head, mut body) = response.into_parts();
-    let head = Response::from_parts(head, ());
+    let Response { head, mut body } = response;
+    let head = head.into_http();
     if let (Some(tunnel), Some(through)) = (body.take_tunnel(), through) {
         if let Ok(send) = respond.send_response(head, false) {
             // Apart, so that the others do not hold a place for it.
@@ -87,13 +91,13 @@ pub(super) async fn serve(
 }
 
 /// The fields of a request as they came, those of its pseudo header too.
-fn fields(head: &Parts) -> usize {
+fn fields(head: &Parts, protocol: bool) -> usize {
     let uri = &head.uri;
     let pseudo = 1
         + usize::from(uri.scheme().is_some())
         + usize::from(uri.authority().is_some())
         + usize::from(uri.path_and_query().is_some())
-        + usize::from(head.extensions.get::<Protocol>().is_some());
+        + usize::from(protocol);
     pseudo + head.headers.len()
 }
 
@@ -166,14 +170,12 @@ async fn send_body(send: &mut SendStream<Bytes>, body: &mut ResponseBody) {
 
 /// Over HTTP/2 a client may give each cookie a field of its own (RFC 9113,
 /// 8.2.3); beyond it there is one for all.
-fn join_cookies(headers: &mut HeaderMap) {
-    let mut cookies = headers.get_all(header::COOKIE).iter();
-    if cookies.next().is_none() || cookies.next().is_none() {
+fn join_cookies(headers: &mut Headers) {
+    if headers.get_all(header::COOKIE).nth(1).is_none() {
         return;
     }
     let all: Vec<&[u8]> = headers
         .get_all(header::COOKIE)
-        .iter()
         .map(HeaderValue::as_bytes)
         .collect();
     let joined = Bytes::from(all.join(&b"; "[..]));

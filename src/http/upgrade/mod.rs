@@ -10,10 +10,13 @@ mod tunnel;
 mod websocket;
 
 use h2::ext::Protocol;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request, response};
+use http::{HeaderValue, Method, StatusCode, header};
 
 use super::config::ConnectionManager;
-use crate::model::route::{Action, RouteHandle};
+use crate::{
+    codec::{Headers, RequestHead, ResponseHead},
+    model::route::{Action, RouteHandle},
+};
 
 pub use tunnel::Tunnel;
 pub use websocket::{complete_answer, complete_request};
@@ -37,7 +40,7 @@ pub enum Kind {
 
 /// What a request asks its stream to become, if anything. `h2c` is not an upgrade
 /// of this kind: the request goes on as if it had not been asked for.
-pub fn requested(request: &request::Parts) -> Option<Upgrade> {
+pub fn requested(request: &RequestHead) -> Option<Upgrade> {
     if request.method == Method::CONNECT {
         return Some(Upgrade {
             name: "connect".into(),
@@ -50,9 +53,9 @@ pub fn requested(request: &request::Parts) -> Option<Upgrade> {
     })
 }
 
-fn upgrade(headers: &HeaderMap) -> Option<Box<str>> {
+fn upgrade(headers: &Headers) -> Option<Box<str>> {
     let upgrade = headers.get(header::UPGRADE)?.to_str().ok()?;
-    let asked = headers.get_all(header::CONNECTION).iter().any(|value| {
+    let asked = headers.get_all(header::CONNECTION).any(|value| {
         value
             .as_bytes()
             .split(|b| *b == b',')
@@ -95,15 +98,13 @@ impl Upgrade {
     }
 }
 
-/// Gives a request that came by HTTP/2 the form it would have had over HTTP/1.
-/// Tells whether it asks for a tunnel.
-pub fn from_extended_connect(request: &mut request::Parts) -> bool {
+/// Gives a request that came by HTTP/2 with this `:protocol` the form it would have
+/// had over HTTP/1. Tells whether it asks for a tunnel.
+pub fn from_extended_connect(request: &mut RequestHead, protocol: Option<&str>) -> bool {
     if request.method != Method::CONNECT {
         return false;
     }
-    if let Some(protocol) = request.extensions.remove::<Protocol>()
-        && let Ok(protocol) = HeaderValue::from_str(protocol.as_str())
-    {
+    if let Some(Ok(protocol)) = protocol.map(HeaderValue::from_str) {
         request.method = Method::GET;
         request.headers.insert(header::UPGRADE, protocol);
         let upgrade = HeaderValue::from_static("upgrade");
@@ -113,7 +114,7 @@ pub fn from_extended_connect(request: &mut request::Parts) -> bool {
 }
 
 /// Gives an accepted upgrade the form it has towards a client of HTTP/2.
-pub fn into_accepted(status: &mut StatusCode, headers: &mut HeaderMap) {
+pub fn into_accepted(status: &mut StatusCode, headers: &mut Headers) {
     if *status == StatusCode::SWITCHING_PROTOCOLS {
         *status = StatusCode::OK;
     }
@@ -136,7 +137,7 @@ pub fn into_extended_connect(request: &mut http::Request<()>) {
 
 /// Gives what a host of HTTP/2 says to an upgrade the form it has over HTTP/1:
 /// its 200 is a 101 to `asked`.
-pub fn from_accepted(head: &mut response::Parts, asked: Option<&HeaderValue>) {
+pub fn from_accepted(head: &mut ResponseHead, asked: Option<&HeaderValue>) {
     if let (StatusCode::OK, Some(asked)) = (head.status, asked) {
         head.status = StatusCode::SWITCHING_PROTOCOLS;
         head.headers.insert(header::UPGRADE, asked.clone());
@@ -152,7 +153,7 @@ mod tests {
     #[test]
     fn an_upgrade_is_asked_for_by_two_headers() {
         let headers = |connection: &'static str, name: &'static str| {
-            let mut headers = HeaderMap::new();
+            let mut headers = Headers::new();
             headers.insert(header::CONNECTION, connection.parse().unwrap());
             headers.insert(header::UPGRADE, name.parse().unwrap());
             headers
@@ -163,28 +164,27 @@ mod tests {
         );
         assert_eq!(upgrade(&headers("keep-alive", "websocket")), None);
         assert_eq!(upgrade(&headers("upgrade", "h2c")), None);
-        assert_eq!(upgrade(&HeaderMap::new()), None);
+        assert_eq!(upgrade(&Headers::new()), None);
     }
 
     #[test]
     fn an_extended_connect_is_an_upgrade_and_back() {
-        let (mut parts, ()) = http::Request::builder()
-            .method("CONNECT")
-            .extension(Protocol::from_static("websocket"))
-            .body(())
-            .unwrap()
-            .into_parts();
-        assert!(from_extended_connect(&mut parts));
+        let mut parts = RequestHead {
+            method: Method::CONNECT,
+            ..RequestHead::default()
+        };
+        assert!(from_extended_connect(&mut parts, Some("websocket")));
         assert_eq!(parts.method, Method::GET);
         assert_eq!(requested(&parts).unwrap().kind(), Kind::Upgrade);
-        let mut request = http::Request::from_parts(parts, ());
+        let mut request = http::Request::new(());
+        *request.headers_mut() = parts.headers.into();
         into_extended_connect(&mut request);
         assert_eq!(request.method(), Method::CONNECT);
         assert!(request.headers().is_empty());
         let protocol = request.extensions().get::<Protocol>();
         assert_eq!(protocol.map(Protocol::as_str), Some("websocket"));
 
-        let (mut head, ()) = http::Response::new(()).into_parts();
+        let mut head = ResponseHead::default();
         from_accepted(&mut head, Some(&HeaderValue::from_static("websocket")));
         assert_eq!(head.status, StatusCode::SWITCHING_PROTOCOLS);
         assert_eq!(upgrade(&head.headers).as_deref(), Some("websocket"));

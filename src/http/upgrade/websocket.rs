@@ -4,19 +4,21 @@
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderValue, header};
+
+use crate::codec::Headers;
 
 /// RFC 6455, 1.3.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-fn is_websocket(headers: &HeaderMap) -> bool {
+fn is_websocket(headers: &Headers) -> bool {
     let upgrade = headers.get(header::UPGRADE);
     upgrade.is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Gives a handshake that goes to a host of HTTP/1 a key, if it has none.
 /// `random` gives random bits.
-pub fn complete_request(headers: &mut HeaderMap, mut random: impl FnMut() -> u64) {
+pub fn complete_request(headers: &mut Headers, mut random: impl FnMut() -> u64) {
     if !is_websocket(headers) || headers.contains_key(header::SEC_WEBSOCKET_KEY) {
         return;
     }
@@ -28,7 +30,7 @@ pub fn complete_request(headers: &mut HeaderMap, mut random: impl FnMut() -> u64
 
 /// Gives the answer to a client of HTTP/1 the proof that its key was read, where
 /// the host was not told of it or has no need to prove it.
-pub fn complete_answer(request: &HeaderMap, answer: &mut HeaderMap) {
+pub fn complete_answer(request: &Headers, answer: &mut Headers) {
     if !is_websocket(request) || answer.contains_key(header::SEC_WEBSOCKET_ACCEPT) {
         return;
     }
@@ -48,8 +50,8 @@ fn accept(key: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn websocket() -> HeaderMap {
-        let mut headers = HeaderMap::new();
+    fn websocket() -> Headers {
+        let mut headers = Headers::new();
         headers.insert(header::UPGRADE, HeaderValue::from_static("WebSocket"));
         headers
     }
@@ -65,7 +67,7 @@ mod tests {
 
     #[test]
     fn only_what_is_missing_is_added() {
-        let (mut request, mut answer) = (websocket(), HeaderMap::new());
+        let (mut request, mut answer) = (websocket(), Headers::new());
         complete_answer(&request, &mut answer);
         assert!(answer.is_empty(), "there is no key to prove");
         complete_request(&mut request, || 7);

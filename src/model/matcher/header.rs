@@ -164,11 +164,12 @@ fn values<'a>(headers: HeaderView<'a>, name: &HeaderName) -> impl Iterator<Item 
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderValue};
+    use http::HeaderValue;
 
     use super::*;
     use crate::{
         api::envoy::r#type::matcher::v3::{StringMatcher as Text, string_matcher::MatchPattern},
+        codec::Headers,
         config::Report,
     };
 
@@ -185,9 +186,12 @@ mod tests {
         [&[][..], &["v"], &[""], &["5"], &["1", "2"]]
             .iter()
             .map(|values| {
-                let mut headers = HeaderMap::new();
+                let mut headers = Headers::new();
                 for value in *values {
-                    headers.append("x-a", HeaderValue::from_static(value));
+                    headers.append(
+                        HeaderName::from_static("x-a"),
+                        HeaderValue::from_static(value),
+                    );
                 }
                 let request = RequestView {
                     headers: HeaderView::Map(&headers),

@@ -1,12 +1,13 @@
 //! Header rules: `request_headers_to_add`, `request_headers_to_remove` and
 //! their like for responses.
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 
 use crate::{
     api::envoy::config::core::v3::{
         HeaderValue as Pair, HeaderValueOption, header_value_option::HeaderAppendAction as Action,
     },
+    codec::Headers,
     config::{At, Reported},
     formatter::{FormatContext, Formatter, Needs},
 };
@@ -77,7 +78,7 @@ impl HeaderRules {
     }
 
     /// Removes what is to be removed. First of two steps, see [`HeaderRules::changes`].
-    pub fn remove(&self, headers: &mut HeaderMap) {
+    pub fn remove(&self, headers: &mut Headers) {
         for name in &self.remove {
             headers.remove(name);
         }
@@ -110,7 +111,7 @@ impl HeaderRules {
 
     /// Overwrites, then adds, as Envoy does: whether a header is there is asked
     /// before any is added.
-    pub fn apply(changes: Vec<Change>, headers: &mut HeaderMap) {
+    pub fn apply(changes: Vec<Change>, headers: &mut Headers) {
         let mut additions = Vec::with_capacity(changes.len());
         let mut overwrites = Vec::new();
         for (name, value, action) in changes {

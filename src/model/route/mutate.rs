@@ -5,13 +5,15 @@
 //! understood, and loses it when the host is rewritten.
 
 use http::{
-    HeaderMap, Method, StatusCode, Uri,
+    Method, StatusCode, Uri,
     header::{HOST, HeaderName, HeaderValue},
-    request::Parts,
     uri::PathAndQuery,
 };
 
-use crate::formatter::{FormatContext, HeaderView, RequestView};
+use crate::{
+    codec::{Headers, RequestHead},
+    formatter::{FormatContext, HeaderView, RequestView},
+};
 
 use super::{
     RouteHandle, cluster::WeightedEntry, entry::Action, headers::HeaderRules, rewrite::HostRewrite,
@@ -64,7 +66,7 @@ impl RouteHandle {
     /// `x-envoy-original-path` and `x-envoy-original-host`.
     pub fn rewrite_request(
         &self,
-        parts: &mut Parts,
+        parts: &mut RequestHead,
         entry: Option<&WeightedEntry>,
         cx: &FormatContext<'_>,
         keep_original: bool,
@@ -113,7 +115,7 @@ impl RouteHandle {
     pub fn rewrite_response(
         &self,
         status: StatusCode,
-        headers: &mut HeaderMap,
+        headers: &mut Headers,
         entry: Option<&WeightedEntry>,
         cx: &FormatContext<'_>,
     ) {
@@ -145,7 +147,7 @@ impl RouteHandle {
 /// With `append_forwarded`, the old one is added to `x-forwarded-host`, unless
 /// it stands last there already; with `keep_original`, it goes to
 /// `x-envoy-original-host`. A host that cannot stand in a header changes nothing.
-pub fn set_host(parts: &mut Parts, host: &str, append_forwarded: bool, keep_original: bool) {
+pub fn set_host(parts: &mut RequestHead, host: &str, append_forwarded: bool, keep_original: bool) {
     let Ok(value) = HeaderValue::from_str(host) else {
         return;
     };
@@ -170,7 +172,7 @@ pub fn set_host(parts: &mut Parts, host: &str, append_forwarded: bool, keep_orig
     parts.headers.insert(HOST, value);
 }
 
-fn append_forwarded_host(headers: &mut HeaderMap, host: &HeaderValue) {
+fn append_forwarded_host(headers: &mut Headers, host: &HeaderValue) {
     let Some(before) = headers.get(FORWARDED_HOST).filter(|v| !v.is_empty()) else {
         headers.insert(FORWARDED_HOST, host.clone());
         return;
@@ -189,7 +191,7 @@ fn append_forwarded_host(headers: &mut HeaderMap, host: &HeaderValue) {
 }
 
 /// Gives a request another path. One that cannot stand in a URI changes nothing.
-fn set_path(parts: &mut Parts, path: String, keep_original: bool) {
+fn set_path(parts: &mut RequestHead, path: String, keep_original: bool) {
     let old = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
     if keep_original && let Ok(old) = HeaderValue::from_str(old) {
         parts.headers.insert(ORIGINAL_PATH, old);

@@ -2,25 +2,28 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, request::Parts};
+use http::{HeaderName, HeaderValue, Request, StatusCode};
 
 use super::{
     Action, ClusterChoice, Outcome, RouteHandle, RouteTable, https_location, table_tests::table,
 };
-use crate::formatter::{
-    FormatContext, RequestView,
-    testing::{context, stream_info},
+use crate::{
+    codec::{Headers, RequestHead},
+    formatter::{
+        FormatContext, RequestView,
+        testing::{context, stream_info},
+    },
 };
 
-fn request(path: &str, headers: &[(&str, &str)]) -> Parts {
+fn request(path: &str, headers: &[(&str, &str)]) -> RequestHead {
     let mut request = Request::get(path).header("host", "h.com");
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    request.body(()).unwrap().into_parts().0
+    request.body(()).unwrap().into_parts().0.into()
 }
 
-fn handle(table: RouteTable, parts: &Parts) -> RouteHandle {
+fn handle(table: RouteTable, parts: &RequestHead) -> RouteHandle {
     let Outcome::Found(index) = table.find(&RequestView::of(parts, "http"), 0) else {
         panic!("no route for {}", parts.uri);
     };
@@ -207,7 +210,7 @@ fn responses_follow_their_own_rules() {
         request: RequestView::of(&parts, "http"),
         ..context(&info)
     };
-    let mut headers: HeaderMap = [("x-up", "1"), ("x-gone", "2")]
+    let mut headers: Headers = [("x-up", "1"), ("x-gone", "2")]
         .into_iter()
         .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)))
         .collect();

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use http::{StatusCode, header::HeaderMap};
+use http::StatusCode;
 
 use crate::{
     api::envoy::config::route::v3::{RetryPolicy as Message, retry_policy::RetryBackOff},
+    codec::Headers,
     config::{At, Reported, duration, suggest},
     formatter::{HeaderView, RequestView},
     model::matcher::HeaderMatcher,
@@ -325,7 +326,7 @@ impl RequestRetry {
         &self,
         policy: Option<&RetryPolicy>,
         status: StatusCode,
-        headers: &HeaderMap,
+        headers: &Headers,
     ) -> bool {
         let on = |reason: RetryOn| self.retry_on.intersects(reason);
         let code = status.as_u16();

@@ -361,7 +361,9 @@ impl ScopedRoutes {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderName, HeaderValue};
+    use http::{HeaderName, HeaderValue};
+
+    use crate::codec::Headers;
 
     use super::*;
     use crate::{config::Report, formatter::HeaderView, model::testing::read};
@@ -376,7 +378,7 @@ mod tests {
     }
 
     fn key(builder: &ScopeKeyBuilder, headers: &[(&'static str, &str)]) -> Option<ScopeKey> {
-        let map: HeaderMap = headers
+        let map: Headers = headers
             .iter()
             .map(|(name, value)| {
                 let value = HeaderValue::from_str(value).unwrap();

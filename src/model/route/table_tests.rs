@@ -1,8 +1,9 @@
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 
 use super::{Outcome, RouteIndex, RouteTable};
 use crate::{
+    codec::Headers,
     config::Report,
     formatter::{HeaderView, RequestView},
     model::testing::{World, read},
@@ -20,7 +21,7 @@ pub(super) fn table(yaml: &str) -> RouteTable {
 
 /// The name of the route that is found, or why none is.
 fn find(table: &RouteTable, host: &str, path: &str, headers: &[(&str, &str)]) -> String {
-    let map: HeaderMap = headers
+    let map: Headers = headers
         .iter()
         .map(|(name, value)| {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
@@ -250,7 +251,7 @@ fn a_connect_takes_the_routes_that_are_for_it() {
         "{connect_matcher: {}}",
     ]);
     let found = |method: &'static str, headers: &[(&'static str, &'static str)]| {
-        let map: HeaderMap = headers
+        let map: Headers = headers
             .iter()
             .map(|(name, value)| {
                 let name = HeaderName::from_static(name);

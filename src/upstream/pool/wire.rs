@@ -2,10 +2,10 @@
 
 use std::{net::IpAddr, rc::Rc, sync::Arc};
 
-use http::{HeaderMap, header, uri::Authority};
+use http::{header, uri::Authority};
 
 use super::super::{Alpn, Endpoint};
-use crate::{model::cluster::HttpOptions, net::ConnectionInfo};
+use crate::{codec::Headers, model::cluster::HttpOptions, net::ConnectionInfo};
 
 /// What a connection is like, besides the host it leads to: connections that are
 /// equal in it can stand in for each other.
@@ -47,7 +47,7 @@ impl Wire {
         mut self,
         endpoint: &Endpoint,
         options: &HttpOptions,
-        headers: &HeaderMap,
+        headers: &Headers,
     ) -> Self {
         let may_name = options.auto_sni || options.auto_san_validation;
         if !may_name || endpoint.transport.tls().is_none() {

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Method, StatusCode, header};
 
-use super::filter::{Filter, FilterKind, Passage, ResponseHead, Step};
+use super::filter::{Filter, FilterKind, Passage, Step};
 use crate::{
     api::envoy::extensions::filters::http::cors::v3 as pb,
+    codec::ResponseHead,
     config::unpack,
     http::{LocalReply, RequestBody},
     model::route::{Action, RouteHandle},
@@ -113,12 +114,12 @@ impl Filter for Cors {
         step
     }
 
-    fn response(&self, at: &mut Passage<'_>, head: &mut ResponseHead<'_>) {
+    fn response(&self, at: &mut Passage<'_>, head: &mut ResponseHead) {
         let Some(allowed) = at.state.as_ref().and_then(|s| s.downcast_ref::<Allowed>()) else {
             return;
         };
         let policies = Policies::of(&allowed.route, at.name);
-        let headers = &mut *head.headers;
+        let headers = &mut head.headers;
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed.origin.clone());
         if policies.allows_credentials() {
             headers.insert(

@@ -10,11 +10,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, header, response};
+use http::{HeaderMap, Method, header};
 use tokio::io::AsyncWriteExt;
 
 use super::{Exchange, SharedExchange, TcpExchange, failure::Failure, forward::Attempt};
 use crate::{
+    codec::ResponseHead,
     http::{
         RequestBody, Stream,
         response_body::Source,
@@ -36,7 +37,7 @@ use crate::{
 
 /// A response as it came back from one try.
 pub(super) struct Answered {
-    pub head: response::Parts,
+    pub head: ResponseHead,
     pub source: Source,
     /// The request's body, where the exchange is over already.
     body: Option<RequestBody>,
@@ -340,7 +341,7 @@ impl Attempt<'_> {
         };
         stream.info.upstream_connection = Some(connection.facts.info.clone());
         Ok(Answered {
-            head: http::Response::new(()).into_parts().0,
+            head: ResponseHead::default(),
             source: Source::Tcp(Box::new(TcpExchange::new(connection, body))),
             body: None,
         })
@@ -429,8 +430,14 @@ fn http2_request(stream: &Stream, tunnel: Option<Kind>) -> http::Request<()> {
     if let Ok(uri) = http::Uri::from_parts(uri) {
         *request.uri_mut() = uri;
     }
-    let mut headers = parts.headers.clone();
-    headers.remove(header::HOST);
+    let mut headers = HeaderMap::with_capacity(parts.headers.len());
+    for (name, value) in parts
+        .headers
+        .iter()
+        .filter(|(name, _)| **name != header::HOST)
+    {
+        headers.append(name, value.clone());
+    }
     *request.headers_mut() = headers;
     if tunnel == Some(Kind::Upgrade) {
         upgrade::into_extended_connect(&mut request);

@@ -7,10 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{request, response};
 use http_body::{Body, Frame};
 
 use crate::{
+    codec::{RequestHead, ResponseHead},
     http::{RequestBody, Stream, StreamError, upgrade::Kind},
     net::http2::Http2Io,
     upstream::{
@@ -39,7 +39,7 @@ impl Exchange {
         mut connection: Box<Connection>,
         pool: Rc<Pool>,
         cluster: Rc<WorkerCluster>,
-        request: &request::Parts,
+        request: &RequestHead,
         body: RequestBody,
         tunnel: Option<Kind>,
     ) -> Self {
@@ -67,7 +67,7 @@ impl Exchange {
     }
 
     /// Waits for the head of the response.
-    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, Http1Error>> {
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Http1Error>> {
         let connection = self
             .connection
             .as_deref_mut()
@@ -198,7 +198,7 @@ impl SharedExchange {
     }
 
     /// Waits for the head of the response.
-    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, Http2Error>> {
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Http2Error>> {
         let body = Pin::new(&mut self.body);
         self.http2.poll_head(cx, body, self.tunnel)
     }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Method, StatusCode, response};
+use http::{Method, StatusCode};
 use smallvec::SmallVec;
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
     timeout::{self, Life, Timeouts},
 };
 use crate::{
+    codec::ResponseHead,
     formatter::{FormatContext, HeaderView, RequestView, ResponseFlag},
     http::{
         LocalReply, RequestBody, Stream, names, response_body::Source,
@@ -26,7 +27,7 @@ use crate::{
 };
 
 /// A response's head and where its body comes from.
-pub type Forwarded = (response::Parts, Source);
+pub type Forwarded = (ResponseHead, Source);
 
 /// How many stale connections are passed over before that counts as a failure.
 const MAX_STALE: u32 = 3;
@@ -308,12 +309,7 @@ impl Attempt<'_> {
     }
 
     /// What the router does to a response that is passed on.
-    fn finish(
-        &self,
-        stream: &mut Stream,
-        entry: Option<&WeightedEntry>,
-        head: &mut response::Parts,
-    ) {
+    fn finish(&self, stream: &mut Stream, entry: Option<&WeightedEntry>, head: &mut ResponseHead) {
         let now = Instant::now();
         self.charge(stream, head.status);
         let took = now.saturating_duration_since(stream.info.start);

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
 use super::Router;
 use crate::{
+    codec::Headers,
     formatter::is_grpc_content_type,
     http::names,
     model::route::{Forward, StreamDuration},
@@ -26,7 +27,7 @@ pub struct Timeouts {
 /// `x-envoy-expected-rq-timeout-ms`. `envoy` says that the request brings
 /// headers of that kind at all.
 pub fn settle(
-    headers: &mut HeaderMap,
+    headers: &mut Headers,
     envoy: bool,
     route: &Forward,
     router: &Router,
@@ -70,7 +71,7 @@ pub fn settle(
 }
 
 /// The timeout that `grpc-timeout` asks for; none, like zero, is without limit.
-fn from_grpc_timeout(headers: &HeaderMap, max: Duration, offset: Duration) -> Option<Duration> {
+fn from_grpc_timeout(headers: &Headers, max: Duration, offset: Duration) -> Option<Duration> {
     let asked = grpc_timeout(headers).and_then(positive);
     // One that would leave nothing is not taken off.
     let asked = asked.map(|asked| {
@@ -99,7 +100,7 @@ pub enum Life {
 
 /// Settles `max_stream_duration`, and tells the upstream of a gRPC request in
 /// `grpc-timeout`. `managed` is the connection manager's limit.
-pub fn life(headers: &mut HeaderMap, rule: StreamDuration, managed: Option<Duration>) -> Life {
+pub fn life(headers: &mut Headers, rule: StreamDuration, managed: Option<Duration>) -> Life {
     let life = match (grpc_timeout(headers), rule.header_max) {
         (Some(asked), Some(max)) => {
             let asked = positive(max).map_or(asked, |max| asked.min(max));
@@ -154,18 +155,18 @@ fn positive(duration: Duration) -> Option<Duration> {
     (!duration.is_zero()).then_some(duration)
 }
 
-fn millis(headers: &HeaderMap, name: &HeaderName) -> Option<Duration> {
+fn millis(headers: &Headers, name: &HeaderName) -> Option<Duration> {
     let text = headers.get(name)?.to_str().ok()?;
     text.parse().ok().map(Duration::from_millis)
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
+fn is_grpc(headers: &Headers) -> bool {
     let content_type = headers.get(http::header::CONTENT_TYPE);
     content_type.is_some_and(|value| is_grpc_content_type(value.as_bytes()))
 }
 
 /// `grpc-timeout`: up to eight digits and a unit.
-fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+fn grpc_timeout(headers: &Headers) -> Option<Duration> {
     let text = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -187,8 +188,8 @@ fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn grpc(timeout: Option<&'static str>) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+    fn grpc(timeout: Option<&'static str>) -> Headers {
+        let mut headers = Headers::new();
         let grpc = HeaderValue::from_static("application/grpc");
         headers.insert(http::header::CONTENT_TYPE, grpc);
         if let Some(timeout) = timeout {
@@ -283,8 +284,11 @@ mod tests {
         );
         assert_eq!(to_grpc_timeout(Duration::MAX), "99999999H");
         let timeout = |text| {
-            let mut headers = HeaderMap::new();
-            headers.insert("grpc-timeout", HeaderValue::from_static(text));
+            let mut headers = Headers::new();
+            headers.insert(
+                HeaderName::from_static("grpc-timeout"),
+                HeaderValue::from_static(text),
+            );
             grpc_timeout(&headers)
         };
         assert_eq!(timeout("1H"), Some(Duration::from_secs(3600)));

@@ -3,11 +3,11 @@
 use std::mem::MaybeUninit;
 
 use bytes::BytesMut;
-use http::{StatusCode, Version, response};
+use http::{StatusCode, Version};
 
 use super::{ChunkedDecoder, HeadLimits, Http1Error};
 use crate::codec::{
-    Coding, HopHeaders, Length,
+    Coding, HopHeaders, Length, ResponseHead,
     head::{Place, Places, USUAL_HEADERS, headers},
     take,
 };
@@ -31,7 +31,7 @@ pub(super) enum ResponseFraming {
 
 /// A response's head.
 pub(super) struct Head {
-    pub(super) parts: response::Parts,
+    pub(super) parts: ResponseHead,
     hop: HopHeaders,
 }
 
@@ -71,10 +71,11 @@ pub(super) fn head(buffer: &mut BytesMut, limits: HeadLimits) -> Result<Option<H
     };
     let head = take(buffer, parsed.length);
     let (headers, hop) = headers(&head, &places, HEADERS_ADDED)?;
-    let (mut parts, ()) = http::Response::new(()).into_parts();
-    parts.status = parsed.status;
-    parts.version = parsed.version;
-    parts.headers = headers;
+    let parts = ResponseHead {
+        status: parsed.status,
+        version: parsed.version,
+        headers,
+    };
     Ok(Some(Head { parts, hop }))
 }
 

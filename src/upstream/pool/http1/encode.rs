@@ -1,9 +1,9 @@
 //! Requests onto the wire.
 
 use bytes::{BufMut, BytesMut};
-use http::{Method, header, request};
+use http::{Method, header};
 
-use crate::codec::encode::lines;
+use crate::codec::{RequestHead, encode::lines};
 
 /// How the length of a request's body is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ fn tells_empty_body(method: &Method) -> bool {
 /// Writes the request line and headers. The URI is in origin form and the
 /// authority in `host`, as everywhere behind the connection manager; the target
 /// of a CONNECT is its authority.
-pub(super) fn head(request: &request::Parts, framing: RequestFraming, out: &mut BytesMut) {
+pub(super) fn head(request: &RequestHead, framing: RequestFraming, out: &mut BytesMut) {
     let host = request.headers.get(header::HOST);
     let target = match request.method {
         Method::CONNECT => host.map_or(&b""[..], |host| host.as_bytes()),
@@ -105,7 +105,7 @@ mod tests {
                 .unwrap()
                 .into_parts();
             let mut out = BytesMut::new();
-            head(&parts, RequestFraming::None, &mut out);
+            head(&parts.into(), RequestFraming::None, &mut out);
             assert_eq!(out, expected);
         }
     }

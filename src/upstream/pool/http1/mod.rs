@@ -18,7 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, request, response};
+use http::{HeaderMap, Method, StatusCode};
 use http_body::{Body, Frame};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -27,7 +27,10 @@ pub use self::{
     duplex::{Duplex, Piece},
     encode::RequestFraming,
 };
-use crate::codec::{ChunkedDecoder, Inbound, Malformed, Outbound, Step, encode::last_chunk};
+use crate::codec::{
+    ChunkedDecoder, Inbound, Malformed, Outbound, RequestHead, ResponseHead, Step,
+    encode::last_chunk,
+};
 
 /// What a response head may be at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +121,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
     }
 
     /// Begins an exchange: the request's head waits to be written.
-    pub fn start(&mut self, request: &request::Parts, framing: RequestFraming) {
+    pub fn start(&mut self, request: &RequestHead, framing: RequestFraming) {
         debug_assert!(self.is_complete(), "one exchange at a time");
         encode::head(request, framing, &mut self.outbound.head);
         self.head_request = request.method == Method::HEAD;
@@ -217,7 +220,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
         &mut self,
         cx: &mut Context<'_>,
         body: Pin<&mut B>,
-    ) -> Poll<Result<response::Parts, Http1Error>>
+    ) -> Poll<Result<ResponseHead, Http1Error>>
     where
         B: Body<Data = Bytes>,
     {

@@ -8,12 +8,12 @@ use super::*;
 
 type Nothing = Empty<Bytes>;
 
-fn request(method: &str) -> request::Parts {
+fn request(method: &str) -> RequestHead {
     let request = Request::builder()
         .method(method)
         .uri("/x")
         .header("host", "h");
-    request.body(()).unwrap().into_parts().0
+    request.body(()).unwrap().into_parts().0.into()
 }
 
 fn pair() -> (Http1Connection<DuplexStream>, DuplexStream) {
@@ -27,7 +27,7 @@ async fn exchange(
     answer: &[u8],
     close: bool,
 ) -> (
-    Result<(response::Parts, Vec<u8>), Http1Error>,
+    Result<(ResponseHead, Vec<u8>), Http1Error>,
     Http1Connection<DuplexStream>,
 ) {
     let (mut connection, mut far) = pair();
@@ -43,7 +43,7 @@ async fn exchange(
 async fn receive<B>(
     connection: &mut Http1Connection<DuplexStream>,
     body: &mut B,
-) -> Result<(response::Parts, Vec<u8>), Http1Error>
+) -> Result<(ResponseHead, Vec<u8>), Http1Error>
 where
     B: Body<Data = Bytes> + Unpin,
 {

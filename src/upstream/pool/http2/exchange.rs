@@ -10,11 +10,11 @@ use h2::{
     Reason, RecvStream, SendStream,
     client::{ResponseFuture, SendRequest},
 };
-use http::{Request, header, response};
+use http::{Request, header};
 use http_body::{Body, Frame};
 
 use super::Http2Connection;
-use crate::net::http2::Http2Io;
+use crate::{codec::ResponseHead, net::http2::Http2Io};
 
 /// Why an exchange failed.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +95,7 @@ impl Http2Exchange {
         cx: &mut Context<'_>,
         mut body: Pin<&mut B>,
         tunnel: bool,
-    ) -> Poll<Result<response::Parts, Http2Error>>
+    ) -> Poll<Result<ResponseHead, Http2Error>>
     where
         B: Body<Data = Bytes>,
     {
@@ -122,7 +122,7 @@ impl Http2Exchange {
         if let State::Waiting(_, send) = std::mem::replace(&mut self.state, State::Failed) {
             self.state = State::Receiving(recv, send);
         }
-        Poll::Ready(Ok(head))
+        Poll::Ready(Ok(head.into()))
     }
 
     /// Reads the body of the response, and its trailers.

@@ -1,0 +1,61 @@
+//! The heads of messages, the same for every codec.
+
+use http::{HeaderMap, Method, StatusCode, Uri, Version};
+
+use super::Headers;
+
+/// The head of a request.
+#[derive(Clone, Debug, Default)]
+pub struct RequestHead {
+    /// What is asked.
+    pub method: Method,
+    /// The target. Behind the connection manager it is in origin form, and the
+    /// authority stands in `host`.
+    pub uri: Uri,
+    /// The version in which it came.
+    pub version: Version,
+    /// Its fields.
+    pub headers: Headers,
+}
+
+impl From<http::request::Parts> for RequestHead {
+    fn from(parts: http::request::Parts) -> Self {
+        Self {
+            method: parts.method,
+            uri: parts.uri,
+            version: parts.version,
+            headers: parts.headers.into(),
+        }
+    }
+}
+
+/// The head of a response.
+#[derive(Clone, Debug, Default)]
+pub struct ResponseHead {
+    /// How it went.
+    pub status: StatusCode,
+    /// The version in which it came.
+    pub version: Version,
+    /// Its fields.
+    pub headers: Headers,
+}
+
+impl ResponseHead {
+    /// In the form in which `h2` takes it.
+    pub fn into_http(self) -> http::Response<()> {
+        let mut response = http::Response::new(());
+        *response.status_mut() = self.status;
+        *response.headers_mut() = HeaderMap::from(self.headers);
+        response
+    }
+}
+
+impl From<http::response::Parts> for ResponseHead {
+    fn from(parts: http::response::Parts) -> Self {
+        Self {
+            status: parts.status,
+            version: parts.version,
+            headers: parts.headers.into(),
+        }
+    }
+}
