@@ -7,6 +7,7 @@
 
 use std::{
     cell::RefCell,
+    future::Future,
     pin::Pin,
     task::{Context, Poll},
     time::Instant,
@@ -14,20 +15,38 @@ use std::{
 
 use tokio::time::{Sleep, sleep_until};
 
+use crate::net::Bell;
+
 /// One task's timer. Everything that waits on it has to be polled by that task.
 #[derive(Debug, Default)]
-pub struct Alarm(RefCell<Option<Pin<Box<Sleep>>>>);
+pub struct Alarm(RefCell<Option<Armed>>);
+
+#[derive(Debug)]
+struct Armed {
+    sleep: Pin<Box<Sleep>>,
+    bell: Bell,
+}
 
 impl Alarm {
     /// Ready at `deadline` or later; otherwise wakes the task by then.
     pub fn poll(&self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let mut slot = self.0.borrow_mut();
-        let sleep = slot.get_or_insert_with(|| Box::pin(sleep_until(deadline.into())));
-        if deadline < sleep.deadline().into_std() {
+        let Armed { sleep, bell } = slot.get_or_insert_with(|| Armed {
+            sleep: Box::pin(sleep_until(deadline.into())),
+            bell: Bell::new(cx),
+        });
+        let too_late = deadline < sleep.deadline().into_std();
+        if !bell.rang() && !too_late {
+            return Poll::Pending;
+        }
+        if too_late {
             sleep.as_mut().reset(deadline.into());
         }
-        while sleep.as_mut().poll(cx).is_ready() {
+        let mut cx = Context::from_waker(bell.waker());
+        while sleep.as_mut().poll(&mut cx).is_ready() {
             if Instant::now() >= deadline {
+                // What is asked for next is armed anew.
+                *slot = None;
                 return Poll::Ready(());
             }
             // It rang for something that is over.

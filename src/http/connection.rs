@@ -4,7 +4,7 @@
 use std::{
     cell::{Cell, RefCell},
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -24,7 +24,7 @@ use super::{
 use crate::{
     formatter::{Protocol, RequestView},
     model::{listener::NetworkFilter, route::WorkerTable},
-    net::{Connection, ConnectionInfo},
+    net::{Connection, ConnectionInfo, Quietly},
     server::{Chain, ChainHandle, Worker},
     stats::Counter,
 };
@@ -352,12 +352,13 @@ impl<'a> Watch<'a> {
     /// Asks the connection to close where that is time; ends when it has to be cut.
     pub(super) async fn run(self) {
         let session = self.session;
-        let mut drain = pin!(session.chain.idle_drain());
+        let drain = pin!(session.chain.idle_drain());
+        let mut drain = Quietly::new(drain);
         poll_fn(|cx| {
             if !session.closing.get() && self.poll_age(cx).is_ready() {
                 session.closing.set(true);
             }
-            drain.as_mut().poll(cx)
+            Pin::new(&mut drain).poll(cx)
         })
         .await;
         session.close();

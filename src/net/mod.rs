@@ -3,6 +3,7 @@
 
 pub mod accept;
 mod address;
+mod bell;
 pub(crate) mod byte_stream;
 pub mod connection;
 mod executor;
@@ -20,6 +21,7 @@ pub mod tls;
 pub mod tunnel;
 
 pub use address::Address;
+pub use bell::{Bell, Quietly};
 pub use connection::{Connection, ConnectionInfo, ConnectionMetadata};
 pub use executor::LocalExecutor;
 pub use plain::Plain;
