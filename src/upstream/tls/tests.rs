@@ -240,7 +240,7 @@ fn mistakes_are_told_with_their_place() {
     let errors = compile(&world, &yaml).unwrap_err();
     assert_eq!(
         errors,
-        "common_tls_context.tls_certificates[0]: the private_key does not belong to the first certificate of certificate_chain"
+        "common_tls_context.tls_certificates[0]: the private_key (<inline>) does not belong to the first certificate of certificate_chain (<inline>)"
     );
     let yaml = "common_tls_context: {tls_params: {tls_minimum_protocol_version: TLSv1_0, cipher_suites: [AES128-SHA]}, validation_context: {trusted_ca: {filename: /nonexistent}}}";
     let errors = compile(&world, yaml).unwrap_err();
