@@ -60,6 +60,10 @@ struct Persistence {
 
 impl Persistence {
     fn note(&mut self, value: &HeaderValue) {
+        if value.as_bytes() == b"keep-alive" {
+            self.keep_alive = true;
+            return;
+        }
         for option in value.as_bytes().split(|b| *b == b',') {
             let option = option.trim_ascii();
             self.close |= option.eq_ignore_ascii_case(b"close");

@@ -57,15 +57,31 @@ static OF_17: [HeaderName; 2] = [
     HeaderName::from_static("x-forwarded-proto"),
 ];
 
-/// The name that these bytes are, in whatever case; `None` when they are none.
-pub(super) fn name(text: &[u8]) -> Option<HeaderName> {
-    let common = COMMON.get(text.len()).copied().unwrap_or_default();
+/// Upper case letters become lower case ones; digits and hyphens stay.
+const LOWER: u8 = 0x20;
+
+/// Whether a token is this name, which has as many bytes, in whatever case. Of what
+/// may stand in a token, nothing else turns into a letter, a digit or a hyphen.
+fn is(token: &[u8], name: &[u8]) -> bool {
+    let (words, rest) = token.as_chunks::<8>();
+    let (name_words, name_rest) = name.as_chunks::<8>();
+    let lower = u64::from_ne_bytes([LOWER; 8]);
+    words
+        .iter()
+        .zip(name_words)
+        .all(|(a, b)| u64::from_ne_bytes(*a) | lower == u64::from_ne_bytes(*b))
+        && rest.iter().zip(name_rest).all(|(a, b)| a | LOWER == *b)
+}
+
+/// The name that this token is, in whatever case; `None` when it is none.
+pub(super) fn name(token: &[u8]) -> Option<HeaderName> {
+    let common = COMMON.get(token.len()).copied().unwrap_or_default();
     let known = common
         .iter()
-        .find(|name| name.as_str().as_bytes().eq_ignore_ascii_case(text));
+        .find(|name| is(token, name.as_str().as_bytes()));
     match known {
         Some(known) => Some(known.clone()),
-        None => HeaderName::from_bytes(text).ok(),
+        None => HeaderName::from_bytes(token).ok(),
     }
 }
 

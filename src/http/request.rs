@@ -233,16 +233,17 @@ pub fn prepare(
         if !options.skip_xff_append
             && let Some(value) = &peer.forwarded_for
         {
-            append(headers, names::X_FORWARDED_FOR, value, b",");
+            match first_hop {
+                true => headers.append(names::X_FORWARDED_FOR, value.clone()),
+                false => append(headers, names::X_FORWARDED_FOR, value, b","),
+            }
         }
         if options.trusted_hops == 0
             || !seen.forwarded
             || !headers.contains_key(names::X_FORWARDED_PROTO)
         {
-            headers.insert(
-                names::X_FORWARDED_PROTO,
-                HeaderValue::from_static(peer.scheme),
-            );
+            let scheme = HeaderValue::from_static(peer.scheme);
+            set(headers, names::X_FORWARDED_PROTO, scheme, seen.forwarded);
         }
         if options.append_forwarded_port
             && (options.trusted_hops == 0 || !headers.contains_key(names::X_FORWARDED_PORT))
@@ -259,10 +260,8 @@ pub fn prepare(
     if !options.use_remote_address
         && (!seen.forwarded || !headers.contains_key(names::X_FORWARDED_PROTO))
     {
-        headers.insert(
-            names::X_FORWARDED_PROTO,
-            HeaderValue::from_static(peer.scheme),
-        );
+        let scheme = HeaderValue::from_static(peer.scheme);
+        set(headers, names::X_FORWARDED_PROTO, scheme, seen.forwarded);
     }
     let scheme = match manager.scheme {
         Some(scheme) => {
@@ -288,7 +287,8 @@ pub fn prepare(
         && options.internal.contains(remote);
     let edge = !internal && options.use_remote_address;
     if internal {
-        headers.insert(names::X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
+        // The client's own has been removed.
+        headers.append(names::X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
     } else if seen.envoy {
         if edge {
             EDGE_MAY_NOT
@@ -305,16 +305,15 @@ pub fn prepare(
             None => peer.external.clone(),
         };
         if let Some(external) = external {
-            headers.insert(names::X_ENVOY_EXTERNAL_ADDRESS, external);
+            let name = names::X_ENVOY_EXTERNAL_ADDRESS;
+            set(headers, name, external, seen.envoy);
         }
     }
     if manager.request_id.generate {
         let keep = seen.request_id && (!edge || manager.request_id.preserve_external);
         if !keep {
-            headers.insert(
-                names::X_REQUEST_ID,
-                request_id::generate(random(), random()),
-            );
+            let id = request_id::generate(random(), random());
+            set(headers, names::X_REQUEST_ID, id, seen.request_id);
         }
     }
     let policy = manager.peer.client_cert;
@@ -326,6 +325,14 @@ pub fn prepare(
         remote: told,
         internal,
         scheme,
+    }
+}
+
+/// Puts a field in place of those of its name; `seen`: there may be any.
+fn set(headers: &mut Headers, name: HeaderName, value: HeaderValue, seen: bool) {
+    match seen {
+        true => headers.insert(name, value),
+        false => headers.append(name, value),
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::{
     cell::Cell,
+    io,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Instant,
 };
 
@@ -188,6 +189,22 @@ impl Connection {
     /// Whether it can be used: pending is good news here.
     pub(super) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.http1.poll_idle(cx)
+    }
+
+    /// Whether the host has said nothing since the last exchange, which leaves
+    /// nothing but to use it. Nobody is woken when that changes.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        match self.http1.io() {
+            Io::Tcp(tcp) => {
+                let read = tcp.try_read(&mut [0]);
+                read.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
+            }
+            // A session may have something to read that is nothing for us.
+            _ => {
+                let mut cx = Context::from_waker(Waker::noop());
+                self.poll_idle(&mut cx).is_pending()
+            }
+        }
     }
 
     pub(super) fn closed_by_host(&self) {

@@ -25,7 +25,7 @@ use std::{
     future::poll_fn,
     rc::{Rc, Weak},
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -137,12 +137,9 @@ impl Pool {
                 return Some(Lease::Http2(connection));
             }
         }
-        // Only what the socket has said since it was last read counts; nobody
-        // has to be woken.
-        let mut cx = Context::from_waker(Waker::noop());
         let mut idle = self.idle.borrow_mut();
         while let Some(mut connection) = idle.pop() {
-            if connection.poll_idle(&mut cx).is_pending() {
+            if connection.is_quiet() {
                 self.busy.set(self.busy.get() + 1);
                 return Some(Lease::Http1(connection));
             }

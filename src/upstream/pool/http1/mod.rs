@@ -402,6 +402,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
         self.poll_first(cx).map(|_| ())
     }
 
+    /// The byte stream.
+    pub fn io(&self) -> &T {
+        &self.io
+    }
+
     /// Bytes received and sent since this was last asked.
     pub fn take_traffic(&mut self) -> (u64, u64) {
         (
