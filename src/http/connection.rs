@@ -304,6 +304,7 @@ pub async fn serve(connection: Connection) {
         }
     };
     let peer = PeerHeaders::new(&info, manager.peer.own_address);
+    let accepted = info.accepted;
     let session = Rc::new(Session {
         peer,
         info,
@@ -317,7 +318,7 @@ pub async fn serve(connection: Connection) {
         premature: Cell::new(0),
         tunnels: Cell::new(0),
         requests: Cell::new(0),
-        last_active: Cell::new(Instant::now()),
+        last_active: Cell::new(accepted),
         closing: Cell::new(false),
         task: RefCell::default(),
         chain,

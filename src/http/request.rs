@@ -165,7 +165,6 @@ impl PeerHeaders {
     /// Prepares them. `own` is this machine's address, told in place of a loopback one.
     pub fn new(info: &ConnectionInfo, own: Option<IpAddr>) -> Self {
         let ip = info.remote.ip().map(|a| a.ip());
-        let value = |ip: IpAddr| HeaderValue::from_str(&ip.to_string()).ok();
         let told = ip.map(|ip| {
             if ip.is_loopback() {
                 own.unwrap_or(ip)
@@ -173,12 +172,12 @@ impl PeerHeaders {
                 ip
             }
         });
-        let external = ip.and_then(value);
+        let external = ip.and_then(address);
         Self {
             ip,
             forwarded_for: match told == ip {
                 true => external.clone(),
-                false => told.and_then(value),
+                false => told.and_then(address),
             },
             external,
             scheme: if info.tls.is_some() { "https" } else { "http" },
@@ -186,6 +185,21 @@ impl PeerHeaders {
             client_cert: ClientCert::default(),
         }
     }
+}
+
+/// An address as the value of a header. Every connection needs two of them, and
+/// most are of IPv4, which is written here in a fifth of the time.
+fn address(ip: IpAddr) -> Option<HeaderValue> {
+    let IpAddr::V4(ip) = ip else {
+        return HeaderValue::from_str(&ip.to_string()).ok();
+    };
+    let mut text = smallvec::SmallVec::<[u8; 16]>::new();
+    for octet in ip.octets() {
+        text.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+        text.push(b'.');
+    }
+    text.pop();
+    HeaderValue::from_bytes(&text).ok()
 }
 
 /// Applies the connection manager's rules to a request's headers. `random`
@@ -301,7 +315,7 @@ pub fn prepare(
     }
     if edge {
         let external = match told {
-            Some(ip) => HeaderValue::from_str(&ip.to_string()).ok(),
+            Some(ip) => address(ip),
             None => peer.external.clone(),
         };
         if let Some(external) = external {
@@ -404,6 +418,13 @@ fn last_address(headers: &Headers, hops: u32) -> Option<(IpAddr, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_written_as_everywhere() {
+        for ip in ["0.0.0.0", "127.0.0.1", "255.20.3.100", "::1", "2001:db8::5"] {
+            assert_eq!(address(ip.parse().unwrap()).unwrap(), ip);
+        }
+    }
 
     #[test]
     fn the_trusted_address_is_counted_from_the_end() {

@@ -538,7 +538,7 @@ impl ConnectionCount {
             id: info.id,
             stats,
             worker_stats,
-            since: Instant::now(),
+            since: info.accepted,
             held: Vec::new(),
             _place: place,
             _worker: guard,
