@@ -506,6 +506,10 @@ async fn a_refused_tunnel_is_asked_for_again() {
     client.read_exact(&mut read).await.expect("read");
     assert_eq!(&read, b"hello");
     drop((client, host));
+    eventually("the first line of the log", || async {
+        (home.read("log").lines().count() == 1).then_some(())
+    })
+    .await;
 
     let mut client = dial(listening.number()).await.expect("a connection");
     for _ in 0..2 {
