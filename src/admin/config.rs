@@ -16,16 +16,15 @@ use crate::{
         },
     },
     config::{At, Reported},
-    model::{Context, matcher::StringMatcher},
-    net::Address,
-    refuse,
+    model::{Context, listener::ListenAddress, matcher::StringMatcher},
+    net::{socket::SocketOptions, socket_option::SocketOptionList},
 };
 
 /// Where the admin listens and what it writes of its requests.
 #[derive(Debug)]
 pub struct Config {
     /// Where it listens; nowhere when there is none.
-    pub address: Option<Address>,
+    pub address: Option<ListenAddress>,
     /// One line for each request.
     pub access_logs: AccessLogs,
     /// Which paths are answered.
@@ -64,10 +63,17 @@ impl Config {
             ignore_global_conn_limit: _,
             allow_paths,
         } = message;
-        let refused = refuse!(at; socket_options);
-        let address = address
-            .map(|address| Address::compile(address, &at.field("address")))
-            .transpose();
+        let others = SocketOptionList::compile(socket_options, &at.field("socket_options"));
+        let address = address.map(|address| {
+            let options = SocketOptions {
+                // A second process on the same port is an error, not a companion.
+                reuse_port: false,
+                others: others?,
+                ..SocketOptions::default()
+            };
+            ListenAddress::compile(address, options, at)
+        });
+        let address = address.transpose();
         if !access_log_path.is_empty() {
             access_log.push(file_log(access_log_path));
         }
@@ -78,7 +84,6 @@ impl Config {
             .enumerate()
             .map(|(index, matcher)| StringMatcher::compile(matcher, &list.index(index)))
             .collect();
-        refused?;
         Ok(Self {
             address: address?,
             access_logs: access_logs?,

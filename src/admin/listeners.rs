@@ -32,7 +32,7 @@ pub(super) fn answer(state: &Rc<State>, request: &Request) -> Answer {
         _ => {
             let mut text = String::new();
             for listener in listeners {
-                for address in addresses(listener) {
+                for address in listener.local_addresses() {
                     writeln!(text, "{}::{address}", listener.name).expect(WRITE);
                 }
             }
@@ -41,13 +41,8 @@ pub(super) fn answer(state: &Rc<State>, request: &Request) -> Answer {
     }
 }
 
-/// Where it really listens: with the port the kernel chose where 0 was asked for.
-fn addresses(listener: &Listener) -> impl Iterator<Item = &Address> {
-    listener.sockets.iter().map(|sockets| sockets.local())
-}
-
 fn status(listener: &Listener) -> pb::ListenerStatus {
-    let mut addresses = addresses(listener).map(message_of);
+    let mut addresses = listener.local_addresses().map(message_of);
     pb::ListenerStatus {
         name: listener.name.to_string(),
         local_address: addresses.next(),

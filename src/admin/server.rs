@@ -25,10 +25,10 @@ use crate::{
     codec::{Headers, RequestHead},
     formatter::{FormatContext, HeaderView, Protocol, RequestView, StreamInfo},
     http::stats::{http_stats, listener_http_stats},
-    model::listener::{listener_stats, worker_stats},
+    model::listener::{ListenAddress, listener_stats, worker_stats},
     net::{
         Address, ConnectionInfo,
-        socket::{BindError, ListenSocket, SocketOptions, Sockets},
+        socket::{BindError, ListenSocket, Sockets},
     },
     stats::Block,
 };
@@ -61,13 +61,8 @@ impl Listening {
     ///
     /// # Errors
     /// What the kernel says, with the address.
-    pub fn bind(address: &Address) -> Result<Self, BindError> {
-        let options = SocketOptions {
-            // A second process on the same port is an error, not a companion.
-            reuse_port: false,
-            ..SocketOptions::default()
-        };
-        let sockets = Sockets::bind(address, &options, 1)?;
+    pub fn bind(address: &ListenAddress) -> Result<Self, BindError> {
+        let sockets = Sockets::bind(&address.address, &address.options, 1, false)?;
         let socket = sockets.take(0).expect("sockets were bound for one thread");
         Ok(Self {
             local: sockets.local().clone(),

@@ -162,6 +162,8 @@ pub struct Shared {
     pub tls_clients: Interned<crate::upstream::tls::Client>,
     /// Counts of open connections.
     pub connections: crate::net::limits::ConnectionLimits,
+    /// Connections of listeners that spread them over the workers.
+    pub balances: crate::net::balance::Balances,
     /// Tokens of network filters.
     pub token_buckets: Interned<crate::net::filters::TokenBucket>,
     /// Who resolves names.

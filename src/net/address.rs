@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -12,6 +12,9 @@ use crate::{
     config::{At, Reported},
     refuse,
 };
+
+/// Longest path of a Unix socket, in bytes: what the kernel has room for.
+const MAX_PIPE: usize = 108 - 1;
 
 /// Where a listener listens or a host is reached.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -33,16 +36,28 @@ impl Address {
             Some(pb::address::Address::SocketAddress(socket)) => {
                 Self::compile_socket(socket, &at.field("socket_address"))
             }
-            Some(pb::address::Address::Pipe(pb::Pipe { path, mode })) => {
-                let at = at.field("pipe");
-                refuse!(at; mode)?;
-                Ok(Self::Pipe(PathBuf::from(path).into()))
-            }
+            Some(pb::address::Address::Pipe(pipe)) => Self::compile_pipe(pipe, &at.field("pipe")),
             Some(pb::address::Address::EnvoyInternalAddress(_)) => {
                 Err(at.field("envoy_internal_address").unsupported())
             }
             None => Err(at.error("one of socket_address, pipe is required")),
         }
+    }
+
+    fn compile_pipe(message: pb::Pipe, at: &At<'_>) -> Result<Self, Reported> {
+        // Who listens there uses the mode.
+        let pb::Pipe { path, mode } = message;
+        if mode != 0 && path.starts_with('@') {
+            return Err(at
+                .field("mode")
+                .error("Cannot set mode for Abstract AF_UNIX sockets"));
+        }
+        if path.len() > MAX_PIPE {
+            return Err(at.field("path").error(format_args!(
+                "\"{path}\" exceeds the maximum UNIX domain socket path size of {MAX_PIPE}"
+            )));
+        }
+        Ok(Self::Pipe(PathBuf::from(path).into()))
     }
 
     /// Compiles a socket address that has to be numeric.
@@ -55,8 +70,7 @@ impl Address {
             address,
             port_specifier,
             resolver_name,
-            // `::` listens on both families here; see `net::socket`.
-            ipv4_compat: _,
+            ipv4_compat,
             network_namespace_filepath,
         } = message;
         refuse!(at; resolver_name, network_namespace_filepath)?;
@@ -68,6 +82,14 @@ impl Address {
                 "{address:?} is not an IP address; a name can only be used in a cluster of type STRICT_DNS or LOGICAL_DNS"
             ))
         })?;
+        // Who listens there uses it.
+        if ipv4_compat
+            && !matches!(ip, IpAddr::V6(ip) if ip.is_unspecified() || ip.to_ipv4_mapped().is_some())
+        {
+            return Err(at.field("ipv4_compat").error(format_args!(
+                "only the address '::' and IPv4-mapped addresses of IPv6 can have it, not {ip}"
+            )));
+        }
         Ok(Self::Ip(SocketAddr::new(
             ip,
             Self::port(port_specifier, at)?,
@@ -93,22 +115,6 @@ impl Address {
             }
             None => Err(at.error("port_value is required")),
         }
-    }
-
-    /// Whether a listener of this address is one for connections to `other`: it is
-    /// the same, or stands for all addresses of its family.
-    pub fn covers(&self, other: &Self) -> bool {
-        self == other || other.with_any_ip().is_some_and(|any| *self == any)
-    }
-
-    /// The address that stands for all of the family, with the same port.
-    pub fn with_any_ip(&self) -> Option<Self> {
-        let address = self.ip()?;
-        let any: IpAddr = match address.is_ipv4() {
-            true => Ipv4Addr::UNSPECIFIED.into(),
-            false => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        Some(SocketAddr::new(any, address.port()).into())
     }
 
     /// The IP address and port, if it is one.

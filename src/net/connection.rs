@@ -127,6 +127,68 @@ impl ConnectionInfo {
     }
 }
 
+/// A [`ConnectionInfo`] before TLS, as it goes from one worker to another.
+#[derive(Debug)]
+pub struct Travelling {
+    id: u64,
+    local: Address,
+    remote: Address,
+    direct_remote: Address,
+    server_name: Option<Box<str>>,
+    application_protocols: Box<[Box<[u8]>]>,
+    offers_tls: bool,
+    accepted: Instant,
+    direct_local: Option<Address>,
+    noted: Option<Box<Noted>>,
+}
+
+impl From<ConnectionInfo> for Travelling {
+    fn from(info: ConnectionInfo) -> Self {
+        let ConnectionInfo {
+            id,
+            local,
+            remote,
+            direct_remote,
+            server_name,
+            application_protocols,
+            offers_tls,
+            // Both come after the choice of a filter chain.
+            tls: _,
+            tcp_cluster: _,
+            accepted,
+            direct_local,
+            noted,
+        } = info;
+        Self {
+            id,
+            local,
+            remote,
+            direct_remote,
+            server_name,
+            application_protocols,
+            offers_tls,
+            accepted,
+            direct_local,
+            noted,
+        }
+    }
+}
+
+impl From<Travelling> for ConnectionInfo {
+    fn from(info: Travelling) -> Self {
+        Self {
+            direct_remote: info.direct_remote,
+            server_name: info.server_name,
+            application_protocols: info.application_protocols,
+            offers_tls: info.offers_tls,
+            accepted: info.accepted,
+            direct_local: info.direct_local,
+            noted: info.noted,
+            ..Self::new(info.id, info.local, info.remote)
+        }
+    }
+}
+
 /// A connection and the filter chain that was chosen for it.
 #[derive(Debug)]
 pub struct Connection {

@@ -7,11 +7,12 @@
 //! own; without, all share one.
 
 use std::{
+    fs::{self, Permissions},
     io,
     net::SocketAddr,
     os::{
         fd::OwnedFd,
-        unix::net::{SocketAddr as UnixAddress, UnixListener},
+        unix::{fs::PermissionsExt, net::UnixListener},
     },
     path::Path,
     sync::{Mutex, PoisonError},
@@ -19,43 +20,75 @@ use std::{
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::Address;
-
-/// How many connections the kernel queues before they are accepted, unless
-/// `tcp_backlog_size` says otherwise (the kernel cuts it to `net.core.somaxconn`).
-pub const DEFAULT_BACKLOG: u32 = 4096;
+use super::{
+    Address, TcpKeepalive,
+    socket_option::{self, SocketMoment, SocketOptionError, SocketOptionList},
+};
 
 /// What `listen` and `setsockopt` are told.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SocketOptions {
     /// One socket for each worker.
     pub reuse_port: bool,
-    /// Queue of connections not yet accepted.
-    pub backlog: u32,
+    /// Queue of connections not yet accepted; as many as the kernel allows
+    /// (`net.core.somaxconn`) when not said.
+    pub backlog: Option<u32>,
     /// Bind to an address this host does not have (`IP_FREEBIND`).
     pub freebind: bool,
     /// Accept for any address (`IP_TRANSPARENT`).
     pub transparent: bool,
+    /// An address of IPv6 takes clients of IPv4 too.
+    pub ipv4_compat: bool,
+    /// Connections whose first data came with their SYN (`TCP_FASTOPEN`).
+    pub fast_open: Option<u32>,
+    /// Of the connections that are accepted.
+    pub keepalive: Option<TcpKeepalive>,
+    /// Permissions of the path of a Unix socket; as the process makes files when 0.
+    pub mode: u32,
+    /// `socket_options`. A Unix socket is told those of `STATE_BOUND` and
+    /// `STATE_LISTENING`, as Envoy does.
+    pub others: SocketOptionList,
 }
 
 impl Default for SocketOptions {
     fn default() -> Self {
         Self {
             reuse_port: true,
-            backlog: DEFAULT_BACKLOG,
+            backlog: None,
             freebind: false,
             transparent: false,
+            ipv4_compat: false,
+            fast_open: None,
+            keepalive: None,
+            mode: 0,
+            others: SocketOptionList::default(),
         }
+    }
+}
+
+impl SocketOptions {
+    fn backlog(&self) -> i32 {
+        self.backlog
+            .and_then(|n| i32::try_from(n).ok())
+            .unwrap_or(i32::MAX)
     }
 }
 
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot bind '{address}': {}", reason(.cause))]
+#[error("cannot bind '{address}': {cause}")]
 pub struct BindError {
     address: Address,
     #[source]
-    cause: io::Error,
+    cause: BindCause,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum BindCause {
+    #[error("{}", reason(.0))]
+    Bind(#[from] io::Error),
+    #[error(transparent)]
+    Option(#[from] SocketOptionError),
 }
 
 fn reason(cause: &io::Error) -> String {
@@ -91,7 +124,8 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Binds and listens, once for each of `workers`.
+    /// Binds and listens, once for each of `workers`. `replace` takes the path of a
+    /// Unix socket away from who listens there.
     ///
     /// # Errors
     /// What the kernel says, with the address.
@@ -99,6 +133,7 @@ impl Sockets {
         address: &Address,
         options: &SocketOptions,
         workers: usize,
+        replace: bool,
     ) -> Result<Self, BindError> {
         let fail = |cause| BindError {
             address: address.clone(),
@@ -106,7 +141,10 @@ impl Sockets {
         };
         let (local, sockets) = match address {
             Address::Ip(ip) => bind_tcp(*ip, options, workers).map_err(fail)?,
-            Address::Pipe(path) => (address.clone(), bind_pipe(path, workers).map_err(fail)?),
+            Address::Pipe(path) => {
+                let sockets = bind_pipe(path, options, workers, replace).map_err(fail)?;
+                (address.clone(), sockets)
+            }
         };
         Ok(Self {
             requested: address.clone(),
@@ -142,7 +180,7 @@ fn bind_tcp(
     ip: SocketAddr,
     options: &SocketOptions,
     workers: usize,
-) -> io::Result<(Address, Vec<ListenSocket>)> {
+) -> Result<(Address, Vec<ListenSocket>), BindCause> {
     let first = listen(ip, options)?;
     let local = first.local_addr()?;
     let mut sockets = Vec::with_capacity(workers);
@@ -156,15 +194,19 @@ fn bind_tcp(
     Ok((local.into(), sockets))
 }
 
-fn listen(ip: SocketAddr, options: &SocketOptions) -> io::Result<std::net::TcpListener> {
+fn listen(ip: SocketAddr, options: &SocketOptions) -> Result<std::net::TcpListener, BindCause> {
     let socket = Socket::new(Domain::for_address(ip), Type::STREAM, Some(Protocol::TCP))?;
+    let tell = |moment| options.others.apply(&socket, moment, Some(ip.is_ipv6()));
     socket.set_nonblocking(true)?;
-    socket.set_reuse_address(true)?;
     if ip.is_ipv6() {
-        socket.set_only_v6(!ip.ip().is_unspecified())?;
+        socket.set_only_v6(!options.ipv4_compat)?;
     }
-    if options.reuse_port {
-        socket.set_reuse_port(true)?;
+    socket.set_reuse_address(true)?;
+    if options.transparent {
+        match ip.is_ipv6() {
+            true => socket.set_ip_transparent_v6(true)?,
+            false => socket.set_ip_transparent_v4(true)?,
+        }
     }
     if options.freebind {
         match ip.is_ipv6() {
@@ -172,30 +214,53 @@ fn listen(ip: SocketAddr, options: &SocketOptions) -> io::Result<std::net::TcpLi
             false => socket.set_freebind_v4(true)?,
         }
     }
-    if options.transparent {
-        socket.set_ip_transparent_v4(true)?;
+    if options.reuse_port {
+        socket.set_reuse_port(true)?;
     }
+    // Those that are accepted have it from here.
+    socket.set_tcp_nodelay(true)?;
+    if let Some(keepalive) = &options.keepalive {
+        keepalive.apply(&socket)?;
+    }
+    tell(SocketMoment::Prebind)?;
     socket.bind(&ip.into())?;
-    socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+    tell(SocketMoment::Bound)?;
+    socket.listen(options.backlog())?;
+    tell(SocketMoment::Listening)?;
+    if let Some(queue) = options.fast_open {
+        socket_option::set_fast_open(&socket, queue)?;
+    }
     Ok(socket.into())
 }
 
-fn bind_pipe(path: &Path, workers: usize) -> io::Result<Vec<ListenSocket>> {
-    let listener = match path.to_str().and_then(|p| p.strip_prefix('@')) {
-        Some(name) => {
-            use std::os::linux::net::SocketAddrExt;
-            UnixListener::bind_addr(&UnixAddress::from_abstract_name(name)?)?
-        }
+fn bind_pipe(
+    path: &Path,
+    options: &SocketOptions,
+    workers: usize,
+    replace: bool,
+) -> Result<Vec<ListenSocket>, BindCause> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let tell = |moment| options.others.apply(&socket, moment, None);
+    socket.set_nonblocking(true)?;
+    match path.to_str().and_then(|p| p.strip_prefix('@')) {
+        Some(name) => socket.bind(&SockAddr::unix(format!("\0{name}"))?)?,
         None => {
             // A path left over by a process that is gone would refuse the bind.
             let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-            if path.exists() && probe.connect(&SockAddr::unix(path)?).is_err() {
-                std::fs::remove_file(path)?;
+            let is_left = || Ok::<_, io::Error>(probe.connect(&SockAddr::unix(path)?).is_err());
+            if path.exists() && (replace || is_left()?) {
+                fs::remove_file(path)?;
             }
-            UnixListener::bind(path)?
+            socket.bind(&SockAddr::unix(path)?)?;
+            if options.mode != 0 {
+                fs::set_permissions(path, Permissions::from_mode(options.mode))?;
+            }
         }
-    };
-    listener.set_nonblocking(true)?;
+    }
+    tell(SocketMoment::Bound)?;
+    socket.listen(options.backlog())?;
+    tell(SocketMoment::Listening)?;
+    let listener: UnixListener = socket.into();
     let mut sockets = Vec::with_capacity(workers);
     for _ in 1..workers {
         let copy: OwnedFd = listener.try_clone()?.into();
@@ -215,7 +280,7 @@ mod tests {
 
     #[test]
     fn each_worker_takes_its_socket_once() {
-        let sockets = Sockets::bind(&loopback(0), &SocketOptions::default(), 2).unwrap();
+        let sockets = Sockets::bind(&loopback(0), &SocketOptions::default(), 2, false).unwrap();
         assert_ne!(sockets.local().ip().unwrap().port(), 0);
         assert!(sockets.take(0).is_some());
         assert!(sockets.take(1).is_some());
@@ -227,7 +292,7 @@ mod tests {
     fn a_port_in_use_is_said_with_its_address() {
         let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = loopback(other.local_addr().unwrap().port());
-        let error = Sockets::bind(&address, &SocketOptions::default(), 1).unwrap_err();
+        let error = Sockets::bind(&address, &SocketOptions::default(), 1, false).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("cannot bind '{address}': Address already in use by another process")

@@ -46,7 +46,7 @@ impl Door {
     pub(super) fn leads_to(&self, listener: &Listener, local: &Address) -> bool {
         match self {
             Self::Sockets(sockets) => listener.sockets.iter().any(|s| Arc::ptr_eq(s, sockets)),
-            Self::HandedOver => listener.addresses.iter().any(|a| a.address.covers(local)),
+            Self::HandedOver => (listener.addresses.iter()).any(|a| a.is(local) || a.is_any(local)),
         }
     }
 }

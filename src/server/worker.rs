@@ -13,13 +13,18 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Cache};
+use tokio::sync::mpsc;
 
 use crate::{
     model::{
         Snapshot, SnapshotSlot,
-        listener::{Facts, Listener, TrafficDirection},
+        listener::{Facts, ListenAddress, Listener, TrafficDirection},
     },
-    net::{Address, accept::AcceptLoops, signal::Signal},
+    net::{
+        Address,
+        accept::{AcceptLoops, Handed},
+        signal::Signal,
+    },
     stats::Block,
 };
 
@@ -51,6 +56,8 @@ pub struct Worker {
     phase: Cell<Phase>,
     phase_changed: Signal,
     connections: Cell<usize>,
+    /// Where each worker takes connections over.
+    peers: Box<[mpsc::Sender<Handed>]>,
     /// Stats under `server.`.
     server: Arc<Block>,
     connection_ids: Arc<AtomicU64>,
@@ -64,6 +71,7 @@ impl Worker {
         lifecycle: Lifecycle,
         server: Arc<Block>,
         connection_ids: Arc<AtomicU64>,
+        peers: Box<[mpsc::Sender<Handed>]>,
         seed: u64,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -79,6 +87,7 @@ impl Worker {
             lifecycle,
             phase_changed: Signal::new(),
             connections: Cell::new(0),
+            peers,
             server,
             connection_ids,
             random: Cell::new(seed | 1),
@@ -176,14 +185,11 @@ impl Worker {
     /// addresses with its port.
     pub fn listener_at(&self, address: &Address) -> Option<Arc<Listener>> {
         let listeners = self.listeners.borrow();
-        let any = address.with_any_ip()?;
-        let at = |wanted: &Address| {
-            listeners.values().find(|l| {
-                let mut addresses = l.listener.addresses.iter();
-                addresses.any(|a| a.address == *wanted)
-            })
+        let of = |fits: fn(&ListenAddress, &Address) -> bool| {
+            let mut all = listeners.values();
+            all.find(|l| l.listener.addresses.iter().any(|a| fits(a, address)))
         };
-        let found = at(address).or_else(|| at(&any))?;
+        let found = of(ListenAddress::is).or_else(|| of(ListenAddress::is_any))?;
         Some(found.listener.clone())
     }
 
@@ -230,6 +236,12 @@ impl Worker {
             self.lifecycle.drain_time(),
             self.lifecycle.strategy(),
         )
+    }
+
+    /// Room to hand a connection to another worker; `None` when it has enough to do
+    /// or is gone.
+    pub fn room_at(&self, worker: usize) -> Option<mpsc::Permit<'_, Handed>> {
+        self.peers.get(worker)?.try_reserve().ok()
     }
 
     /// A connection id, unique within the process.

@@ -6,11 +6,15 @@ use std::{
     thread::JoinHandle,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use crate::{model::SnapshotSlot, stats};
+use crate::{model::SnapshotSlot, net::accept, stats};
 
 use super::{Lifecycle, Worker, watchdog::Watchdog};
+
+/// Connections on their way to one worker; where there are more, the worker that
+/// accepted one keeps it.
+const HANDED: usize = 1024;
 
 /// The worker threads.
 #[derive(Debug)]
@@ -35,7 +39,9 @@ impl Workers {
         let published = watch::Sender::new(0);
         let connection_ids = Arc::new(AtomicU64::new(0));
         let mut threads = Vec::with_capacity(count);
-        for index in 0..count {
+        let (peers, doors): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(HANDED)).unzip();
+        for (index, handed) in doors.into_iter().enumerate() {
+            let peers = peers.clone().into_boxed_slice();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
@@ -55,8 +61,10 @@ impl Workers {
                     tasks.block_on(&runtime, async move {
                         let phase = lifecycle.subscribe();
                         tokio::task::spawn_local(beat.run());
+                        let ids = connection_ids;
                         let worker =
-                            Worker::new(index, snapshot, lifecycle, server, connection_ids, seed);
+                            Worker::new(index, snapshot, lifecycle, server, ids, peers, seed);
+                        tokio::task::spawn_local(accept::take_in(worker.clone(), handed));
                         run(&worker, phase, published).await;
                     });
                 })?;

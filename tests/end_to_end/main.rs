@@ -19,6 +19,7 @@ mod routing;
 mod runtime;
 mod scopes;
 mod shipped;
+mod sockets;
 mod tcp;
 mod tls;
 mod tunnels;

@@ -40,7 +40,7 @@ pub use discovery::Discovery;
 pub use endpoints::{Duplicates, EndpointSet, EndpointSpec, LocalitySpec, ResolvedNames, Target};
 pub use http_options::{Http2Options, HttpOptions, KeepAlive};
 pub use protocol::Protocol;
-pub use socket::{SocketOptions, TcpKeepalive};
+pub use socket::SocketOptions;
 pub use transport::{Transport, Transports};
 
 /// One upstream cluster.

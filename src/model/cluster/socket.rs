@@ -1,6 +1,6 @@
 //! `upstream_bind_config` and `upstream_connection_options`, compiled.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use crate::{
     api::envoy::config::{
@@ -13,7 +13,7 @@ use crate::{
         core::v3 as core,
     },
     config::{At, Reported},
-    net::Address,
+    net::{Address, TcpKeepalive},
     refuse,
 };
 
@@ -26,17 +26,6 @@ pub struct SocketOptions {
     pub freebind: bool,
     /// `tcp_keepalive`.
     pub keepalive: Option<TcpKeepalive>,
-}
-
-/// `TcpKeepalive`; what is `None` is the kernel's default.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct TcpKeepalive {
-    /// Probes without an answer before the connection is given up.
-    pub probes: Option<u32>,
-    /// Idle time before the first probe.
-    pub time: Option<Duration>,
-    /// Between probes.
-    pub interval: Option<Duration>,
 }
 
 pub(super) fn compile(
@@ -71,19 +60,7 @@ pub(super) fn compile(
             return Err(at.error("only the default is supported yet: V6 first, a count of 1"));
         }
     }
-    if let Some(keepalive) = tcp_keepalive {
-        let core::TcpKeepalive {
-            keepalive_probes,
-            keepalive_time,
-            keepalive_interval,
-        } = keepalive;
-        let seconds = |s: u32| Duration::from_secs(s.into());
-        options.keepalive = Some(TcpKeepalive {
-            probes: keepalive_probes,
-            time: keepalive_time.map(seconds),
-            interval: keepalive_interval.map(seconds),
-        });
-    }
+    options.keepalive = tcp_keepalive.and_then(TcpKeepalive::compile);
     Ok(options)
 }
 

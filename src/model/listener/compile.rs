@@ -10,9 +10,10 @@ use crate::{
     config::{At, Reported},
     model::Context,
     net::{
-        Address,
+        TcpKeepalive,
         listener_filters::{ListenerFilter, ListenerFilters, ProxyProtocol},
-        socket::{DEFAULT_BACKLOG, SocketOptions},
+        socket::SocketOptions,
+        socket_option::SocketOptionList,
     },
     refuse,
 };
@@ -78,28 +79,38 @@ impl Listener {
             stats_matcher,
         } = message;
 
-        let connection_balance_config =
-            connection_balance_config.filter(|c| c.balance_type.is_some());
-        let bind_to_port = bind_to_port.filter(|on| !*on);
         let mut refused = refuse!(at;
-            deprecated_v1, tcp_fast_open_queue_length, socket_options,
-            udp_listener_config, api_listener, connection_balance_config, access_log,
-            bind_to_port, enable_mptcp,
-            fcds_config, tcp_keepalive,
+            udp_listener_config, api_listener, access_log,
+            enable_mptcp, fcds_config,
             per_connection_buffer_high_watermark_timeout, stats_matcher,
         );
         if listener_specifier.is_some() {
             refused = Err(at.field("internal_listener").unsupported());
         }
 
+        let balanced = is_balanced(
+            connection_balance_config,
+            &at.field("connection_balance_config"),
+        );
+        let others = SocketOptionList::compile(socket_options, &at.field("socket_options"));
+        let others = others.map_err(|reported| refused = Err(reported));
         let options = SocketOptions {
             reuse_port: enable_reuse_port.unwrap_or(true) || reuse_port,
-            backlog: tcp_backlog_size.unwrap_or(DEFAULT_BACKLOG),
+            backlog: tcp_backlog_size,
             freebind: freebind.unwrap_or(false),
             transparent: transparent.unwrap_or(false),
+            fast_open: tcp_fast_open_queue_length,
+            keepalive: tcp_keepalive.and_then(TcpKeepalive::compile),
+            others: others.unwrap_or_default(),
+            ..SocketOptions::default()
         };
-        let addresses = compile_addresses(address, additional_addresses, &options, at);
+        let addresses = ListenAddress::compile_all(address, additional_addresses, &options, at);
         let filters = ListenerFilters::compile(listener_filters, cx, &at.field("listener_filters"));
+        // Said in the older way, too.
+        let older = deprecated_v1
+            .and_then(|pb::listener::DeprecatedV1 { bind_to_port }| bind_to_port)
+            .unwrap_or(true);
+        let bind_to_port = bind_to_port.unwrap_or(true) && older;
         let use_proxy_proto = filter_chains
             .first()
             .or(default_filter_chain.as_ref())
@@ -118,6 +129,7 @@ impl Listener {
         let chains = (filter_chains, default_filter_chain);
         let chains = compile_chains(chains, filter_chain_matcher, &stat_prefix, cx, at);
         refused?;
+        let balance = balanced?.then(|| cx.shared.balances.of(&name, cx.server.concurrency));
         let (addresses, mut filters, timeout, filter_chains) =
             (addresses?, filters?, timeout?, chains?);
         // In Envoy's order, after those that are configured.
@@ -145,6 +157,7 @@ impl Listener {
         Ok(Self {
             name: name.into(),
             addresses,
+            bind_to_port,
             sockets: Vec::new(),
             filter_chains,
             filters,
@@ -154,6 +167,7 @@ impl Listener {
                 all,
                 ignore_all: ignore_global_conn_limit,
             },
+            balance,
             listener_filters_timeout: timeout.unwrap_or(DEFAULT_LISTENER_FILTERS_TIMEOUT),
             continue_on_listener_filters_timeout,
             per_connection_buffer_limit: per_connection_buffer_limit_bytes
@@ -171,43 +185,28 @@ impl Listener {
     }
 }
 
-fn compile_addresses(
-    address: Option<core::Address>,
-    additional: Vec<pb::AdditionalAddress>,
-    options: &SocketOptions,
+/// Whether connections go to the workers in turn, not to the one that the kernel
+/// chooses.
+fn is_balanced(
+    message: Option<pb::listener::ConnectionBalanceConfig>,
     at: &At<'_>,
-) -> Result<Vec<ListenAddress>, Reported> {
-    let listen = |address: Address| ListenAddress {
-        address,
-        options: options.clone(),
+) -> Result<bool, Reported> {
+    use pb::listener::connection_balance_config::BalanceType;
+    let Some(pb::listener::ConnectionBalanceConfig { balance_type }) = message else {
+        return Ok(false);
     };
-    let at_address = at.field("address");
-    let first = match address {
-        Some(address) => Address::compile(address, &at_address).map(listen),
-        None => Err(at_address.error("is required")),
-    };
-    let mut addresses = Vec::with_capacity(1 + additional.len());
-    let mut outcome = first.map(|first| addresses.push(first));
-    for (index, other) in additional.into_iter().enumerate() {
-        let at = at.field("additional_addresses");
-        let at = at.index(index);
-        let pb::AdditionalAddress {
-            address,
-            socket_options,
-            tcp_keepalive,
-        } = other;
-        let refused = refuse!(at; socket_options, tcp_keepalive);
-        let at_address = at.field("address");
-        let compiled = match address {
-            Some(address) => Address::compile(address, &at_address),
-            None => Err(at_address.error("is required")),
-        };
-        match refused.and(compiled) {
-            Ok(address) => addresses.push(listen(address)),
-            Err(reported) => outcome = Err(reported),
+    match balance_type {
+        Some(BalanceType::ExactBalance(_)) => Ok(true),
+        Some(BalanceType::CpuLocalityBalance(_)) => {
+            at.field("cpu_locality_balance").warn(
+                "has no effect where the kernel does not steer connections to the workers of \
+                 their processors, as in Envoy",
+            );
+            Ok(false)
         }
+        Some(BalanceType::ExtendBalance(_)) => Err(at.field("extend_balance").unsupported()),
+        None => Err(at.error("one of exact_balance, cpu_locality_balance is required")),
     }
-    outcome.map(|()| addresses)
 }
 
 fn compile_chains(

@@ -1,9 +1,11 @@
 //! `envoy.config.listener.v3.Listener`, compiled.
 
+mod address;
 mod compile;
 mod filter_chain;
 mod matching;
 
+pub use address::ListenAddress;
 pub use filter_chain::{FilterChain, NetworkFilter, Transport};
 pub use matching::{Facts, FilterChains};
 
@@ -12,9 +14,10 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     net::{
         Address,
+        balance::Balance,
         limits::OpenConnections,
         listener_filters::ListenerFilters,
-        socket::{BindError, SocketOptions, Sockets},
+        socket::{BindError, Sockets},
     },
     stats,
 };
@@ -49,15 +52,6 @@ crate::stat_table! {
     }
 }
 
-/// One address a listener listens on.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ListenAddress {
-    /// The address.
-    pub address: Address,
-    /// How its sockets are made.
-    pub options: SocketOptions,
-}
-
 /// How many connections of a listener may be open.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -87,6 +81,8 @@ pub struct Listener {
     pub name: Arc<str>,
     /// Where it listens, its own address first.
     pub addresses: Vec<ListenAddress>,
+    /// `bind_to_port`: without it, it serves what other listeners hand over.
+    pub bind_to_port: bool,
     /// The sockets of `addresses`, in the same order, once bound.
     pub sockets: Vec<Arc<Sockets>>,
     /// Its filter chains and the rules by which one is chosen.
@@ -98,6 +94,8 @@ pub struct Listener {
     pub hand_over_restored: bool,
     /// How many connections may be open.
     pub limits: Limits,
+    /// `exact_balance`: where its connections are counted by worker.
+    pub balance: Option<Arc<Balance>>,
     /// How long choosing a filter chain may take; zero is no limit.
     pub listener_filters_timeout: Duration,
     /// When that time runs out, go on with what is known instead of closing.
@@ -115,20 +113,31 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds the addresses that have no socket yet; `existing` gives those that
-    /// another configuration of the same address already has.
+    /// Where it listens: with the port the kernel chose where 0 was asked for.
+    pub fn local_addresses(&self) -> impl Iterator<Item = &Address> {
+        let bound = self.sockets.iter().map(|sockets| sockets.local());
+        let unbound = self.addresses.iter().filter(|_| !self.bind_to_port);
+        bound.chain(unbound.map(|listens| &listens.address))
+    }
+
+    /// Binds the addresses whose sockets are none of `known`, which another
+    /// configuration of this listener, or of one that leaves, already has.
     ///
     /// # Errors
     /// The first address that cannot be bound; nothing stays bound then but
-    /// what `existing` gave.
-    pub fn bind(
-        &mut self,
-        mut existing: impl FnMut(&ListenAddress) -> Option<Arc<Sockets>>,
-        workers: usize,
-    ) -> Result<(), BindError> {
-        let sockets = self.addresses.iter().map(|wanted| match existing(wanted) {
-            Some(sockets) => Ok(sockets),
-            None => Sockets::bind(&wanted.address, &wanted.options, workers).map(Arc::new),
+    /// what was known.
+    pub fn bind(&mut self, known: &[&Arc<Sockets>], workers: usize) -> Result<(), BindError> {
+        let bound = self.addresses.iter().filter(|_| self.bind_to_port);
+        let sockets = bound.map(|wanted| {
+            let same = |sockets: &&&Arc<Sockets>| *sockets.requested() == wanted.address;
+            let mut fitting = known.iter().filter(same);
+            match fitting.find(|sockets| *sockets.options() == wanted.options) {
+                Some(sockets) => Ok(Arc::clone(sockets)),
+                None => {
+                    let ours = known.iter().any(|sockets| same(&sockets));
+                    Sockets::bind(&wanted.address, &wanted.options, workers, ours).map(Arc::new)
+                }
+            }
         });
         self.sockets = sockets.collect::<Result<_, _>>()?;
         Ok(())

@@ -225,17 +225,7 @@ async fn open_tcp(cluster: &Cluster, address: SocketAddr) -> io::Result<TcpStrea
     socket.set_nodelay(true)?;
     let options = &cluster.socket;
     if let Some(keepalive) = &options.keepalive {
-        let mut told = socket2::TcpKeepalive::new();
-        if let Some(time) = keepalive.time {
-            told = told.with_time(time);
-        }
-        if let Some(interval) = keepalive.interval {
-            told = told.with_interval(interval);
-        }
-        if let Some(probes) = keepalive.probes {
-            told = told.with_retries(probes);
-        }
-        socket2::SockRef::from(&socket).set_tcp_keepalive(&told)?;
+        keepalive.apply(&socket)?;
     }
     if let Some(source) = options.source.filter(|s| s.is_ipv4() == address.is_ipv4()) {
         if options.freebind {

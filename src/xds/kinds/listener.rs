@@ -8,10 +8,7 @@ use crate::{
     admin::state,
     api::envoy::config::listener::v3::Listener as ListenerMessage,
     config::{At, Reported},
-    model::{
-        Context,
-        listener::{ListenAddress, Listener},
-    },
+    model::{Context, listener::Listener},
     net::socket::Sockets,
     stats::{self, Block},
     xds::{
@@ -79,13 +76,7 @@ impl Kind for ListenerKind {
             .chain(peers.leaving())
             .flat_map(|other| &other.sockets)
             .collect();
-        let existing = |wanted: &ListenAddress| {
-            let fits = |sockets: &&&Arc<Sockets>| {
-                *sockets.requested() == wanted.address && *sockets.options() == wanted.options
-            };
-            known.iter().find(fits).map(|sockets| Arc::clone(sockets))
-        };
-        match listener.bind(existing, self.workers) {
+        match listener.bind(&known, self.workers) {
             Ok(()) => Ok(Arc::new(listener)),
             Err(error) => {
                 self.stats.inc(names::listener_create_failure);
