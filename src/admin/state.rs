@@ -164,6 +164,8 @@ pub enum Kind {
     Runtime,
     /// `envoy.extensions.transport_sockets.tls.v3.Secret`
     Secret,
+    /// `envoy.config.route.v3.VirtualHost`, which are shown as part of their tables.
+    VirtualHost,
 }
 
 impl Kind {
@@ -177,6 +179,7 @@ impl Kind {
             Self::Route => "envoy.config.route.v3.RouteConfiguration",
             Self::Scope => "envoy.config.route.v3.ScopedRouteConfiguration",
             Self::Runtime => "envoy.service.runtime.v3.Runtime",
+            Self::VirtualHost => "envoy.config.route.v3.VirtualHost",
             Self::Secret => "envoy.extensions.transport_sockets.tls.v3.Secret",
         }
     }
@@ -190,6 +193,7 @@ impl Kind {
             Self::Listener => "lds",
             Self::Route => "rds",
             Self::Scope => "srds",
+            Self::VirtualHost => "vhds",
             Self::Runtime => "rtds",
             Self::Secret => "sds",
         }

@@ -23,13 +23,18 @@ use super::{
 };
 use crate::{
     formatter::{Protocol, RequestView},
-    model::{listener::NetworkFilter, route::WorkerTable},
+    model::{
+        listener::NetworkFilter,
+        route::{Routes, WorkerTable},
+    },
     net::{Connection, ConnectionInfo, Quietly},
     server::{Chain, ChainHandle, Worker},
     stats::Counter,
+    xds::demand::What,
 };
 use bytes::Bytes;
 use http::Version;
+use tokio::sync::oneshot;
 
 /// `overload.premature_reset_total_stream_count`: on fewer streams than so many, as
 /// many resets are needed as would be half of them.
@@ -118,6 +123,24 @@ impl Session {
             Some(table) if Arc::ptr_eq(table, now) => Some(table.clone()),
             _ => Some(table.insert(Rc::new(now.clone())).clone()),
         }
+    }
+
+    /// Asks for what would give a request a route: the routes of its scope, or its
+    /// virtual host. Ready when there is no more to wait for; `None` when nothing
+    /// can be asked for.
+    pub(super) fn demand(
+        &self,
+        manager: &ConnectionManager,
+        request: &RequestView<'_>,
+    ) -> Option<oneshot::Receiver<()>> {
+        if let Routes::Scoped(scoped) = &manager.routes
+            && let Some(answered) = scoped.ask(request)
+        {
+            return Some(answered);
+        }
+        let table = self.routes(manager, || *request)?;
+        let host = request.authority.to_ascii_lowercase();
+        table.demand()?.ask(What::Host(host.into()))
     }
 
     /// The filters in force.

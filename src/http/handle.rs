@@ -45,12 +45,13 @@ pub(super) async fn handle(
     let managed = session.current();
     let mut stream = Stream::begin(session, managed, parts);
     stream.request_received = body.is_received();
-    let (seen, upgrade, found) = match admit(&mut stream) {
+    let (seen, upgrade, mut found) = match admit(&mut stream) {
         Ok(admitted) => admitted,
         Err(reply) => return Ok(answer(stream, reply)),
     };
     if !stream.manager().filters.is_empty()
-        && let Err(reply) = Box::pin(filter(&mut stream, &mut body)).await
+        && let Err(reply) =
+            Box::pin(filter(&mut stream, &mut body, &mut found, upgrade.as_ref())).await
     {
         return Ok(answer(stream, reply));
     }
@@ -65,7 +66,7 @@ pub(super) async fn handle(
 }
 
 /// What became of looking for a request's route.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Found {
     /// It is the stream's.
     Route,
@@ -76,11 +77,27 @@ enum Found {
 }
 
 /// Leads a request through the filters.
-async fn filter(stream: &mut Stream, body: &mut RequestBody) -> Result<(), LocalReply> {
+async fn filter(
+    stream: &mut Stream,
+    body: &mut RequestBody,
+    found: &mut Found,
+    upgrade: Option<&Upgrade>,
+) -> Result<(), LocalReply> {
     let mut passing = Box::new(Passing::new(stream));
-    let outcome = passing.request(stream, body).await;
-    stream.passing = Some(passing);
-    outcome
+    loop {
+        let outcome = passing.request(stream, body).await;
+        if !matches!(outcome, Ok(true)) {
+            stream.passing = Some(passing);
+            return outcome.map(drop);
+        }
+        let managed = stream.managed.clone();
+        *found = find_route(stream, managed.manager());
+        check_upgrade(stream, *found, upgrade)?;
+        if *found == Found::Route {
+            // The route may say something to filters that have been passed.
+            passing = Box::new(Passing::new(stream));
+        }
+    }
 }
 
 /// Checks and prepares a request, and finds its route.
@@ -146,16 +163,28 @@ fn admit(stream: &mut Stream) -> Result<(Seen, Option<Upgrade>, Found), LocalRep
         stream.info.downstream_remote = Some(std::net::SocketAddr::new(ip, 0).into());
     }
     let found = find_route(stream, manager);
-    // Where there is no route, that is what the client is told.
-    if let (Some(upgrade), Found::Route) = (&upgrade, found) {
-        if !upgrade.is_allowed(stream.route.as_ref(), manager) {
-            let stats = &manager.stats;
-            stats.inc(http_stats::downstream_rq_ws_on_non_ws_route);
-            return Err(LocalReply::empty(StatusCode::FORBIDDEN, "upgrade_failed").closing());
-        }
-        stream.upgrades();
-    }
+    check_upgrade(stream, found, upgrade.as_ref())?;
     Ok((seen, upgrade, found))
+}
+
+/// Where there is no route, that is what the client is told, not that it may not
+/// upgrade.
+fn check_upgrade(
+    stream: &mut Stream,
+    found: Found,
+    upgrade: Option<&Upgrade>,
+) -> Result<(), LocalReply> {
+    let (Some(upgrade), Found::Route) = (upgrade, found) else {
+        return Ok(());
+    };
+    let manager = stream.manager();
+    if !upgrade.is_allowed(stream.route.as_ref(), manager) {
+        let stats = &manager.stats;
+        stats.inc(http_stats::downstream_rq_ws_on_non_ws_route);
+        return Err(LocalReply::empty(StatusCode::FORBIDDEN, "upgrade_failed").closing());
+    }
+    stream.upgrades();
+    Ok(())
 }
 
 fn check_version(stream: &mut Stream, manager: &ConnectionManager) -> Result<(), LocalReply> {

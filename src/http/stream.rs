@@ -132,6 +132,8 @@ pub struct Stream {
     pub upgraded: bool,
     /// The response has been handed over to the end.
     pub complete: bool,
+    /// Its route was asked for on demand, and is to be looked for again.
+    pub rerouted: bool,
     /// Its way through the filters, once it is there.
     pub(super) passing: Option<Box<Passing>>,
 }
@@ -181,6 +183,7 @@ impl Stream {
             last_moved: now,
             upgraded: false,
             complete: false,
+            rerouted: false,
             passing: None,
         })
     }

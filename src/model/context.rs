@@ -9,13 +9,13 @@ use crate::{
     runtime::Runtime,
     stats,
     upstream::grpc::{Caller, Target},
-    xds::slot::Slot,
+    xds::{demand::Demand, slot::Slot},
 };
 
 use super::{
     Interned,
     cluster::EndpointSet,
-    route::{RouteTable, ScopeRoutes, ScopeTable},
+    route::{DiscoveredHosts, HostsWanted, RouteTable, ScopeRoutes, ScopeTable},
     secret::Secret,
 };
 
@@ -38,7 +38,7 @@ pub trait Sources {
     ) -> Result<Arc<Slot<RouteTable>>, Reported>;
 
     /// The scopes of a connection manager by SRDS, whose routes are had as `routes`
-    /// says. The subscription's stats stand under its prefix + `scoped_rds.NAME.`.
+    /// says, and how those are asked for that are `on_demand`. The subscription's stats stand under its prefix + `scoped_rds.NAME.`.
     ///
     /// # Errors
     /// As for [`Sources::routes`].
@@ -48,7 +48,18 @@ pub trait Sources {
         name: &str,
         routes: ScopeRoutes<'_>,
         at: &At<'_>,
-    ) -> Result<Arc<Slot<ScopeTable>>, Reported>;
+    ) -> Result<(Arc<Slot<ScopeTable>>, Demand), Reported>;
+
+    /// The virtual hosts of a route table by VHDS.
+    ///
+    /// # Errors
+    /// As for [`Sources::routes`], and when the source does not speak delta.
+    fn virtual_hosts(
+        &self,
+        source: &ConfigSource,
+        wanted: HostsWanted,
+        at: &At<'_>,
+    ) -> Result<DiscoveredHosts, Reported>;
 
     /// A secret by SDS, or one of the bootstrap's when `source` is `None`.
     ///

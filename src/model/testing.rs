@@ -8,7 +8,7 @@ use super::{
     Context, Shared, Sources,
     cluster::EndpointSet,
     context::{Extension, FilterWanted, Meanwhile, ServerInfo},
-    route::{RouteTable, ScopeRoutes, ScopeTable},
+    route::{DiscoveredHosts, HostsWanted, RouteTable, ScopeRoutes, ScopeTable},
     secret::Secret,
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     runtime::Runtime,
     stats,
     upstream::grpc::{Caller, Channels, Target},
-    xds::slot::Slot,
+    xds::{demand::Demand, slot::Slot},
 };
 
 /// Everything a [`Context`] refers to, with two workers and no runtime layers.
@@ -109,8 +109,20 @@ impl Sources for Given {
         name: &str,
         _routes: ScopeRoutes<'_>,
         _at: &At<'_>,
-    ) -> Result<Arc<Slot<ScopeTable>>, Reported> {
-        Ok(Arc::new(Slot::new(name)))
+    ) -> Result<(Arc<Slot<ScopeTable>>, Demand), Reported> {
+        Ok((Arc::new(Slot::new(name)), Demand::deaf()))
+    }
+
+    fn virtual_hosts(
+        &self,
+        _source: &ConfigSource,
+        wanted: HostsWanted,
+        _at: &At<'_>,
+    ) -> Result<DiscoveredHosts, Reported> {
+        Ok(DiscoveredHosts {
+            hosts: Arc::new(Slot::new(wanted.route_config)),
+            demand: Demand::deaf(),
+        })
     }
 
     fn secret(

@@ -18,11 +18,11 @@ use crate::{
         Context, Shared, Sources,
         cluster::EndpointSet,
         context::{Extension, FilterWanted, Meanwhile},
-        route::{RouteTable, ScopeRoutes, ScopeTable},
+        route::{DiscoveredHosts, HostsWanted, RouteTable, ScopeRoutes, ScopeTable},
         secret::Secret,
     },
     upstream::grpc::{Caller, Target},
-    xds::slot::Slot,
+    xds::{demand::Demand, slot::Slot},
 };
 
 use super::{ground::Ground, process::StartError};
@@ -128,7 +128,16 @@ impl Sources for NoSources {
         _: &str,
         _: ScopeRoutes<'_>,
         at: &At<'_>,
-    ) -> Result<Arc<Slot<ScopeTable>>, Reported> {
+    ) -> Result<(Arc<Slot<ScopeTable>>, Demand), Reported> {
+        Err(at.error(NONE))
+    }
+
+    fn virtual_hosts(
+        &self,
+        _: &ConfigSource,
+        _: HostsWanted,
+        at: &At<'_>,
+    ) -> Result<DiscoveredHosts, Reported> {
         Err(at.error(NONE))
     }
 

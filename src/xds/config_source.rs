@@ -9,7 +9,7 @@ use crate::{
     refuse,
 };
 
-use super::api_source::{ApiSource, Management, Through, check_version};
+use super::api_source::{ApiSource, Management, Through, Variant, check_version};
 
 /// `initial_fetch_timeout` when it is not set.
 pub const DEFAULT_INITIAL_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
@@ -86,6 +86,19 @@ impl Origin {
 }
 
 impl ConfigSource {
+    /// Refuses a source that does not say what has changed only.
+    ///
+    /// # Errors
+    /// Reported in Envoy's words.
+    pub fn check_delta(&self, at: &At<'_>) -> Result<(), Reported> {
+        match &self.origin {
+            Origin::Ads(api) | Origin::Api(api) if api.variant == Variant::Delta => Ok(()),
+            Origin::Ads(_) | Origin::Api(_) | Origin::File(_) => {
+                Err(at.error("vhds: only 'DELTA_GRPC' is supported as an api_type."))
+            }
+        }
+    }
+
     /// Compiles a source.
     ///
     /// # Errors

@@ -14,7 +14,8 @@ use std::{
 use xxhash_rust::xxh64::xxh64;
 
 use super::{
-    cluster_names::Reference, config_source::DEFAULT_INITIAL_FETCH_TIMEOUT, watcher::Watch,
+    cluster_names::Reference, config_source::DEFAULT_INITIAL_FETCH_TIMEOUT, set::AnySet,
+    watcher::Watch,
 };
 
 /// How often a file is read until two reads in a row agree.
@@ -68,6 +69,8 @@ pub struct Dependencies {
     pub(super) subscriptions: Vec<Rc<dyn Awaited>>,
     pub(super) files: Vec<(Rc<TrackedFile>, u64)>,
     pub(super) missing: Vec<Watch>,
+    /// Sets that are part of it, and which version of each.
+    pub(super) parts: Vec<(Rc<dyn AnySet>, u64)>,
     pub(super) lacks_other: bool,
     /// Clusters that it leads to, by name.
     pub(super) clusters: HashMap<Arc<str>, Reference, foldhash::fast::RandomState>,
@@ -110,11 +113,12 @@ impl Dependencies {
         timeouts.try_fold(clusters, |longest, next| Some(longest.max(next?)))
     }
 
-    /// Whether a file has changed since.
+    /// Whether a file, or a set that is part of it, has changed since.
     pub fn stale(&self) -> bool {
-        self.files
-            .iter()
-            .any(|(file, seen)| file.version.get() != *seen)
+        let mut files = self.files.iter();
+        let mut parts = self.parts.iter();
+        files.any(|(file, seen)| file.version.get() != *seen)
+            || parts.any(|(part, seen)| part.version() != *seen)
     }
 
     /// Whether something was missing that may come.

@@ -5,7 +5,9 @@
 //! - [`mux`], [`stream`]: what is said to management servers, and saying it.
 //! - [`config_source`], [`feed`], [`named`]: where resources come from: whole
 //!   sets by CDS and LDS, single ones by RDS, EDS and SDS.
-//! - [`set`]: the scopes of a connection manager, by SRDS.
+//! - [`set`]: the scopes of a connection manager, by SRDS; the virtual hosts of a
+//!   route table, by VHDS.
+//! - [`demand`]: how requests ask for what nobody has asked for yet.
 //! - [`manager`]: what serves, what warms, what was refused.
 //! - [`runtime_layers`]: the runtime's layers by RTDS and on disk.
 //! - [`subscriptions`]: what resources refer to, shared by all who do.
@@ -16,6 +18,7 @@ pub mod api_source;
 pub mod cluster_names;
 pub mod config_source;
 pub mod configurator;
+pub mod demand;
 pub mod dependencies;
 pub mod feed;
 pub mod kinds;

@@ -87,6 +87,11 @@ impl<T> Slot<T> {
         self.changed.borrow().0 == Answer::Given
     }
 
+    /// Grows with each change of the value.
+    pub fn version(&self) -> u64 {
+        self.changed.borrow().1
+    }
+
     /// Resolves at each change of the answer or value after this call.
     pub fn subscribe(&self) -> watch::Receiver<(Answer, u64)> {
         self.changed.subscribe()

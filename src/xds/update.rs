@@ -23,6 +23,8 @@ pub struct Update {
 pub struct Received {
     /// What it is subscribed to as: its name, unless its wrapper has another.
     pub name: Arc<str>,
+    /// What else it may be asked for as.
+    pub aliases: Vec<Arc<str>>,
     /// Its own, or that of the answer.
     pub version: Arc<str>,
     /// Not decoded yet.
@@ -47,6 +49,7 @@ impl From<Discovery> for Update {
         let version_info: Arc<str> = version_info.into();
         let received = resources.into_iter().map(|raw| Received {
             name: raw.name().into(),
+            aliases: Vec::new(),
             version: version_info.clone(),
             resource: raw.into(),
         });

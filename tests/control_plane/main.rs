@@ -12,6 +12,7 @@ mod bad_input;
 mod channels;
 mod goldens;
 mod last_known_good;
+mod on_demand;
 mod protocol;
 mod reconnect;
 mod rest;

@@ -60,7 +60,7 @@ pub fn lists(state: &State, kind: Kind) -> Vec<(&'static str, Vec<Entry>)> {
             "dynamic_endpoint_configs",
         ],
         Kind::Extension => ["ecds_filters"; 3],
-        Kind::Runtime | Kind::Scope => return Vec::new(),
+        Kind::Runtime | Kind::Scope | Kind::VirtualHost => return Vec::new(),
         Kind::Secret => [
             "static_secrets",
             "dynamic_active_secrets",
@@ -280,7 +280,9 @@ fn resource_message(
             client_status,
         }),
         // Not in the dump, see `lists`.
-        (Kind::Runtime | Kind::Scope, _) => json::reflect(&any.unwrap_or_default()),
+        (Kind::Runtime | Kind::Scope | Kind::VirtualHost, _) => {
+            json::reflect(&any.unwrap_or_default())
+        }
         (Kind::Secret, true) => json::reflect(&pb::secrets_config_dump::StaticSecret {
             name,
             last_updated,

@@ -256,11 +256,9 @@ fn compile_routes(
     at: &At<'_>,
 ) -> Result<Routes, Reported> {
     match specifier {
-        Some(RouteSpecifier::RouteConfig(mut message)) => {
-            // Unlike those by RDS, the routes of a listener must lead somewhere.
-            message.validate_clusters.get_or_insert(true);
+        Some(RouteSpecifier::RouteConfig(message)) => {
             let name: Arc<str> = message.name.as_str().into();
-            let table = RouteTable::compile(message, cx, &at.field("route_config"))?;
+            let table = RouteTable::compile_inline(message, cx, &at.field("route_config"))?;
             Ok(Routes::Table(Arc::new(Slot::fixed(name, Arc::new(table)))))
         }
         Some(RouteSpecifier::Rds(pb::Rds {

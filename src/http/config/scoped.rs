@@ -16,7 +16,7 @@ use crate::{
         route::{Scope, ScopeKeyBuilder, ScopeRoutes, ScopeTable, ScopedRoutes},
     },
     refuse,
-    xds::slot::Slot,
+    xds::{demand::Demand, slot::Slot},
 };
 
 /// Compiles the scopes of a connection manager whose stats stand under `stat_prefix`.
@@ -47,16 +47,19 @@ pub fn compile(
     let scopes = match config_specifier {
         Some(ConfigSpecifier::ScopedRouteConfigurationsList(list)) => {
             let at = at.field("scoped_route_configurations_list");
-            inline(&name, list, stat_prefix, cx, &at)
+            inline(&name, list, stat_prefix, cx, &at).map(|scopes| (scopes, None))
         }
         Some(ConfigSpecifier::ScopedRds(scoped)) => {
-            discovered(&name, scoped, routes, cx, &at.field("scoped_rds"))
+            let at = at.field("scoped_rds");
+            discovered(&name, scoped, routes, cx, &at).map(|(scopes, d)| (scopes, Some(d)))
         }
         None => Err(at.error("one of scoped_route_configurations_list, scoped_rds is required")),
     };
+    let (scopes, demand) = scopes?;
     Ok(ScopedRoutes {
         key: key?,
-        scopes: scopes?,
+        scopes,
+        demand,
     })
 }
 
@@ -107,7 +110,7 @@ fn discovered(
     routes: ScopeRoutes<'_>,
     cx: &Context<'_>,
     at: &At<'_>,
-) -> Result<Arc<Slot<ScopeTable>>, Reported> {
+) -> Result<(Arc<Slot<ScopeTable>>, Demand), Reported> {
     let ScopedRds {
         scoped_rds_config_source,
         srds_resources_locator,

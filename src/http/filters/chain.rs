@@ -132,6 +132,8 @@ impl Resolved {
 pub struct Passing {
     chain: Rc<Resolved>,
     places: SmallVec<[Place; 4]>,
+    /// The place that a request comes to next.
+    next: usize,
 }
 
 /// A filter that is on for this stream.
@@ -160,14 +162,19 @@ impl Passing {
             .filter(is_on)
             .map(|(index, _)| Place { index, state: None });
         let places = places.collect();
-        Self { chain, places }
+        Self {
+            chain,
+            places,
+            next: 0,
+        }
     }
 
     fn name(&self, place: &Place) -> &str {
         &self.chain.manager.filters.elements[usize::from(place.index)].name
     }
 
-    /// Leads a request to the router.
+    /// Leads a request to the router. True when it has stopped on its way because its
+    /// route may have come: called again, it goes on from there.
     ///
     /// # Errors
     /// The answer of the filter that keeps it.
@@ -175,9 +182,14 @@ impl Passing {
         &mut self,
         stream: &mut Stream,
         body: &mut RequestBody,
-    ) -> Result<(), LocalReply> {
-        let Self { chain, places } = self;
-        for place in places {
+    ) -> Result<bool, LocalReply> {
+        let Self {
+            chain,
+            places,
+            next,
+        } = self;
+        while let Some(place) = places.get_mut(*next) {
+            *next += 1;
             let index = usize::from(place.index);
             let mut at = Passage {
                 stream,
@@ -190,10 +202,16 @@ impl Passing {
             match filter.request(&mut at, body) {
                 Step::Continue => {}
                 Step::Answer(reply) => return Err(*reply),
-                Step::Wait(wait) => within_limits(wait, stream, body).await?,
+                Step::Wait(wait) => {
+                    let rerouted = stream.rerouted;
+                    within_limits(wait, stream, body).await?;
+                    if stream.rerouted && !rerouted {
+                        return Ok(true);
+                    }
+                }
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Leads a response's head back, past the last filter first.
@@ -207,7 +225,7 @@ impl Passing {
     }
 
     fn back(&mut self, stream: &mut Stream, mut visit: impl FnMut(&dyn Filter, &mut Passage<'_>)) {
-        let Self { chain, places } = self;
+        let Self { chain, places, .. } = self;
         for place in places.iter_mut().rev() {
             let index = usize::from(place.index);
             let Some(filter) = &chain.filters[index] else {

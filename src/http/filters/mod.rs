@@ -4,6 +4,7 @@
 mod chain;
 pub mod cors;
 pub mod filter;
+mod on_demand;
 pub mod router;
 pub mod table;
 
@@ -32,6 +33,12 @@ pub use router::Router;
 use chain::{Element, Source};
 
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
+
+/// The name of every filter, and the messages that configure it.
+pub fn extensions() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
+    let router = ("envoy.filters.http.router", vec![ROUTER]);
+    table::types().chain([router])
+}
 
 /// One of `http_filters`, compiled.
 enum Compiled {

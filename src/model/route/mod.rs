@@ -8,6 +8,7 @@
 
 mod cluster;
 mod condition;
+mod discovered;
 mod entry;
 mod forward;
 mod handle;
@@ -31,6 +32,7 @@ mod mutate_tests;
 mod table_tests;
 
 pub use cluster::{Chosen, ChosenName, ClusterChoice, ClusterName, WeightedEntry};
+pub use discovered::{DiscoveredHost, DiscoveredHosts, HostTable, HostsWanted};
 pub use entry::{Action, DirectResponse, Route};
 pub use forward::{ConnectConfig, DEFAULT_TIMEOUT, Forward, StreamDuration};
 pub use handle::{RouteHandle, WorkerTable};

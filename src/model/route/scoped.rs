@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
+use tokio::sync::oneshot;
 
 use crate::{
     api::envoy::{
@@ -29,7 +30,10 @@ use crate::{
     config::{At, Reported},
     formatter::{FieldName, RequestView},
     model::Context,
-    xds::slot::Slot,
+    xds::{
+        demand::{Demand, What},
+        slot::Slot,
+    },
 };
 
 use super::table::RouteTable;
@@ -214,6 +218,8 @@ pub struct Scope {
     pub key: ScopeKey,
     /// Its routes.
     pub routes: ScopedTable,
+    /// `on_demand`, whether somebody has asked or not.
+    pub on_demand: bool,
 }
 
 /// The routes of a scope.
@@ -261,12 +267,10 @@ impl Scope {
         let key = key.ok_or_else(|| at.field("key").error("is required"))?;
         let routes = match route_configuration {
             // It counts also where there is a name, as in Envoy.
-            Some(mut message) => {
+            Some(message) => {
                 let at = at.field("route_configuration");
-                // As for the routes of a listener.
-                message.validate_clusters.get_or_insert(true);
                 let name = message.name.clone();
-                let table = RouteTable::compile(message, cx, &at)?;
+                let table = RouteTable::compile_inline(message, cx, &at)?;
                 ScopedTable::Inline(Arc::new(Slot::fixed(name, Arc::new(table))))
             }
             None => {
@@ -288,6 +292,7 @@ impl Scope {
         };
         Ok(Self {
             key: ScopeKey::of(&key),
+            on_demand: on_demand && !matches!(routes, ScopedTable::Inline(_)),
             routes,
         })
     }
@@ -323,6 +328,8 @@ pub struct ScopedRoutes {
     pub key: ScopeKeyBuilder,
     /// The scopes, inline or by SRDS.
     pub scopes: Arc<Slot<ScopeTable>>,
+    /// How the routes of a scope that is `on_demand` are asked for; by SRDS.
+    pub demand: Option<Demand>,
 }
 
 /// Where a connection manager has its routes from.
@@ -351,6 +358,17 @@ impl Routes {
 }
 
 impl ScopedRoutes {
+    /// Asks for the routes of a request's scope. `None` when there is no such scope,
+    /// or its routes have been asked for.
+    pub fn ask(&self, request: &RequestView<'_>) -> Option<oneshot::Receiver<()>> {
+        let demand = self.demand.as_ref()?;
+        let key = self.key.key(request)?;
+        match self.scopes.get().as_ref()?.find(&key)? {
+            ScopedTable::OnDemand => demand.ask(What::Scope(key)),
+            ScopedTable::Inline(_) | ScopedTable::Discovered(_) => None,
+        }
+    }
+
     fn of(&self, request: &RequestView<'_>) -> Option<TableGuard> {
         let key = self.key.key(request)?;
         let scopes = self.scopes.get();

@@ -10,9 +10,11 @@ use crate::{
     formatter::RequestView,
     model::Context,
     refuse,
+    xds::demand::Demand,
 };
 
 use super::{
+    discovered::{self, HostTable, HostsWanted},
     entry::{Action, Limits, Route},
     headers::HeaderRules,
     hosts::{Hosts, without_port},
@@ -28,7 +30,9 @@ pub const DEFAULT_MAX_DIRECT_RESPONSE_BODY: u64 = 4096;
 pub struct RouteTable {
     name: Arc<str>,
     hosts: Hosts,
-    virtual_hosts: Box<[VirtualHost]>,
+    virtual_hosts: Box<[Arc<VirtualHost>]>,
+    /// Asks for hosts that are not here: `vhds`.
+    demand: Option<Demand>,
     pub(super) request_headers: HeaderRules,
     pub(super) response_headers: HeaderRules,
     /// Rules are followed from the table to the route; else from the route to the table.
@@ -62,7 +66,26 @@ pub enum Outcome {
 }
 
 impl RouteTable {
-    /// Compiles a table.
+    /// Compiles a table that stands in another resource: it has to lead to clusters
+    /// that exist, unless it says otherwise.
+    ///
+    /// # Errors
+    /// As for [`RouteTable::compile`], and for `vhds`, which is for tables by RDS.
+    pub fn compile_inline(
+        mut message: RouteConfiguration,
+        cx: &Context<'_>,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
+        message.validate_clusters.get_or_insert(true);
+        if message.vhds.take().is_some() {
+            return Err(at
+                .field("vhds")
+                .error("is for route configurations that come by RDS"));
+        }
+        Self::compile(message, cx, at)
+    }
+
+    /// Compiles a table, with the virtual hosts that have come for it by VHDS.
     ///
     /// # Errors
     /// Every one there is in it: a domain that stands twice, whatever
@@ -94,7 +117,7 @@ impl RouteTable {
             vhost_header,
             route_specifiers,
         } = message;
-        let refused = refuse!(at; vhds, cluster_specifier_plugins, request_mirror_policies,
+        let refused = refuse!(at; cluster_specifier_plugins, request_mirror_policies,
             vhost_header, route_specifiers);
         let mut outcome = refused;
         let per_filter = PerFilter::compile(typed_per_filter_config, cx, at);
@@ -142,16 +165,37 @@ impl RouteTable {
                 }
             }
             match VirtualHost::compile(message, limits, cx, &at) {
-                Ok(host) => compiled.push(host),
+                Ok(host) => compiled.push(Arc::new(host)),
                 Err(reported) => outcome = Err(reported),
             }
         }
+        let must_exist = validate_clusters.unwrap_or(false);
+        let discovered = vhds.map(|vhds| {
+            let wanted = HostsWanted {
+                route_config: name.as_str().into(),
+                max_direct_response_body: limits.direct_response_body,
+                validate_clusters: must_exist,
+            };
+            discovered::subscribe(vhds, wanted, cx, &at.field("vhds"))
+        });
         outcome?;
-        check_clusters(&compiled, validate_clusters.unwrap_or(false), cx, &hosts_at)?;
+        for (index, host) in compiled.iter().enumerate() {
+            let at = hosts_at.index(index);
+            if let Err(reported) = check_clusters(host, must_exist, cx, &at) {
+                outcome = Err(reported);
+            }
+        }
+        let discovered = discovered.transpose()?;
+        if let Some(found) = discovered.as_ref().and_then(|d| d.hosts.get().clone()) {
+            let added = add_discovered(&found, &mut hosts, &mut compiled, &name, at);
+            outcome = outcome.and(added);
+        }
+        outcome?;
         Ok(Self {
             name: name.into(),
             hosts,
             virtual_hosts: compiled.into(),
+            demand: discovered.map(|discovered| discovered.demand),
             request_headers: request_headers?,
             response_headers: response_headers?,
             most_specific_wins: most_specific_header_mutations_wins,
@@ -205,9 +249,9 @@ impl RouteTable {
         &self.virtual_hosts[index as usize]
     }
 
-    /// All virtual hosts.
-    pub fn virtual_hosts(&self) -> &[VirtualHost] {
-        &self.virtual_hosts
+    /// How a virtual host is asked for that is not here.
+    pub fn demand(&self) -> Option<&Demand> {
+        self.demand.as_ref()
     }
 
     /// Headers that a request from outside may not bring.
@@ -217,7 +261,8 @@ impl RouteTable {
 
     /// The clusters it names, each once.
     pub fn referenced_clusters(&self) -> HashSet<&Arc<str>> {
-        let routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);
+        let hosts = self.virtual_hosts.iter();
+        let routes = hosts.flat_map(|host| &host.routes);
         routes
             .filter_map(|route| match &route.action {
                 Action::Forward(forward) => Some(forward.cluster.names().map(|(_, name)| name)),
@@ -237,37 +282,59 @@ fn without_parameters(path: &str) -> String {
         .join("/")
 }
 
-/// Says which clusters the routes lead to. `validate_clusters` is false unless
-/// set; whoever compiles a table that is part of a connection manager sets it.
-fn check_clusters(
-    virtual_hosts: &[VirtualHost],
+/// Adds the virtual hosts that came by VHDS to those of the table itself.
+fn add_discovered(
+    found: &HostTable,
+    hosts: &mut Hosts,
+    compiled: &mut Vec<Arc<VirtualHost>>,
+    table: &str,
+    at: &At<'_>,
+) -> Result<(), Reported> {
+    let mut outcome = Ok(());
+    for (index, host) in (compiled.len() as u32..).zip(found.iter()) {
+        for domain in host.domains() {
+            if !hosts.insert(domain, index) {
+                outcome = Err(at.field("vhds").error(format_args!(
+                    "the domain {domain:?} of the virtual host {:?} stands twice in the route \
+                     table {table:?}",
+                    host.host().name()
+                )));
+            }
+        }
+        compiled.push(host.host().clone());
+    }
+    outcome
+}
+
+/// Says which clusters the routes of a virtual host lead to. `validate_clusters`
+/// is false unless set; whoever compiles a table that is part of another resource
+/// sets it.
+pub(super) fn check_clusters(
+    host: &VirtualHost,
     must_exist: bool,
     cx: &Context<'_>,
     at: &At<'_>,
 ) -> Result<(), Reported> {
     let mut outcome = Ok(());
-    for (h, host) in virtual_hosts.iter().enumerate() {
-        let at = at.index(h);
-        let at = at.field("routes");
-        for (r, route) in host.routes.iter().enumerate() {
-            let Action::Forward(forward) = &route.action else {
-                continue;
-            };
-            let at = at.index(r);
-            let at = at.field("route");
-            for (weighted, name) in forward.cluster.names() {
-                let known = match weighted {
-                    None => cx.sources.cluster(name, must_exist, &at.field("cluster")),
-                    Some(index) => {
-                        let at = at.field("weighted_clusters");
-                        let at = at.field("clusters");
-                        let at = at.index(index);
-                        cx.sources.cluster(name, must_exist, &at.field("name"))
-                    }
-                };
-                if let Err(reported) = known {
-                    outcome = Err(reported);
+    let at = at.field("routes");
+    for (r, route) in host.routes.iter().enumerate() {
+        let Action::Forward(forward) = &route.action else {
+            continue;
+        };
+        let at = at.index(r);
+        let at = at.field("route");
+        for (weighted, name) in forward.cluster.names() {
+            let known = match weighted {
+                None => cx.sources.cluster(name, must_exist, &at.field("cluster")),
+                Some(index) => {
+                    let at = at.field("weighted_clusters");
+                    let at = at.field("clusters");
+                    let at = at.index(index);
+                    cx.sources.cluster(name, must_exist, &at.field("name"))
                 }
+            };
+            if let Err(reported) = known {
+                outcome = Err(reported);
             }
         }
     }

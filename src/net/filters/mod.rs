@@ -200,7 +200,12 @@ impl Filters {
 }
 
 fn known() -> Vec<&'static str> {
-    FILTERS.iter().map(|(name, _)| *name).collect()
+    types().collect()
+}
+
+/// The messages that configure filters.
+pub fn types() -> impl Iterator<Item = &'static str> {
+    FILTERS.iter().map(|(name, _)| *name)
 }
 
 fn compile(

@@ -70,6 +70,11 @@ const FILTERS: &[(&str, Compile)] = &[
     ),
 ];
 
+/// The messages that configure filters.
+pub fn types() -> impl Iterator<Item = &'static str> {
+    FILTERS.iter().map(|(name, _)| *name)
+}
+
 /// Why a connection ends before a filter chain is chosen.
 #[derive(Debug, thiserror::Error)]
 pub enum Stop {
@@ -212,7 +217,7 @@ impl Entry {
                 })
             }
             None => {
-                let known: Vec<&str> = FILTERS.iter().map(|(name, _)| *name).collect();
+                let known: Vec<&str> = types().collect();
                 Err(at.error(format_args!(
                     "the listener filter {kind:?} is not supported; there are {known:?}"
                 )))

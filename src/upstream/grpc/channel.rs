@@ -58,13 +58,13 @@ use crate::{
         Context, Shared, Sources,
         cluster::{Cluster, EndpointSet},
         context::{Extension, FilterWanted, Meanwhile, ServerInfo},
-        route::{RouteTable, ScopeRoutes, ScopeTable},
+        route::{DiscoveredHosts, HostsWanted, RouteTable, ScopeRoutes, ScopeTable},
         secret::Secret,
     },
     refuse,
     runtime::Runtime,
     stats::{self, Block},
-    xds::slot::Slot,
+    xds::{demand::Demand, slot::Slot},
 };
 
 crate::stat_table! {
@@ -496,7 +496,16 @@ impl Sources for Alone {
         _name: &str,
         _routes: ScopeRoutes<'_>,
         at: &At<'_>,
-    ) -> Result<Arc<Slot<ScopeTable>>, Reported> {
+    ) -> Result<(Arc<Slot<ScopeTable>>, Demand), Reported> {
+        Self::refuse(at)
+    }
+
+    fn virtual_hosts(
+        &self,
+        _: &ConfigSource,
+        _: HostsWanted,
+        at: &At<'_>,
+    ) -> Result<DiscoveredHosts, Reported> {
         Self::refuse(at)
     }
 

@@ -292,7 +292,9 @@ impl Configurator {
 
     /// Runs for as long as the process does.
     pub async fn run(&self) {
-        let Some(mut arrivals) = self.arrivals.take() else {
+        let (Some(mut arrivals), Some(mut asked)) =
+            (self.arrivals.take(), self.subscriptions.take_asked())
+        else {
             return;
         };
         loop {
@@ -306,6 +308,7 @@ impl Configurator {
             tokio::select! {
                 () = self.watcher.ready() => self.files_changed(),
                 Some(arrival) = arrivals.recv() => self.arrived(arrival),
+                Some(asked) = asked.recv() => self.subscriptions.demand(asked),
                 () = self.reload.notified() => self.read_all(),
                 () = self.warmed.notified() => {}
                 () = time_is_up => self.time_is_up(),
@@ -424,6 +427,7 @@ impl Configurator {
                 break;
             }
         }
+        self.subscriptions.answer();
         self.subscriptions.prune();
         self.keep();
     }

@@ -22,7 +22,7 @@ impl ConfigView for Configurator {
             Kind::Cluster => self.state.borrow().clusters.view(strictness),
             Kind::Listener => self.state.borrow().listeners.view(strictness),
             // They come in sets.
-            Kind::Scope => Vec::new(),
+            Kind::Scope | Kind::VirtualHost => Vec::new(),
             Kind::Endpoint | Kind::Extension | Kind::Route | Kind::Runtime | Kind::Secret => {
                 self.subscriptions.view(kind)
             }
@@ -32,7 +32,8 @@ impl ConfigView for Configurator {
     fn scopes(&self) -> Vec<Set> {
         let strictness = self.subscriptions.strictness();
         let sets = self.subscriptions.sets();
-        sets.iter().map(|set| set.view(strictness)).collect()
+        let scopes = sets.iter().filter(|set| set.kind() == Kind::Scope);
+        scopes.map(|set| set.view(strictness)).collect()
     }
 
     fn version(&self, kind: Kind) -> Arc<str> {

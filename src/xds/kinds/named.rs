@@ -10,7 +10,7 @@ use crate::{
         extensions::transport_sockets::tls::v3::Secret as SecretMessage,
         service::runtime::v3::Runtime as RuntimeMessage,
     },
-    config::{At, Reported},
+    config::{At, Reported, Strictness},
     http::filters,
     model::{
         Context,
@@ -20,7 +20,7 @@ use crate::{
         secret::Secret,
     },
     runtime::{self, Values},
-    xds::{api_source::Through, named::NamedKind},
+    xds::{api_source::Through, named::NamedKind, resource::Encoded},
 };
 
 /// Route tables, by RDS.
@@ -41,6 +41,15 @@ impl NamedKind for RouteKind {
     const KIND: state::Kind = state::Kind::Route;
     const TARGET: &'static str = "RdsRouteConfigSubscription init";
     type Want = ();
+
+    fn add_parts(
+        message: &mut Self::Message,
+        parts: impl Iterator<Item = Encoded>,
+        strictness: &Strictness,
+    ) {
+        let hosts = parts.filter_map(|host| host.peek(strictness));
+        message.virtual_hosts.extend(hosts);
+    }
 
     fn name(message: &Self::Message) -> &str {
         &message.name

@@ -1,6 +1,9 @@
 //! Scopes: each warms until its routes have come.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::{
     admin::state,
@@ -12,8 +15,9 @@ use crate::{
     },
     stats::{self, Block},
     xds::{
+        demand::What,
         manager::{Event, Kind, Needs, Peers},
-        set::SetKind,
+        set::{SetKind, Wanted},
         stats::scope_stats as names,
         update::{Gone, Update},
     },
@@ -26,6 +30,8 @@ pub struct ScopeKind {
     stats: Arc<Block>,
     /// Whose each key is when the last answer has been applied.
     keys: HashMap<ScopeKey, Arc<str>>,
+    /// Those that somebody has asked for although they are `on_demand`.
+    demanded: HashSet<Arc<str>>,
 }
 
 impl ScopeKind {
@@ -37,6 +43,7 @@ impl ScopeKind {
             stat_prefix: routes.stat_prefix.into(),
             stats: stats.block(prefix, &names::TABLE),
             keys: HashMap::new(),
+            demanded: HashSet::new(),
         }
     }
 }
@@ -57,8 +64,11 @@ impl Kind for ScopeKind {
     /// which is not part of the answer has it, or that which stands first in it.
     fn prepare(&mut self, answer: &Update, peers: &Peers<'_, Scope>, strictness: &Strictness) {
         self.keys.clear();
-        let named: std::collections::HashSet<&str> =
-            answer.resources.iter().map(|r| &*r.name).collect();
+        let named: HashSet<&str> = answer.resources.iter().map(|r| &*r.name).collect();
+        self.demanded.retain(|name| match &answer.gone {
+            Gone::Absent => named.contains(&**name),
+            Gone::Named(gone) => !gone.contains(name),
+        });
         if let Gone::Named(gone) = &answer.gone {
             let stays = |name: &Arc<str>| !named.contains(&**name) && !gone.contains(name);
             for (name, scope) in peers.others().filter(|(name, _)| stays(name)) {
@@ -88,7 +98,8 @@ impl Kind for ScopeKind {
             source: self.source.as_ref(),
             stat_prefix: &self.stat_prefix,
         };
-        let scope = Scope::compile(message, routes, false, cx, at)?;
+        let demanded = self.demanded.contains(name.as_str());
+        let scope = Scope::compile(message, routes, demanded, cx, at)?;
         match self.keys.get(&scope.key) {
             Some(first) if **first != *name => {
                 peers.try_again();
@@ -126,12 +137,30 @@ impl SetKind for ScopeKind {
             match &scope.routes {
                 ScopedTable::Inline(_) => {}
                 ScopedTable::Discovered(_) => discovered += 1,
-                ScopedTable::OnDemand => on_demand += 1,
+                ScopedTable::OnDemand => {}
             }
+            on_demand += u64::from(scope.on_demand);
         }));
         self.stats.gauge_set(names::all_scopes, all);
         self.stats.gauge_set(names::active_scopes, discovered);
         self.stats.gauge_set(names::on_demand_scopes, on_demand);
         table
+    }
+
+    fn wants<'a>(
+        &mut self,
+        what: &What,
+        mut active: impl Iterator<Item = (&'a Arc<str>, &'a Scope)>,
+    ) -> Wanted {
+        let What::Scope(key) = what else {
+            return Wanted::Nothing;
+        };
+        let is = |scope: &Scope| scope.key == *key && matches!(scope.routes, ScopedTable::OnDemand);
+        match active.find(|(_, scope)| is(scope)) {
+            // Its routes are asked for already when it is not the first.
+            Some((name, _)) if self.demanded.insert(name.clone()) => Wanted::Rebuilt(name.clone()),
+            Some((name, _)) => Wanted::Awaited(name.clone()),
+            None => Wanted::Nothing,
+        }
     }
 }

@@ -8,7 +8,11 @@ use crate::{
     admin::state,
     config::{At, Reported, Strictness},
     model::Context,
-    xds::{dependencies::Dependencies, subscriptions::Subscriptions, update::Update},
+    xds::{
+        dependencies::Dependencies,
+        subscriptions::Subscriptions,
+        update::{Received, Update},
+    },
 };
 
 use super::entry::{Entries, Lingering, Version};
@@ -29,6 +33,18 @@ pub trait Kind {
 
     /// The resource's name.
     fn name(message: &Self::Message) -> &str;
+
+    /// What it is known as: what it calls itself, unless it has another name for
+    /// those who ask for it.
+    fn key(received: &Received) -> &str {
+        received.resource.name()
+    }
+
+    /// Whether a resource of this name is one of these; others by the same stream
+    /// may not be.
+    fn concerns(&self, _name: &str) -> bool {
+        true
+    }
 
     /// An answer is about to be applied. `peers` has every resource there is.
     fn prepare(

@@ -121,6 +121,13 @@ impl<K: Kind> Manager<K> {
         &self.kind
     }
 
+    /// The kind, and what is in force.
+    pub fn kind_and_active(&mut self) -> (&mut K, impl Iterator<Item = (&Arc<str>, &K::Built)>) {
+        let active = self.entries.iter();
+        let active = active.filter_map(|(name, e)| Some((name, &e.active.as_ref()?.built)));
+        (&mut self.kind, active)
+    }
+
     /// What is in force. Of two of a name the second counts: the first was taken
     /// away before it came.
     pub fn active(&self) -> impl Iterator<Item = (&Arc<str>, &K::Built)> {
@@ -131,6 +138,12 @@ impl<K: Kind> Manager<K> {
         let lingering = self.lingering.iter();
         let lingering = lingering.map(|(name, lingering)| (name, &lingering.built));
         lingering.chain(active)
+    }
+
+    /// What is in force, as it came.
+    pub fn in_force(&self) -> impl Iterator<Item = &Encoded> {
+        let active = self.entries.values().filter_map(|e| e.active.as_ref());
+        active.map(|version| &version.encoded)
     }
 
     /// Lets go of what was taken away once no request is led to it any more, or
@@ -258,7 +271,7 @@ impl<K: Kind> Manager<K> {
             resources,
             gone,
         } = answer;
-        let names = resources.iter().map(|r| (r.resource.name().into(), None));
+        let names = resources.iter().map(|r| (K::key(r).into(), None));
         let mut update = Update {
             place: place.clone(),
             named: names.collect(),
@@ -279,27 +292,28 @@ impl<K: Kind> Manager<K> {
     }
 
     fn put(&mut self, received: Received, update: &mut Update, subscriptions: &Subscriptions) {
+        let key: Arc<str> = match K::key(&received) {
+            name if *name == *received.name => received.name.clone(),
+            name => name.into(),
+        };
         let Received {
             name: wanted,
+            // For those who asked.
+            aliases: _,
             version: version_info,
             resource: encoded,
         } = received;
-        if *wanted != *encoded.name() {
+        if wanted != key {
             self.strays += 1;
             return misnamed::<K>(&wanted, &encoded, update);
         }
-        if let Some(Some(first)) = update
-            .named
-            .insert(encoded.name().into(), Some(encoded.clone()))
-        {
+        if let Some(Some(first)) = update.named.insert((*key).into(), Some(encoded.clone())) {
             return duplicate::<K>(&first, &encoded, update);
         }
-        if let Some(entry) = self.entries.get_mut(encoded.name()) {
-            let name = || Arc::from(encoded.name());
+        if let Some(entry) = self.entries.get_mut(&key) {
             if entry.is_static() {
-                let name = name();
                 skip::<K>(entry, encoded, &version_info);
-                return self.note(&name);
+                return self.note(&key);
             }
             let was = (entry.warming.is_some(), entry.refused.is_some());
             if entry.keep(&encoded) {
@@ -318,12 +332,12 @@ impl<K: Kind> Manager<K> {
                 }
                 update.outcome.unchanged += 1;
                 if was != is {
-                    self.note(&name());
+                    self.note(&key);
                 }
                 return;
             }
         }
-        let name: Arc<str> = encoded.name().into();
+        let name = key;
         match self.attempt(&name, encoded, &version_info, subscriptions) {
             Ok(version) => {
                 self.is_live(&name);
@@ -404,6 +418,29 @@ impl<K: Kind> Manager<K> {
             collector.lacks();
         }
         (built, collector.into_dependencies())
+    }
+
+    /// Builds the last accepted version of a resource again, for what it depends on
+    /// has changed.
+    pub fn rebuild(&mut self, name: &Arc<str>, subscriptions: &Subscriptions) {
+        let Some(entry) = self.entries.get(name) else {
+            return;
+        };
+        let Some(latest) = entry.latest() else {
+            return;
+        };
+        let origin = entry.origin.clone();
+        let (encoded, version_info) = (latest.encoded.clone(), latest.version_info.clone());
+        match self.attempt(name, encoded, &version_info, subscriptions) {
+            Ok(version) => self.accept(name, origin, version),
+            Err(refused) => self.refuse_again(name, *refused),
+        }
+        self.count_totals();
+    }
+
+    /// Whether the resource of this name warms.
+    pub fn warms(&self, name: &str) -> bool {
+        self.index.warming.contains(name)
     }
 
     /// A good version: it warms, or is in force at once.

@@ -28,9 +28,14 @@ impl<K: Kind> Manager<K> {
         for received in resources {
             let Received {
                 name,
+                // For those who ask.
+                aliases: _,
                 version,
                 resource,
             } = received;
+            if !self.kind.concerns(&name) {
+                continue;
+            }
             let known = self.entries.get(&name);
             if known.is_some_and(|entry| entry.built().next().is_some()) {
                 continue;
@@ -74,19 +79,6 @@ impl<K: Kind> Manager<K> {
         self.remove(&gone, &mut update, subscriptions);
         self.count_totals();
         update.outcome.removed
-    }
-
-    /// All that was accepted last, as it came.
-    pub fn accepted(&self) -> Vec<Received> {
-        let latest = self.entries.iter().filter_map(|(name, entry)| {
-            let version = entry.latest()?;
-            Some(Received {
-                name: name.clone(),
-                version: version.version_info.clone(),
-                resource: version.encoded.clone(),
-            })
-        });
-        latest.collect()
     }
 
     /// Nothing is served any more: what was so from an earlier run is no longer

@@ -27,8 +27,8 @@ use crate::{
 };
 
 use super::{
-    Answered, Introduction, Push, TypeUrl, Unwrapped, Verdict, WILDCARD, sotw::order, ttl::Ttls,
-    unwrap,
+    Answered, Introduction, Push, TypeUrl, Unwrapped, Verdict, WILDCARD, is_remembered,
+    sotw::order, ttl::Ttls, unwrap,
 };
 
 /// What is known of every type.
@@ -53,8 +53,10 @@ struct State {
     changed: BTreeSet<Arc<str>>,
     /// Versions of what was accepted; kept across streams.
     versions: HashMap<Arc<str>, Arc<str>>,
-    /// What was accepted by name.
+    /// What was accepted by name; see also [`is_remembered`].
     known: HashMap<Arc<str>, Received>,
+    /// Of the last answer of which anything was accepted.
+    answered: Option<Arc<str>>,
     verdicts: VecDeque<(String, Option<rpc::Status>)>,
     /// Asked for on this stream.
     begun: bool,
@@ -77,6 +79,14 @@ impl State {
     fn forget(&mut self, name: &str) {
         self.versions.remove(name);
         self.known.remove(name);
+    }
+
+    /// Forgets whatever nobody asks for by its name.
+    fn forget_others(&mut self) {
+        let names = &self.names;
+        self.versions.retain(|name, _| names.contains_key(name));
+        self.known.retain(|name, _| names.contains_key(name));
+        self.answered = None;
     }
 }
 
@@ -133,6 +143,16 @@ impl Delta {
         self.types.get(type_url)?.known.get(name).cloned()
     }
 
+    /// See [`super::Machine::accepted`].
+    pub fn accepted(&self, type_url: &str) -> Option<Update> {
+        let state = self.types.get(type_url)?;
+        Some(Update {
+            version_info: state.answered.clone()?,
+            resources: state.known.values().cloned().collect(),
+            gone: Gone::Named(Vec::new()),
+        })
+    }
+
     /// See [`super::Machine::connected`].
     pub fn connected(&mut self) {
         self.introduction.again();
@@ -145,9 +165,7 @@ impl Delta {
             state.queued = false;
             // What is not asked for any more will not be heard of either.
             if state.wildcard == 0 {
-                let names = &state.names;
-                state.versions.retain(|name, _| names.contains_key(name));
-                state.known.retain(|name, _| names.contains_key(name));
+                state.forget_others();
             }
             state.changed.extend(state.names.keys().cloned());
             if state.wildcard > 0 {
@@ -197,7 +215,9 @@ impl Delta {
                     (false, true) => {
                         unsubscribe.push(name.to_string());
                         state.told.remove(&name);
-                        if state.wildcard == 0 {
+                        if *name == *WILDCARD {
+                            state.forget_others();
+                        } else if state.wildcard == 0 {
                             state.forget(&name);
                             self.ttls.forget(&type_url, &name);
                         }
@@ -301,10 +321,12 @@ impl Delta {
         };
         let (mut errors, mut seen) = (Vec::new(), HashSet::new());
         let (mut received, mut lives) = (Vec::with_capacity(resources.len()), Vec::new());
+        let mut absent = Vec::new();
         for (index, resource) in resources.into_iter().enumerate() {
             match unwrap(resource, type_url) {
                 Ok(Unwrapped {
                     name,
+                    aliases,
                     version,
                     ttl,
                     raw,
@@ -318,10 +340,15 @@ impl Delta {
                     if !state.accepts(&name) {
                         continue;
                     }
+                    if raw.is_none() && ttl.is_none() {
+                        absent.extend(aliases.into_iter().chain([name]));
+                        continue;
+                    }
                     lives.push((name.clone(), ttl));
                     let Some(raw) = raw else { continue };
                     received.push(Received {
                         name,
+                        aliases,
                         version: version.unwrap_or_default(),
                         resource: Encoded::from(raw),
                     });
@@ -329,7 +356,7 @@ impl Delta {
                 Err(error) => errors.push(format!("resources[{index}]: {error}")),
             }
         }
-        let mut gone: Vec<Arc<str>> = Vec::with_capacity(removed.len());
+        let mut gone: Vec<Arc<str>> = absent;
         for name in removed {
             if !seen.insert(name.as_str().into()) {
                 errors.push(format!(
@@ -368,12 +395,15 @@ impl Delta {
             state
                 .versions
                 .insert(name.clone(), received.version.clone());
-            if state.names.contains_key(name) {
+            if state.names.contains_key(name) || is_remembered(&push.type_url) {
                 state.known.insert(name.clone(), received.clone());
             }
         }
         for name in &push.gone {
             state.forget(name);
+        }
+        if !matches!(verdict, Verdict::Nack { refused: None, .. }) {
+            state.answered = Some(push.version.clone());
         }
         if let Some(nonce) = &push.nonce {
             state.verdicts.push_back((nonce.clone(), verdict.error()));

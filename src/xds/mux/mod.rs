@@ -49,6 +49,19 @@ use crate::{
 /// A type URL, such as `type.googleapis.com/envoy.config.cluster.v3.Cluster`.
 pub type TypeUrl = Arc<str>;
 
+/// Virtual hosts of route tables.
+const VIRTUAL_HOST: &str = "/envoy.config.route.v3.VirtualHost";
+/// Scopes of connection managers.
+const SCOPE: &str = "/envoy.config.route.v3.ScopedRouteConfiguration";
+
+/// Whether all that is accepted of a type is remembered: who asks for it comes and
+/// goes, and the server does not say it again to whoever asks next.
+fn is_remembered(type_url: &str) -> bool {
+    [VIRTUAL_HOST, SCOPE]
+        .iter()
+        .any(|kind| type_url.ends_with(kind))
+}
+
 /// The name that stands for every resource of a type.
 pub const WILDCARD: &str = "*";
 
@@ -258,6 +271,12 @@ impl Machine {
         either!(self, machine => machine.known(type_url, name))
     }
 
+    /// All that was accepted of a type that is remembered, as an answer; `None` when
+    /// there was none yet.
+    pub fn accepted(&self, type_url: &str) -> Option<Update> {
+        either!(self, machine => machine.accepted(type_url))
+    }
+
     /// A new stream to a server that knows nothing.
     pub fn connected(&mut self) {
         either!(self, machine => machine.connected());
@@ -311,6 +330,8 @@ pub struct Answered {
     version: Arc<str>,
     resources: Vec<Received>,
     gone: Vec<Arc<str>>,
+    /// What it does not hold is gone.
+    is_whole: bool,
 }
 
 impl Push {
@@ -326,6 +347,7 @@ impl Push {
                 Some(super::update::Gone::Named(names)) => names.clone(),
                 _ => Vec::new(),
             },
+            is_whole: update.is_some_and(|u| u.gone == super::update::Gone::Absent),
         }
     }
 }
@@ -333,9 +355,11 @@ impl Push {
 /// One resource of an answer, out of its wrapper.
 struct Unwrapped {
     name: Arc<str>,
+    aliases: Vec<Arc<str>>,
     version: Option<Arc<str>>,
     ttl: Option<Duration>,
-    /// `None`: a heartbeat, which says that what is known goes on.
+    /// `None`: a heartbeat, which says that what is known goes on; without a time to
+    /// live, that there is no such virtual host.
     raw: Option<RawResource>,
 }
 
@@ -346,6 +370,7 @@ fn unwrap_any(any: Any, type_url: &str) -> Result<Unwrapped, String> {
     let raw = RawResource::from_any(any, type_url)?;
     Ok(Unwrapped {
         name: raw.name().into(),
+        aliases: Vec::new(),
         version: None,
         ttl: None,
         raw: Some(raw),
@@ -357,8 +382,7 @@ fn unwrap(resource: Resource, type_url: &str) -> Result<Unwrapped, String> {
         version,
         resource,
         name,
-        // Other names for the same: whoever asked for one of them is answered.
-        aliases: _,
+        aliases,
         ttl,
         // Nothing is cached beyond what is in force.
         cache_control: _,
@@ -379,6 +403,8 @@ fn unwrap(resource: Resource, type_url: &str) -> Result<Unwrapped, String> {
             Some(RawResource::from_any(any, type_url).map_err(place)?)
         }
         None if ttl.is_some() => None,
+        // What was asked for by this name is not there.
+        None if type_url.ends_with(VIRTUAL_HOST) && !aliases.is_empty() => None,
         None => return Err(format!("{name}: resource is required")),
     };
     let name = match (&raw, name.is_empty()) {
@@ -391,6 +417,7 @@ fn unwrap(resource: Resource, type_url: &str) -> Result<Unwrapped, String> {
     Ok(Unwrapped {
         version: (!version.is_empty()).then(|| version.into()),
         ttl: ttl.transpose()?,
+        aliases: aliases.into_iter().map(Arc::from).collect(),
         name,
         raw,
     })

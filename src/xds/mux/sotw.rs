@@ -24,7 +24,8 @@ use crate::{
 };
 
 use super::{
-    Answered, Introduction, Push, TypeUrl, Unwrapped, Verdict, WILDCARD, ttl::Ttls, unwrap_any,
+    Answered, Introduction, Push, TypeUrl, Unwrapped, Verdict, WILDCARD, is_remembered, ttl::Ttls,
+    unwrap_any,
 };
 
 /// What is known of every type.
@@ -53,6 +54,8 @@ struct State {
     queued: bool,
     /// What was accepted by name, for as long as the server believes it is wanted.
     known: HashMap<Arc<str>, Received>,
+    /// There was an answer of which anything was accepted.
+    answered: bool,
     /// Names were given up since the last request.
     shrunk: bool,
 }
@@ -115,6 +118,16 @@ impl Sotw {
         self.types.get(type_url)?.known.get(name).cloned()
     }
 
+    /// See [`super::Machine::accepted`].
+    pub fn accepted(&self, type_url: &str) -> Option<Update> {
+        let state = self.types.get(type_url)?;
+        state.answered.then(|| Update {
+            version_info: state.version.clone(),
+            resources: state.known.values().cloned().collect(),
+            gone: Gone::Absent,
+        })
+    }
+
     /// See [`super::Machine::connected`]. Types are asked for in the order in
     /// which a configuration is built: clusters, endpoints, listeners, routes.
     pub fn connected(&mut self) {
@@ -158,8 +171,10 @@ impl Sotw {
             if std::mem::take(&mut state.shrunk) {
                 let names = &state.names;
                 let ttls = &mut self.ttls;
+                let all = state.wildcard > 0 && is_remembered(&type_url);
+                state.answered &= all;
                 state.known.retain(|name, _| {
-                    let keep = names.contains_key(name);
+                    let keep = all || names.contains_key(name);
                     if !keep {
                         ttls.forget(&type_url, name);
                     }
@@ -246,6 +261,7 @@ impl Sotw {
             match unwrap_any(any, type_url) {
                 Ok(Unwrapped {
                     name,
+                    aliases,
                     version: own,
                     ttl,
                     raw,
@@ -265,6 +281,7 @@ impl Sotw {
                     }
                     received.push(Received {
                         name,
+                        aliases,
                         version: own.unwrap_or_else(|| version.clone()),
                         resource: Encoded::from(raw),
                     });
@@ -296,8 +313,16 @@ impl Sotw {
         let Some(state) = self.types.get_mut(&push.type_url) else {
             return;
         };
+        let refused = matches!(verdict, Verdict::Nack { refused: None, .. });
+        state.answered |= !refused;
+        let all = state.wildcard > 0 && is_remembered(&push.type_url);
+        if all && push.is_whole && !refused {
+            let names: HashSet<_> = push.resources.iter().map(|r| &r.name).collect();
+            state.known.retain(|name, _| names.contains(name));
+        }
         for received in &push.resources {
-            if state.names.contains_key(&received.name) && verdict.accepts(&received.name) {
+            let wanted = all || state.names.contains_key(&received.name);
+            if wanted && verdict.accepts(&received.name) {
                 state.known.insert(received.name.clone(), received.clone());
             }
         }

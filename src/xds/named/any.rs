@@ -3,14 +3,14 @@
 
 use std::{path::Path, sync::Arc};
 
-use prost::Name;
+use prost::{Message, Name};
 use tokio::time::Instant;
 
-use super::{Named, NamedKind, State};
+use super::{Named, NamedKind, State, Waiting};
 use crate::{
-    admin::state::{self, Origin, Source},
+    admin::state::{self, Encoding, Origin, Source},
     api::envoy::admin::v3::ClientResourceStatus,
-    config::read_discovery,
+    config::{Strictness, read_discovery},
     xds::{
         config_source::{ConfigSource, Origin as SourceOrigin},
         dependencies::Awaited,
@@ -189,7 +189,13 @@ impl<K: NamedKind> AnyNamed for Named<K> {
                         Some(details),
                     )
                 }
-                (None, Some(active)) if active.dependencies.stale() => {
+                (None, _)
+                    if let Some(Waiting { version, .. }) = &state.waiting
+                        && version.dependencies.stale() =>
+                {
+                    (version.encoded.clone(), version.version_info.clone(), None)
+                }
+                (None, Some(active)) if state.waiting.is_none() && active.dependencies.stale() => {
                     (active.encoded.clone(), active.version_info.clone(), None)
                 }
                 _ => return went_on,
@@ -240,7 +246,7 @@ impl<K: NamedKind> AnyNamed for Named<K> {
     fn resource(&self, subscriptions: &Subscriptions) -> state::Resource {
         let state = self.state.borrow();
         let strictness = subscriptions.strictness();
-        let view = |v: &Version<()>| v.view::<K::Message>(strictness);
+        let view = |v: &Version<()>| view::<K>(v, strictness);
         let error = state.refused.as_ref();
         state::Resource {
             name: self.name.clone(),
@@ -267,5 +273,27 @@ impl<K: NamedKind> AnyNamed for Named<K> {
                 (None, None) => ClientResourceStatus::Requested,
             },
         }
+    }
+}
+
+/// A version in force, with what is part of it and came by itself.
+fn view<K: NamedKind>(version: &Version<()>, strictness: &Strictness) -> state::Version {
+    let view = version.view::<K::Message>(strictness);
+    let parts = version.dependencies.parts.iter();
+    let parts: Vec<_> = parts.flat_map(|(set, _)| set.in_force()).collect();
+    if parts.is_empty() {
+        return view;
+    }
+    let strictness = *strictness;
+    state::Version {
+        message: Encoding::new(move || {
+            let bytes = view.message.bytes();
+            let Ok(mut message) = K::Message::decode(bytes.clone()) else {
+                return bytes;
+            };
+            K::add_parts(&mut message, parts.iter().cloned(), &strictness);
+            message.encode_to_vec().into()
+        }),
+        ..view
     }
 }

@@ -7,9 +7,9 @@ use prost::{Message, Name};
 
 use crate::{
     admin::state,
-    config::{At, Reported},
+    config::{At, Reported, Strictness},
     model::Context,
-    xds::api_source::Through,
+    xds::{api_source::Through, resource::Encoded},
 };
 
 /// A kind of resource that is subscribed to by name.
@@ -28,6 +28,14 @@ pub trait NamedKind: 'static {
     const THROUGH: Through = Through::Primary;
     /// What who asks for it says besides its name; most say nothing.
     type Want: Clone + Default + Eq + Hash;
+
+    /// Adds what is part of it and came by itself, for the admin.
+    fn add_parts(
+        _message: &mut Self::Message,
+        _parts: impl Iterator<Item = Encoded>,
+        _strictness: &Strictness,
+    ) {
+    }
 
     /// The resource's name.
     fn name(message: &Self::Message) -> &str;

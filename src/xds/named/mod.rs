@@ -43,6 +43,8 @@ use super::{
 /// One named subscription, alive for as long as a resource depends on it.
 pub struct Named<K: NamedKind> {
     name: Arc<str>,
+    /// Where the stats of the subscription stand.
+    prefix: Box<str>,
     want: K::Want,
     /// `None` for a resource of the bootstrap.
     source: Option<ConfigSource>,
@@ -98,9 +100,9 @@ impl<T> Default for State<T> {
     }
 }
 
-/// A version that is held back until the clusters it leads to are in force: what
-/// was there before serves meanwhile, so that no request meets a cluster that
-/// cannot take it.
+/// A version that is held back until the clusters it leads to are in force, and the
+/// virtual hosts that are part of it have come: what was there before serves
+/// meanwhile, so that no request meets a cluster that cannot take it.
 struct Waiting<T> {
     version: Version<Arc<T>>,
     /// When it goes on without; `None` is never.
@@ -191,6 +193,7 @@ impl<K: NamedKind> Named<K> {
         }
         Rc::new(Self {
             name: (**name).into(),
+            prefix: prefix.clone(),
             want: want.clone(),
             shelf,
             source,
@@ -284,6 +287,7 @@ impl<K: NamedKind> Named<K> {
     ) -> Result<(), Arc<str>> {
         let Received {
             name: _,
+            aliases: _,
             version,
             resource: encoded,
         } = received;
@@ -382,7 +386,7 @@ impl<K: NamedKind> Named<K> {
         if let Some(active) = &self.state.borrow().active {
             encoded.follow(&active.encoded);
         }
-        let collector = subscriptions.collector();
+        let collector = subscriptions.collector_under(&self.prefix);
         let mut report = Report::new();
         let compiled = encoded
             .decode(subscriptions.strictness(), &report)
@@ -398,7 +402,7 @@ impl<K: NamedKind> Named<K> {
         let mut state = self.state.borrow_mut();
         match compiled {
             Ok(value) => {
-                let waits = dependencies.await_clusters();
+                let waits = dependencies.await_clusters() || !dependencies.answered();
                 let timeout = dependencies.timeout();
                 let version = Version {
                     encoded,
@@ -468,7 +472,9 @@ impl<K: NamedKind> Named<K> {
     fn go_on(&self) -> bool {
         let ready = |waiting: &mut Waiting<K::Value>| {
             let over = waiting.until.is_some_and(|until| until <= Instant::now());
-            over || !waiting.version.dependencies.await_clusters()
+            let needs = &waiting.version.dependencies;
+            // With a part that has come meanwhile it is compiled anew.
+            over || !needs.await_clusters() && needs.answered() && !needs.stale()
         };
         let waiting = self.state.borrow_mut().waiting.take_if(ready);
         let went = waiting.is_some();

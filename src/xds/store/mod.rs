@@ -311,6 +311,7 @@ fn remembered(key: &Key, kept: &Kept) -> Result<Earlier, String> {
     Ok(Earlier {
         received: Received {
             name: key.name.clone(),
+            aliases: Vec::new(),
             version: kept.version.as_str().into(),
             resource: raw.into(),
         },

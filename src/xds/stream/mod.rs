@@ -298,6 +298,11 @@ impl Stream {
         self.machine.borrow().known(type_url, name)
     }
 
+    /// See [`Machine::accepted`].
+    pub fn accepted(&self, type_url: &str) -> Option<Update> {
+        self.machine.borrow().accepted(type_url)
+    }
+
     /// Takes an answer apart; `None` when nobody asked for what it holds.
     pub fn receive(&self, response: Response) -> Option<Push> {
         if let Some(identifier) = response.identifier() {

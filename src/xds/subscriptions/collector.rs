@@ -22,7 +22,7 @@ use crate::{
         Context, Sources,
         cluster::EndpointSet,
         context::{Extension, FilterWanted, Meanwhile},
-        route::{RouteTable, ScopeRoutes, ScopeTable},
+        route::{DiscoveredHosts, HostsWanted, RouteTable, ScopeRoutes, ScopeTable},
         secret::Secret,
     },
     runtime::Values,
@@ -31,8 +31,9 @@ use crate::{
         api_source::Through,
         cluster_names::Reference,
         config_source::{ConfigSource, Origin},
+        demand::Demand,
         dependencies::{Awaited, Dependencies, WithDefault},
-        kinds::ScopeKind,
+        kinds::{HostKind, ScopeKind},
         mux::TypeUrl,
         named::{AnyNamed, Held, Named, NamedKind, Wanted},
         set::Set,
@@ -45,13 +46,16 @@ use crate::{
 /// asked for.
 pub struct Collector<'a> {
     subscriptions: &'a Subscriptions,
+    /// Where the stats of its own subscription stand.
+    prefix: &'a str,
     found: RefCell<Dependencies>,
 }
 
 impl<'a> Collector<'a> {
-    pub(super) fn new(subscriptions: &'a Subscriptions) -> Self {
+    pub(super) fn new(subscriptions: &'a Subscriptions, prefix: &'a str) -> Self {
         Self {
             subscriptions,
+            prefix,
             found: RefCell::default(),
         }
     }
@@ -237,7 +241,7 @@ impl Sources for Collector<'_> {
         name: &str,
         routes: ScopeRoutes<'_>,
         at: &At<'_>,
-    ) -> Result<Arc<Slot<ScopeTable>>, Reported> {
+    ) -> Result<(Arc<Slot<ScopeTable>>, Demand), Reported> {
         let subscriptions = self.subscriptions;
         let (through, management) = (Through::Primary, &subscriptions.management);
         let key = (
@@ -258,17 +262,54 @@ impl Sources for Collector<'_> {
                 let kind = ScopeKind::new(routes, &prefix, &subscriptions.stats);
                 let opened = Set::open(name, source, &prefix, kind, subscriptions, at);
                 let set = opened.inspect_err(|_| self.misses_file(&key.0.origin))?;
-                let others = subscriptions.sets();
-                let mut same = others.iter().filter(|other| set.shares_stream(&***other));
-                set.begin(same.find_map(|other| other.accepted()), subscriptions);
+                set.begin(subscriptions);
                 let mut scopes = subscriptions.scopes.borrow_mut();
                 scopes.insert(key, Rc::downgrade(&set));
                 set
             }
         };
-        let slot = set.slot().clone();
+        let found = (set.slot().clone(), set.asker().clone());
         self.found.borrow_mut().subscriptions.push(set);
-        Ok(slot)
+        Ok(found)
+    }
+
+    fn virtual_hosts(
+        &self,
+        source: &ConfigSourceMessage,
+        wanted: HostsWanted,
+        at: &At<'_>,
+    ) -> Result<DiscoveredHosts, Reported> {
+        let subscriptions = self.subscriptions;
+        let (through, management) = (Through::Primary, &subscriptions.management);
+        let compiled = ConfigSource::compile(source, through, management, at)?;
+        compiled.check_delta(at)?;
+        let name = wanted.route_config.clone();
+        let own = format!("rds.{name}.");
+        let prefix = self.prefix.strip_suffix(&*own).unwrap_or_default();
+        let prefix = format!("{prefix}vhds.{name}.");
+        let key = (compiled, wanted, prefix.as_str().into());
+        let known = subscriptions
+            .hosts
+            .borrow()
+            .get(&key)
+            .and_then(Weak::upgrade);
+        let set = match known {
+            Some(set) => set,
+            None => {
+                let kind = HostKind::new(key.1.clone(), &prefix, &subscriptions.stats);
+                let set = Set::open(&name, source, &prefix, kind, subscriptions, at)?;
+                set.begin(subscriptions);
+                let mut hosts = subscriptions.hosts.borrow_mut();
+                hosts.insert(key, Rc::downgrade(&set));
+                set
+            }
+        };
+        let hosts = set.slot().clone();
+        let demand = set.asker().clone();
+        let mut found = self.found.borrow_mut();
+        found.parts.push((set.clone(), hosts.version()));
+        found.subscriptions.push(set);
+        Ok(DiscoveredHosts { hosts, demand })
     }
 
     fn secret(

@@ -11,13 +11,13 @@ use std::{
     sync::Arc,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     admin::state,
     api::envoy::extensions::transport_sockets::tls::v3::Secret as SecretMessage,
     config::{At, Reported, Strictness},
-    model::{Shared, context::ServerInfo},
+    model::{Shared, context::ServerInfo, route::HostsWanted},
     runtime::Runtime,
     stats,
 };
@@ -27,11 +27,12 @@ use super::{
     api_source::Management,
     cluster_names::ClusterNames,
     config_source::{ConfigSource, Origin},
+    demand::{Asked, Demand, MAX_UNREAD},
     dependencies::TrackedFile,
-    kinds::{EndpointKind, ExtensionKind, RouteKind, RuntimeKind, ScopeKind, SecretKind},
+    kinds::{EndpointKind, ExtensionKind, HostKind, RouteKind, RuntimeKind, ScopeKind, SecretKind},
     mux::{Push, Verdict},
     named::{AnyNamed, Named, NamedKind, Wanted},
-    set::{AnySet, Set},
+    set::{AnySet, Set, SetKind},
     store::{Shelf, Store},
     stream::{Stream, Streams},
     update::{Gone, Update},
@@ -45,6 +46,10 @@ type Key<K> = (ConfigSource, Wanted<<K as NamedKind>::Want>);
 /// The scopes of a connection manager: where they and their routes come from, their
 /// name, and where stats stand.
 type ScopesKey = (ConfigSource, Option<Vec<u8>>, Box<str>, Box<str>);
+
+/// The virtual hosts of a route table: where they come from, for which table, and
+/// where stats stand.
+type HostsKey = (ConfigSource, HostsWanted, Box<str>);
 
 /// Who hears of a watch.
 enum Reader {
@@ -70,6 +75,12 @@ pub struct Subscriptions {
     endpoints: Registry<EndpointKind>,
     runtimes: Registry<RuntimeKind>,
     scopes: RefCell<HashMap<ScopesKey, Weak<Set<ScopeKind>>>>,
+    hosts: RefCell<HashMap<HostsKey, Weak<Set<HostKind>>>>,
+    /// By which workers ask sets for more, and the receiver until it is taken.
+    demands: mpsc::Sender<Asked>,
+    asked: RefCell<Option<mpsc::Receiver<Asked>>>,
+    /// The number of the next set.
+    next_set: Cell<u64>,
     extensions: Registry<ExtensionKind>,
     static_secrets: RefCell<BTreeMap<Arc<str>, Rc<Named<SecretKind>>>>,
     files: RefCell<HashMap<PathBuf, Weak<TrackedFile>>>,
@@ -111,6 +122,7 @@ impl Subscriptions {
             streams,
             store,
         } = ways;
+        let (demands, asked) = mpsc::channel(MAX_UNREAD);
         Self {
             stats,
             server,
@@ -127,6 +139,10 @@ impl Subscriptions {
             endpoints: Registry::default(),
             runtimes: Registry::default(),
             scopes: RefCell::default(),
+            hosts: RefCell::default(),
+            demands,
+            asked: RefCell::new(Some(asked)),
+            next_set: Cell::new(0),
             extensions: Registry::default(),
             static_secrets: RefCell::default(),
             files: RefCell::default(),
@@ -294,20 +310,75 @@ impl Subscriptions {
 
     /// Every set of resources that belongs to another resource.
     pub fn sets(&self) -> Vec<Rc<dyn AnySet>> {
-        let scopes = self.scopes.borrow();
-        let live = scopes.values().filter_map(Weak::upgrade);
-        live.map(|set| set as Rc<dyn AnySet>).collect()
+        fn live<K: SetKind>(set: &Weak<Set<K>>) -> Option<Rc<dyn AnySet>> {
+            Some(set.upgrade()? as Rc<dyn AnySet>)
+        }
+        let (scopes, hosts) = (self.scopes.borrow(), self.hosts.borrow());
+        let scopes = scopes.values().filter_map(live);
+        scopes.chain(hosts.values().filter_map(live)).collect()
     }
 
     /// Gives what waits in sets its chance. True when something moved.
     pub fn settle(&self, now: Instant) -> bool {
+        let (mut moved, mut hosts_moved) = (false, false);
+        for set in self.sets() {
+            let has = set.settle(now, self);
+            moved |= has;
+            hosts_moved |= has && set.kind() == state::Kind::VirtualHost;
+        }
+        if hosts_moved {
+            // The tables that they are part of are compiled anew.
+            let routes = self.routes.borrow();
+            let live = routes.values().filter_map(Weak::upgrade);
+            let live = live.map(|named| Rc::<Named<RouteKind>>::downgrade(&named));
+            let live = live.map(|named| named as Weak<dyn AnyNamed>);
+            self.restless.borrow_mut().extend(live);
+        }
+        moved
+    }
+
+    /// Where what workers ask for arrives; `None` once it has been taken.
+    pub fn take_asked(&self) -> Option<mpsc::Receiver<Asked>> {
+        self.asked.take()
+    }
+
+    /// How a new set is asked for more.
+    pub(super) fn new_demand(&self) -> Demand {
+        self.next_set.set(self.next_set.get() + 1);
+        Demand::new(self.next_set.get(), self.demands.clone())
+    }
+
+    /// A worker asks a set for what is not in it.
+    pub fn demand(&self, asked: Asked) {
         let sets = self.sets().into_iter();
-        sets.fold(false, |moved, set| set.settle(now, self) | moved)
+        // One that is gone has nothing to give.
+        if let Some(set) = sets.into_iter().find(|set| set.id() == asked.set) {
+            set.demand(asked, self);
+        }
+    }
+
+    /// Answers workers who asked for what there is an answer to.
+    pub fn answer(&self) {
+        let routes = self.routes.borrow();
+        let is_held_back = |table: &str| {
+            let mut same = routes
+                .iter()
+                .filter(|((_, wanted), _)| *wanted.name == *table);
+            same.any(|(_, named)| named.upgrade().is_some_and(|n| n.is_held_back()))
+        };
+        for set in self.sets() {
+            set.answer(&is_held_back);
+        }
     }
 
     /// For the compilation of one resource.
     pub fn collector(&self) -> Collector<'_> {
-        Collector::new(self)
+        self.collector_under("")
+    }
+
+    /// The same, for one whose own subscription has its stats there.
+    pub(super) fn collector_under<'a>(&'a self, prefix: &'a str) -> Collector<'a> {
+        Collector::new(self, prefix)
     }
 
     /// Takes a secret of the bootstrap, to which names without a source refer.
@@ -490,6 +561,9 @@ impl Subscriptions {
             .borrow_mut()
             .retain(|_, named| named.strong_count() > 0);
         self.scopes
+            .borrow_mut()
+            .retain(|_, set| set.strong_count() > 0);
+        self.hosts
             .borrow_mut()
             .retain(|_, set| set.strong_count() > 0);
         self.files

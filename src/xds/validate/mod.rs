@@ -30,7 +30,9 @@ use crate::{
         cluster::{Cluster, EndpointSet},
         context::{Extension, FilterWanted, Meanwhile, ServerInfo},
         listener::Listener,
-        route::{RouteTable, Scope, ScopeKey, ScopeRoutes, ScopeTable},
+        route::{
+            DiscoveredHosts, HostsWanted, RouteTable, Scope, ScopeKey, ScopeRoutes, ScopeTable,
+        },
         secret::Secret,
     },
     net::Address,
@@ -43,6 +45,7 @@ use crate::{
 use super::{
     api_source::{Management, Through},
     config_source::{ConfigSource, Origin},
+    demand::Demand,
     kinds::{EndpointKind, ExtensionKind, RouteKind, RuntimeKind, SecretKind},
     named::{NamedKind, check_name, the_only},
     slot::Slot,
@@ -389,7 +392,7 @@ impl Sources for Validator<'_> {
         name: &str,
         routes: ScopeRoutes<'_>,
         at: &At<'_>,
-    ) -> Result<Arc<Slot<ScopeTable>>, Reported> {
+    ) -> Result<(Arc<Slot<ScopeTable>>, Demand), Reported> {
         let scopes = self.read::<ScopedRouteConfiguration>(Some(source.clone()), at);
         let mut keys: HashMap<ScopeKey, Box<str>> = HashMap::new();
         for raw in self.distinct("scoped route", scopes, std::iter::empty()) {
@@ -406,7 +409,22 @@ impl Sources for Validator<'_> {
                 }
             });
         }
-        Ok(Arc::new(Slot::new(name)))
+        Ok((Arc::new(Slot::new(name)), Demand::deaf()))
+    }
+
+    fn virtual_hosts(
+        &self,
+        source: &ConfigSourceMessage,
+        wanted: HostsWanted,
+        at: &At<'_>,
+    ) -> Result<DiscoveredHosts, Reported> {
+        let source = ConfigSource::compile(source, Through::Primary, &self.management, at)?;
+        source.check_delta(at)?;
+        // A server is not asked.
+        Ok(DiscoveredHosts {
+            hosts: Arc::new(Slot::new(wanted.route_config)),
+            demand: Demand::deaf(),
+        })
     }
 
     fn secret(

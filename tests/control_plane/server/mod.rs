@@ -41,6 +41,9 @@ use state::State;
 /// Scopes of a connection manager.
 pub const SCOPES: &str = "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration";
 
+/// Virtual hosts of a route table.
+pub const HOSTS: &str = "type.googleapis.com/envoy.config.route.v3.VirtualHost";
+
 /// The two variants of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
@@ -280,10 +283,7 @@ const SERVICES: &[(&str, &str)] = &[
     ("endpoint.v3.EndpointDiscoveryService", ENDPOINTS),
     ("secret.v3.SecretDiscoveryService", SECRET),
     ("route.v3.ScopedRoutesDiscoveryService", SCOPES),
-    (
-        "route.v3.VirtualHostDiscoveryService",
-        "type.googleapis.com/envoy.config.route.v3.VirtualHost",
-    ),
+    ("route.v3.VirtualHostDiscoveryService", HOSTS),
     (
         "runtime.v3.RuntimeDiscoveryService",
         "type.googleapis.com/envoy.service.runtime.v3.Runtime",

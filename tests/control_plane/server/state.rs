@@ -7,7 +7,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tonic::Status;
 
 use super::message::{Answer, Asked};
-use super::{CLUSTER, LISTENER, SCOPES, Variant};
+use super::{CLUSTER, HOSTS, LISTENER, SCOPES, Variant};
 
 /// The resources of every type, and every stream.
 #[derive(Debug, Default)]
@@ -114,7 +114,8 @@ impl State {
             }
             Variant::Delta => {
                 if is_new {
-                    subscription.wildcard = asked.names.is_empty();
+                    // Virtual hosts are told of when they are asked for.
+                    subscription.wildcard = asked.names.is_empty() && type_url != HOSTS;
                     subscription.known = asked.initial_versions.clone();
                 }
                 for name in &asked.names {
@@ -235,7 +236,8 @@ impl State {
                     let absent: Vec<String> = absent.cloned().collect();
                     removed.extend(absent);
                 }
-                let first = subscription.sent.is_none() && subscription.wildcard;
+                let first =
+                    subscription.sent.is_none() && (subscription.wildcard || type_url == HOSTS);
                 if resources.is_empty() && removed.is_empty() && !first {
                     return;
                 }
