@@ -27,7 +27,7 @@ use crate::{
     upstream::dns::ResolverSettings,
 };
 
-use super::watchdog;
+use super::{extensions, watchdog};
 
 /// The parts of a bootstrap, each on its way to the room that compiles it.
 #[derive(Debug)]
@@ -280,6 +280,7 @@ pub fn name_node(mut node: Node, options: &Options) -> Node {
         .map(|n| n.parse().unwrap_or(0));
     let mut number = || numbers.next().unwrap_or(0);
     node.user_agent_name = "nuncio".to_owned();
+    node.extensions = extensions::all();
     node.user_agent_version_type =
         Some(UserAgentVersionType::UserAgentBuildVersion(BuildVersion {
             version: Some(SemanticVersion {

@@ -6,6 +6,7 @@ mod bootstrap;
 mod chain;
 mod control;
 mod drain;
+mod extensions;
 mod ground;
 pub mod lifecycle;
 mod local_address;
