@@ -7,7 +7,12 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use super::Socket;
 
 /// A stream of which the beginning has been read already.
 #[derive(Debug)]
@@ -78,6 +83,15 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Prefixed<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+impl<T: Socket> Socket for Prefixed<T> {
+    fn socket(&self) -> Option<&TcpStream> {
+        match self.prefix.is_empty() {
+            true => self.inner.socket(),
+            false => None,
+        }
     }
 }
 

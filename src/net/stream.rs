@@ -2,7 +2,7 @@
 
 use tokio::net::{TcpStream, UnixStream};
 
-use super::byte_stream::byte_stream;
+use super::{Socket, byte_stream::byte_stream};
 
 /// An accepted connection after its transport socket is ready.
 #[derive(Debug)]
@@ -26,6 +26,15 @@ impl Stream {
         };
         // At worst it ends as any other.
         let _ = tcp.set_zero_linger();
+    }
+}
+
+impl Socket for Stream {
+    fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(tcp) => Some(tcp),
+            Self::Unix(_) | Self::Tls(_) => None,
+        }
     }
 }
 

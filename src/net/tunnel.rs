@@ -3,7 +3,8 @@
 //! Used by TCP proxying and by upgraded HTTP connections. What is read goes
 //! through a buffer that the worker's tunnels share; a tunnel keeps memory of its
 //! own only for what its slower side has not taken yet, so ten thousand silent
-//! tunnels cost nothing but their sockets.
+//! tunnels cost nothing but their sockets. Between two sockets in clear, much at
+//! once goes through a pipe and is not copied at all.
 
 use std::{
     cell::RefCell,
@@ -20,6 +21,12 @@ use tokio::{
     time::Instant,
 };
 
+use super::splice::{FillError, Pipe, Socket};
+
+/// So many bytes read at once are the beginning of much, for which a pipe pays.
+const MUCH: usize = 64 * 1024;
+/// With no more than so many it has ended.
+const LITTLE: usize = 16 * 1024;
 /// Bytes read at once, shared by the tunnels of a thread.
 pub const BUFFER: usize = 256 * 1024;
 /// Reads in a row before other tasks of the worker get their turn.
@@ -74,8 +81,8 @@ pub async fn carry<D, U>(
     mut moved: impl FnMut(&Traffic) -> ControlFlow<()>,
 ) -> (End, Traffic)
 where
-    D: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    D: AsyncRead + AsyncWrite + Socket + Unpin,
+    U: AsyncRead + AsyncWrite + Socket + Unpin,
 {
     let mut traffic = Traffic::default();
     let (mut up, mut down) = (Direction::default(), Direction::default());
@@ -142,6 +149,10 @@ struct Direction {
     /// What the writer has not taken yet, from `start`.
     pending: Vec<u8>,
     start: usize,
+    /// Much goes this way: through a pipe.
+    bulk: bool,
+    /// That pipe, while there is something for it.
+    pipe: Option<Pipe>,
     finished: bool,
     closed: bool,
 }
@@ -155,13 +166,17 @@ impl Direction {
         count: &mut u64,
     ) -> Poll<Result<(), Failed>>
     where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
+        R: AsyncRead + Socket + Unpin,
+        W: AsyncWrite + Socket + Unpin,
     {
         if self.closed {
             return Poll::Ready(Ok(()));
         }
         for _ in 0..BURST {
+            if self.bulk || self.pipe.is_some() {
+                ready!(self.poll_pipe(cx, reader, writer, count))?;
+                continue;
+            }
             while self.start < self.pending.len() {
                 let written = Pin::new(&mut *writer).poll_write(cx, &self.pending[self.start..]);
                 self.start += some(ready!(written)).map_err(Failed::Write)?;
@@ -200,9 +215,54 @@ impl Direction {
             };
             self.finished = read == 0;
             *count += read as u64;
+            let unwritten = self.start < self.pending.len();
+            if read >= MUCH && !unwritten && reader.socket().and(writer.socket()).is_some() {
+                self.bulk = true;
+            }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// One step through a pipe, until little comes. Who waits for more holds none.
+    fn poll_pipe<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        count: &mut u64,
+    ) -> Poll<Result<(), Failed>>
+    where
+        R: Socket,
+        W: Socket,
+    {
+        let Some((from, to)) = reader.socket().zip(writer.socket()) else {
+            self.bulk = false;
+            return Poll::Ready(Ok(()));
+        };
+        if self.pipe.is_none() {
+            match Pipe::filled(cx, from) {
+                Poll::Ready(Ok(pipe)) => {
+                    *count += pipe.held() as u64;
+                    self.finished = pipe.held() == 0;
+                    self.bulk = pipe.held() >= LITTLE;
+                    self.pipe = Some(pipe);
+                }
+                Poll::Ready(Err(FillError::Socket(error))) => {
+                    return Poll::Ready(Err(Failed::Read(error)));
+                }
+                Poll::Ready(Err(FillError::Pipe(_))) => {
+                    self.bulk = false;
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if let Some(pipe) = &mut self.pipe {
+            ready!(pipe.poll_drain(cx, to)).map_err(Failed::Write)?;
+        }
+        self.pipe = None;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -217,7 +277,12 @@ fn some(written: io::Result<usize>) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        net::{TcpListener, TcpStream},
+    };
+
+    impl Socket for DuplexStream {}
 
     fn go_on(_: &Traffic) -> ControlFlow<()> {
         ControlFlow::Continue(())
@@ -252,6 +317,51 @@ mod tests {
             }
         ));
         assert_eq!((traffic.received, traffic.sent), (big.len() as u64, 9));
+    }
+
+    async fn connected() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, server) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (client.unwrap(), server.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn much_goes_through_a_pipe_and_arrives_as_it_was() {
+        let (mut client, downstream) = connected().await;
+        let (upstream, mut server) = connected().await;
+        let tunnel = tokio::spawn(carry(downstream, upstream, None, go_on));
+        // More than both sockets hold, with silence and little in between.
+        let piece = |n: u32| -> Vec<u8> {
+            let length = if n.is_multiple_of(2) { 6 << 20 } else { 100 };
+            (0..length).map(|i: u32| (i * 7 + n) as u8).collect()
+        };
+        let writer = tokio::spawn(async move {
+            for n in 0..4 {
+                client.write_all(&piece(n)).await.unwrap();
+                let mut heard = [0];
+                client.read_exact(&mut heard).await.unwrap();
+            }
+            client.shutdown().await.unwrap();
+            client
+        });
+        for n in 0..4 {
+            let expected = piece(n);
+            let mut read = vec![0; expected.len()];
+            // A reader who is slow at first lets everything on the way fill up.
+            server.readable().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            server.read_exact(&mut read).await.unwrap();
+            assert!(read == expected, "piece {n} is not what it was");
+            server.write_all(b"x").await.unwrap();
+        }
+        let mut rest = Vec::new();
+        server.read_to_end(&mut rest).await.unwrap();
+        assert!(rest.is_empty());
+        drop(server);
+        drop(writer.await.unwrap());
+        let (_, traffic) = tunnel.await.unwrap();
+        assert_eq!((traffic.received, traffic.sent), (2 * ((6 << 20) + 100), 4));
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use crate::{
     formatter::ResponseFlag,
     http::{connection::Session, response_body::Source, stats::http_stats, stream::Stream},
     net::{
-        Prefixed,
+        Prefixed, Socket,
         tunnel::{self, End, Side},
     },
     stats::Block,
@@ -167,7 +167,7 @@ async fn carry<D, U>(
 ) -> Outcome
 where
     D: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Socket + Unpin,
 {
     let downstream = Downstream {
         io: client,
@@ -225,6 +225,9 @@ struct Downstream<T> {
     io: T,
     ended: bool,
 }
+
+/// Its bytes are counted on their way through here.
+impl<T> Socket for Downstream<T> {}
 
 impl<T: AsyncRead + Unpin> AsyncRead for Downstream<T> {
     fn poll_read(

@@ -10,6 +10,8 @@ use bytes::{Buf, Bytes};
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::net::Socket;
+
 /// The DATA frames of a stream, both ways. A reset by the peer reads as
 /// [`io::ErrorKind::ConnectionReset`], unless its reason is NO_ERROR.
 #[derive(Debug)]
@@ -69,6 +71,8 @@ impl AsyncRead for Http2Io {
         Poll::Ready(window.release_capacity(taken).map_err(reset))
     }
 }
+
+impl Socket for Http2Io {}
 
 impl AsyncWrite for Http2Io {
     fn poll_write(

@@ -1,7 +1,9 @@
 //! Bytes to a host and back, by whatever means.
 
+use tokio::net::TcpStream;
+
 use super::{Io, http1::Duplex};
-use crate::net::{Prefixed, byte_stream::byte_stream, http2::Http2Io};
+use crate::net::{Prefixed, Socket, byte_stream::byte_stream, http2::Http2Io};
 
 /// A connection to a host, or a tunnel through one.
 #[derive(Debug)]
@@ -25,6 +27,16 @@ impl Carrier {
             Self::Http1(io) => io.get_ref().reset_on_close(),
             Self::Post(duplex) => duplex.get_ref().reset_on_close(),
             Self::Http2(_) => {}
+        }
+    }
+}
+
+impl Socket for Carrier {
+    fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Connection(io) => io.socket(),
+            Self::Http1(io) => io.socket(),
+            Self::Post(_) | Self::Http2(_) => None,
         }
     }
 }

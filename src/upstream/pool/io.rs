@@ -4,7 +4,7 @@ use rustls::ClientConnection;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
-use crate::net::byte_stream::byte_stream;
+use crate::net::{Socket, byte_stream::byte_stream};
 
 /// An established connection to a host.
 #[derive(Debug)]
@@ -39,6 +39,15 @@ impl Io {
         };
         // At worst it ends as any other.
         let _ = tcp.set_zero_linger();
+    }
+}
+
+impl Socket for Io {
+    fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(tcp) => Some(tcp),
+            Self::Unix(_) | Self::Tls(_) | Self::UnixTls(_) => None,
+        }
     }
 }
 
