@@ -48,7 +48,7 @@ impl Checker<'_> {
                 Unknown::Refuse => {
                     at.error(text);
                 }
-                Unknown::Warn => at.report().warn(ConfigError {
+                Unknown::Warn => at.report().warn_unknown(ConfigError {
                     path: at.to_string(),
                     message: text,
                     position: None,

@@ -6,7 +6,10 @@
 //! somebody has been told, so that a caller can go on with the next sibling and
 //! find more errors before it gives up.
 
-use std::{cell::RefCell, fmt};
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+};
 
 /// A position in a file, counted from one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +64,7 @@ impl fmt::Display for ConfigError {
 pub struct Report {
     errors: RefCell<Vec<ConfigError>>,
     warnings: RefCell<Vec<ConfigError>>,
+    unknown: Cell<u64>,
 }
 
 /// Proof that an error has been put on the [`Report`].
@@ -107,6 +111,17 @@ impl Report {
     /// deprecated field, or an unknown one that is let pass.
     pub fn warn(&self, warning: ConfigError) {
         self.warnings.borrow_mut().push(warning);
+    }
+
+    /// As [`Report::warn`], of a field or a value that the API does not have.
+    pub fn warn_unknown(&self, warning: ConfigError) {
+        self.unknown.set(self.unknown.get() + 1);
+        self.warn(warning);
+    }
+
+    /// How many unknown fields and values were let pass with a warning.
+    pub fn unknown(&self) -> u64 {
+        self.unknown.get()
     }
 
     /// Takes the warnings, in the order they were found.

@@ -445,7 +445,7 @@ impl Reader<'_> {
     /// Lets something unknown pass, with a warning when that is asked for.
     fn pass(&self, at: &At<'_>, mark: Mark, message: String) {
         if self.strictness.unknown == Unknown::Warn {
-            at.report().warn(self.found(at, mark, message));
+            at.report().warn_unknown(self.found(at, mark, message));
         }
     }
 

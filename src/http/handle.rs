@@ -13,7 +13,7 @@ use super::{
     request::{self, Seen},
     response,
     response_body::Source,
-    stats::http_stats,
+    stats::{http_stats, router_stats},
     stream::Stream,
     strict, target,
     upgrade::{self, Kind, Tunnel, Upgrade},
@@ -295,18 +295,18 @@ fn find_route(stream: &mut Stream, manager: &ConnectionManager) -> Found {
 /// Does what a route does by itself; forwarding is left to the router.
 fn act(stream: &mut Stream, found: Found) -> Result<(), LocalReply> {
     let managed = stream.managed.clone();
-    let stats = &managed.manager().stats;
-    stats.inc(http_stats::rq_total);
+    let stats = &managed.manager().router_stats;
+    stats.inc(router_stats::rq_total);
     let handle = match (found, stream.route.clone()) {
         (Found::TlsRequired, _) => {
-            stats.inc(http_stats::rq_direct_response);
+            stats.inc(router_stats::rq_direct_response);
             let location = https_location(&stream.view());
             let status = StatusCode::MOVED_PERMANENTLY;
             return Err(LocalReply::redirect(status, &location));
         }
         (Found::Route, Some(handle)) => handle,
         (Found::Route, None) | (Found::Nothing, _) => {
-            stats.inc(http_stats::no_route);
+            stats.inc(router_stats::no_route);
             let reply = LocalReply::empty(StatusCode::NOT_FOUND, "route_not_found");
             return Err(reply.flag(ResponseFlag::NoRouteFound));
         }
@@ -316,12 +316,12 @@ fn act(stream: &mut Stream, found: Found) -> Result<(), LocalReply> {
         Action::Forward(_) => Ok(()),
         Action::Redirect(redirect) => {
             // Envoy counts it as an answer of its own, and none as `rq_redirect`.
-            stats.inc(http_stats::rq_direct_response);
+            stats.inc(router_stats::rq_direct_response);
             let location = route.location(redirect, &stream.view());
             Err(LocalReply::redirect(redirect.status, &location))
         }
         Action::DirectResponse(direct) => {
-            stats.inc(http_stats::rq_direct_response);
+            stats.inc(router_stats::rq_direct_response);
             Err(direct_reply(stream, direct))
         }
         Action::NonForwarding => {

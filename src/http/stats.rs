@@ -52,24 +52,7 @@ crate::stat_table! {
             downstream_rq_total,
             downstream_rq_tx_reset,
             downstream_rq_ws_on_non_ws_route,
-            no_cluster,
-            no_route,
-            passthrough_internal_redirect_bad_location,
-            passthrough_internal_redirect_no_route,
-            passthrough_internal_redirect_predicate,
-            passthrough_internal_redirect_too_many_redirects,
-            passthrough_internal_redirect_unsafe_scheme,
-            rq_direct_response,
-            rq_overload_local_reply,
-            rq_redirect,
-            rq_reset_after_downstream_response_started,
-            rq_total,
             rs_too_large,
-            tracing_client_enabled = "tracing.client_enabled",
-            tracing_health_check = "tracing.health_check",
-            tracing_not_traceable = "tracing.not_traceable",
-            tracing_random_sampling = "tracing.random_sampling",
-            tracing_service_forced = "tracing.service_forced",
         }
         gauges {
             downstream_cx_active,
@@ -87,6 +70,40 @@ crate::stat_table! {
             downstream_cx_length_ms: Milliseconds,
             downstream_rq_time: Milliseconds,
         }
+        texts {}
+    }
+}
+
+crate::stat_table! {
+    /// What becomes of requests on their way to an upstream: `http.STAT_PREFIX.`, and
+    /// `http.async-client.` for those of this proxy itself.
+    pub mod router_stats {
+        counters {
+            no_cluster,
+            no_route,
+            passthrough_internal_redirect_bad_location,
+            passthrough_internal_redirect_no_route,
+            passthrough_internal_redirect_predicate,
+            passthrough_internal_redirect_too_many_redirects,
+            passthrough_internal_redirect_unsafe_scheme,
+            rq_direct_response,
+            rq_overload_local_reply,
+            rq_redirect,
+            rq_reset_after_downstream_response_started,
+            rq_total,
+        }
+        gauges {}
+        histograms {}
+        texts {}
+    }
+}
+
+crate::stat_table! {
+    /// `http.STAT_PREFIX.tracing.`
+    pub mod tracing_stats {
+        counters { client_enabled, health_check, not_traceable, random_sampling, service_forced }
+        gauges {}
+        histograms {}
         texts {}
     }
 }

@@ -124,14 +124,14 @@ impl Server {
             strictness,
         } = ground;
         let stats = ServerStats::new(&registry, options, bootstrap.stats_server_version, started);
+        stats.unknown_fields(report.unknown());
         let stats = Rc::new(stats);
         let snapshot = empty_snapshot();
         let lifecycle = Lifecycle::new(options.drain_time(), drain_strategy(options));
         let mut watchdog = Watchdog::new(bootstrap.watchdog, &registry);
         task::spawn_local(watchdog.main_thread().run());
         let count = options.workers();
-        let block = stats.block();
-        let workers = Workers::start(count, &snapshot, &lifecycle, block, &mut watchdog)?;
+        let workers = Workers::start(count, &snapshot, &lifecycle, &registry, &mut watchdog)?;
         let watch = watchdog.start(count + 1)?;
 
         tell_what_loads(&bootstrap.static_resources);

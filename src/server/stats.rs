@@ -32,10 +32,21 @@ crate::stat_table! {
 }
 use server_stats as names;
 
+crate::stat_table! {
+    /// Of an overload manager, which Envoy has also where none is configured.
+    mod overload_stats {
+        counters { reset_high_memory_stream = "envoy.overload_actions.reset_high_memory_stream.count" }
+        gauges {}
+        histograms { refresh_interval_delay = "overload.refresh_interval_delay": Milliseconds }
+        texts {}
+    }
+}
+
 /// Writer of the stats under `server.`, on the control thread.
 #[derive(Debug)]
 pub struct ServerStats {
     block: Arc<Block>,
+    _overload: Arc<Block>,
     started: Instant,
 }
 
@@ -54,19 +65,23 @@ impl ServerStats {
         block.gauge_set(names::hot_restart_epoch, options.restart_epoch.into());
         block.gauge_set(names::hot_restart_generation, 1);
         block.gauge_set(names::version, version.unwrap_or_else(revision));
-        let this = Self { block, started };
+        let this = Self {
+            block,
+            _overload: registry.block("", &overload_stats::TABLE),
+            started,
+        };
         this.first_expiry(None);
         this
-    }
-
-    /// The block, which workers write to as well.
-    pub fn block(&self) -> &Arc<Block> {
-        &self.block
     }
 
     /// Downstream connections that are open on all workers.
     pub fn connections(&self) -> u64 {
         self.block.gauge(names::total_connections)
+    }
+
+    /// Unknown fields of the bootstrap that were let pass.
+    pub fn unknown_fields(&self, count: u64) {
+        self.block.add(names::static_unknown_fields, count);
     }
 
     /// The workers accept.
@@ -166,7 +181,7 @@ mod tests {
             panic!("not a run");
         };
         let stats = ServerStats::new(&registry, &options, Some(7), Instant::now());
-        let block = stats.block();
+        let block = Arc::clone(&stats.block);
         stats.update(ServerState::Live);
         assert_eq!(block.gauge(names::live), 1);
         assert_eq!(block.gauge(names::version), 7);

@@ -25,7 +25,8 @@ use crate::{
         accept::{AcceptLoops, Handed},
         signal::Signal,
     },
-    stats::Block,
+    stats::{Block, Registry},
+    upstream::WorkerClusters,
 };
 
 use super::{Chain, Door, DrainStrategy, Draining, Lifecycle, Phase, stats::server_stats};
@@ -43,7 +44,7 @@ pub struct Worker {
     /// 0 for the first worker.
     pub index: usize,
     /// The part of the worker that knows upstream hosts and pools.
-    pub upstream: crate::upstream::WorkerClusters,
+    pub upstream: WorkerClusters,
     /// Lines of access logs that are not handed to their files yet.
     pub access_log: Rc<crate::access_log::Buffers>,
     /// The time of day, as requests need it.
@@ -69,7 +70,7 @@ impl Worker {
         index: usize,
         snapshot: SnapshotSlot,
         lifecycle: Lifecycle,
-        server: Arc<Block>,
+        registry: &Registry,
         connection_ids: Arc<AtomicU64>,
         peers: Box<[mpsc::Sender<Handed>]>,
         seed: u64,
@@ -77,7 +78,7 @@ impl Worker {
         Rc::new(Self {
             index,
             access_log: crate::access_log::Buffers::new(),
-            upstream: crate::upstream::WorkerClusters::new(),
+            upstream: WorkerClusters::new(&format!("worker_{index}"), registry),
             clock: crate::http::Clock::default(),
             snapshot: RefCell::new(Cache::new(snapshot)),
             generation: Cell::new(0),
@@ -88,7 +89,7 @@ impl Worker {
             phase_changed: Signal::new(),
             connections: Cell::new(0),
             peers,
-            server,
+            server: registry.block("server.", &server_stats::TABLE),
             connection_ids,
             random: Cell::new(seed | 1),
         })

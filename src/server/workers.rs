@@ -33,7 +33,7 @@ impl Workers {
         count: usize,
         snapshot: &SnapshotSlot,
         lifecycle: &Lifecycle,
-        server: &Arc<stats::Block>,
+        registry: &Arc<stats::Registry>,
         watchdog: &mut Watchdog,
     ) -> io::Result<Self> {
         let published = watch::Sender::new(0);
@@ -48,7 +48,7 @@ impl Workers {
             let snapshot = snapshot.clone();
             let lifecycle = lifecycle.clone();
             let connection_ids = connection_ids.clone();
-            let server = server.clone();
+            let registry = registry.clone();
             let beat = watchdog.worker(index);
             let published = published.subscribe();
             let thread = std::thread::Builder::new()
@@ -63,7 +63,7 @@ impl Workers {
                         tokio::task::spawn_local(beat.run());
                         let ids = connection_ids;
                         let worker =
-                            Worker::new(index, snapshot, lifecycle, server, ids, peers, seed);
+                            Worker::new(index, snapshot, lifecycle, &registry, ids, peers, seed);
                         tokio::task::spawn_local(accept::take_in(worker.clone(), handed));
                         run(&worker, phase, published).await;
                     });

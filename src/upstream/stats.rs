@@ -149,3 +149,26 @@ crate::stat_table! {
         texts {}
     }
 }
+
+crate::stat_table! {
+    /// `thread_local_cluster_manager.THREAD.`
+    pub mod thread_stats {
+        counters {}
+        gauges {
+            // Those that the thread has used.
+            clusters_inflated,
+        }
+        histograms {}
+        texts {}
+    }
+}
+
+crate::stat_table! {
+    /// `dns.cares.`, whoever asks
+    pub mod dns_stats {
+        counters { get_addr_failure, not_found, reinits, resolve_total, timeouts }
+        gauges { pending_resolutions }
+        histograms {}
+        texts {}
+    }
+}

@@ -14,8 +14,12 @@ use super::{
     Endpoint, LbContext, LbState,
     balance::Choice,
     pool::{Pool, Wire},
+    stats::thread_stats,
 };
-use crate::model::{Snapshot, cluster::Cluster};
+use crate::{
+    model::{Snapshot, cluster::Cluster},
+    stats::{Block, Registry},
+};
 
 /// Pools by host id and what their connections are like. They outlive the
 /// configuration they were made under for as long as the next one looks the same
@@ -148,26 +152,42 @@ impl Drop for WorkerCluster {
     }
 }
 
-/// The clusters one worker has used.
-#[derive(Debug, Default)]
-pub struct WorkerClusters(RefCell<HashMap<Arc<str>, Rc<WorkerCluster>, RandomState>>);
+/// The clusters one thread has used.
+#[derive(Debug)]
+pub struct WorkerClusters {
+    used: RefCell<HashMap<Arc<str>, Rc<WorkerCluster>, RandomState>>,
+    /// `thread_local_cluster_manager.THREAD.`
+    stats: Arc<Block>,
+}
 
 impl WorkerClusters {
-    /// None yet.
-    pub fn new() -> Self {
-        Self::default()
+    /// None yet, for a thread of this name: `main_thread`, `worker_0`.
+    pub fn new(thread: &str, registry: &Registry) -> Self {
+        let prefix = format!("thread_local_cluster_manager.{thread}.");
+        let this = Self {
+            used: RefCell::default(),
+            stats: registry.block(&prefix, &thread_stats::TABLE),
+        };
+        this.count();
+        this
+    }
+
+    fn count(&self) {
+        let used = self.used.borrow().len() as u64;
+        self.stats.gauge_set(thread_stats::clusters_inflated, used);
     }
 
     /// A cluster of the configuration in force.
     pub fn get(&self, snapshot: &Snapshot, name: &str) -> Option<Rc<WorkerCluster>> {
-        if let Some(cluster) = self.0.borrow().get(name) {
+        if let Some(cluster) = self.used.borrow().get(name) {
             return Some(cluster.clone());
         }
         let cluster = snapshot.clusters.get(name)?.clone();
         let worker_cluster = WorkerCluster::new(cluster, None);
-        self.0
+        self.used
             .borrow_mut()
             .insert(worker_cluster.cluster.name.clone(), worker_cluster.clone());
+        self.count();
         Some(worker_cluster)
     }
 
@@ -175,7 +195,7 @@ impl WorkerClusters {
     /// are replaced, with their pools where what is on the wire is the same.
     pub fn snapshot_changed(&self, snapshot: &Snapshot) {
         let mut gone = Vec::new();
-        let mut mine = self.0.borrow_mut();
+        let mut mine = self.used.borrow_mut();
         mine.retain(|name, cluster| match snapshot.clusters.get(name) {
             Some(now) if Arc::ptr_eq(now, &cluster.cluster) => {
                 cluster.refresh();
@@ -193,6 +213,7 @@ impl WorkerClusters {
             }
         });
         drop(mine);
+        self.count();
         // Dropped where nothing is borrowed.
         drop(gone);
     }

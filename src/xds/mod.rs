@@ -56,7 +56,7 @@ mod testing {
     pub(super) fn ways(stats: &Arc<stats::Registry>) -> Ways {
         let snapshot = Arc::new(arc_swap::ArcSwap::from_pointee(Snapshot::default()));
         let node = Arc::new(Node::default());
-        let (streams, _) = Streams::new(Upstreams::new(snapshot), node, stats.clone());
+        let (streams, _) = Streams::new(Upstreams::new(snapshot, stats), node, stats.clone());
         let watcher: Rc<Watcher> = Watcher::new().expect("inotify");
         Ways {
             watcher,

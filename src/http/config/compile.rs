@@ -16,7 +16,7 @@ use crate::{
     config::{At, Reported},
     http::{
         filters::{self, FilterContext},
-        stats::http_stats,
+        stats::{http_stats, router_stats, tracing_stats},
     },
     model::{
         Context,
@@ -191,6 +191,10 @@ impl ConnectionManager {
         let (filters, router) = chain?;
         Ok(Self {
             stats: cx.stats.block(&prefix, &http_stats::TABLE),
+            router_stats: cx.stats.block(&prefix, &router_stats::TABLE),
+            tracing_stats: cx
+                .stats
+                .block(&format!("{prefix}tracing."), &tracing_stats::TABLE),
             stat_prefix: stat_prefix.into(),
             registry: cx.stats.clone(),
             listener_stats: OnceLock::new(),

@@ -146,6 +146,10 @@ pub struct ConnectionManager {
     pub stat_prefix: Box<str>,
     /// `http.STAT_PREFIX.`
     pub stats: Arc<Block>,
+    /// `http.STAT_PREFIX.`: what becomes of its requests.
+    pub router_stats: Arc<Block>,
+    /// `http.STAT_PREFIX.tracing.`, where Envoy has it also without tracing.
+    pub tracing_stats: Arc<Block>,
     registry: Arc<Registry>,
     listener_stats: OnceLock<Arc<Block>>,
     http2_stats: OnceLock<Arc<Block>>,

@@ -221,7 +221,9 @@ pub(super) fn compile_typed(
 
 fn shared(settings: ResolverSettings, cx: &Context<'_>) -> Arc<Resolver> {
     let hash = super::compile::hash_of(&settings);
-    cx.shared.resolvers.share(hash, Resolver::new(settings))
+    cx.shared
+        .resolvers
+        .share(hash, Resolver::new(settings, cx.stats))
 }
 
 fn or_default(

@@ -19,8 +19,8 @@ use crate::{
 };
 
 use super::{
-    FilterChain, FilterChains, Limits, ListenAddress, Listener, TrafficDirection, listener_stats,
-    worker_stats,
+    FilterChain, FilterChains, Limits, ListenAddress, Listener, TrafficDirection, discovery_stats,
+    listener_stats, worker_stats,
 };
 
 /// `per_connection_buffer_limit_bytes` when it is not set.
@@ -180,6 +180,7 @@ impl Listener {
                 _ => TrafficDirection::Unspecified,
             },
             stats,
+            discovery_stats: cx.stats.block(&stat_prefix, &discovery_stats::TABLE),
             worker_stats,
         })
     }

@@ -30,14 +30,23 @@ crate::stat_table! {
             downstream_cx_overflow, downstream_cx_overload_reject,
             downstream_cx_transport_socket_connect_timeout, downstream_global_cx_overflow,
             downstream_pre_cx_timeout, downstream_listener_filter_error,
-            downstream_listener_filter_remote_close, extension_config_missing,
-            network_extension_config_missing, no_filter_chain_match,
+            downstream_listener_filter_remote_close, no_filter_chain_match,
         }
         gauges { downstream_cx_active, downstream_pre_cx_active }
         histograms {
             connections_accepted_per_socket_event: Unspecified,
             downstream_cx_length_ms: Milliseconds,
         }
+        texts {}
+    }
+}
+
+crate::stat_table! {
+    /// `listener.ADDRESS.`, but for the admin's.
+    pub mod discovery_stats {
+        counters { extension_config_missing, network_extension_config_missing }
+        gauges {}
+        histograms {}
         texts {}
     }
 }
@@ -108,6 +117,8 @@ pub struct Listener {
     pub direction: TrafficDirection,
     /// `listener.ADDRESS.` stats.
     pub stats: Arc<stats::Block>,
+    /// `listener.ADDRESS.` stats of filters that come by discovery.
+    pub discovery_stats: Arc<stats::Block>,
     /// `listener.ADDRESS.worker_N.` stats, by worker.
     pub worker_stats: Vec<Arc<stats::Block>>,
 }

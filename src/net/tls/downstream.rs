@@ -181,7 +181,7 @@ impl DownstreamTls {
             full_scan: full_scan_certs_on_sni_mismatch.unwrap_or(false),
             require_sni: require_sni.unwrap_or(false),
             prefer_client_ciphers,
-            stats: Arc::new(SslStats::new(cx.stats, stat_prefix)),
+            stats: Arc::new(SslStats::new(cx.stats, stat_prefix, Side::Server)),
             built: ArcSwapOption::empty(),
         };
         // Without secrets everything is known now, and so is what is wrong.
@@ -200,7 +200,12 @@ impl DownstreamTls {
         &self,
         stream: TcpStream,
     ) -> io::Result<(TlsStream<TcpStream>, TlsInfo, Option<Box<str>>)> {
-        let built = self.built().map_err(io::Error::other)?;
+        let built = self.built().map_err(|error| {
+            if let NotReady::Secret(_) = error {
+                self.stats.not_ready();
+            }
+            io::Error::other(error)
+        })?;
         let (accepted, index) = match self.handshake(&built, stream).await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -306,6 +311,9 @@ impl DownstreamTls {
         }
         let built = Arc::new(self.build(parts).map_err(NotReady::Settings)?);
         self.built.store(Some(Arc::clone(&built)));
+        if self.uses_secrets() {
+            self.stats.updated_by_sds();
+        }
         Ok(built)
     }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::{CertificateError, CommonState, HandshakeKind, NamedGroup, SignatureScheme};
 
-use super::{ValidationFailure, suite_name};
+use super::{Side, ValidationFailure, suite_name};
 use crate::stats::{Block, Counter, Registry};
 
 crate::stat_table! {
@@ -68,22 +68,59 @@ crate::stat_table! {
     }
 }
 
+crate::stat_table! {
+    /// `listener.ADDRESS.server_ssl_socket_factory.` and
+    /// `cluster.NAME.client_ssl_socket_factory.`; either has the names of both.
+    pub mod factory_stats {
+        counters {
+            downstream_context_secrets_not_ready,
+            // Settings were built anew for the next handshake, from secrets that came by SDS.
+            ssl_context_update_by_sds,
+            upstream_context_secrets_not_ready,
+        }
+        gauges {}
+        histograms {}
+        texts {}
+    }
+}
+
 /// The stats of one side of TLS.
 #[derive(Debug)]
 pub struct SslStats {
     registry: Arc<Registry>,
+    side: Side,
     block: Arc<Block>,
+    factory: Arc<Block>,
     settled: OnceLock<Arc<Block>>,
 }
 
 impl SslStats {
     /// `prefix` with its final dot, to which `ssl.` is added.
-    pub fn new(registry: &Arc<Registry>, prefix: &str) -> Self {
+    pub fn new(registry: &Arc<Registry>, prefix: &str, side: Side) -> Self {
+        let factory = match side {
+            Side::Server => "server_ssl_socket_factory.",
+            Side::Client => "client_ssl_socket_factory.",
+        };
         Self {
             registry: Arc::clone(registry),
+            side,
+            factory: registry.block(&format!("{prefix}{factory}"), &factory_stats::TABLE),
             block: registry.block(&format!("{prefix}ssl."), &ssl_stats::TABLE),
             settled: OnceLock::new(),
         }
+    }
+
+    /// Counts a connection that found a secret missing.
+    pub fn not_ready(&self) {
+        self.factory.inc(match self.side {
+            Side::Server => factory_stats::downstream_context_secrets_not_ready,
+            Side::Client => factory_stats::upstream_context_secrets_not_ready,
+        });
+    }
+
+    /// Counts settings that were built from secrets.
+    pub fn updated_by_sds(&self) {
+        self.factory.inc(factory_stats::ssl_context_update_by_sds);
     }
 
     /// Counts an established session.

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -12,11 +12,15 @@ use hickory_resolver::{
         ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts,
         ServerOrderingStrategy,
     },
-    net::runtime::TokioRuntimeProvider,
+    net::{NetError, runtime::TokioRuntimeProvider},
     system_conf::read_system_conf,
 };
 
 use super::{DnsError, Family, Resolved};
+use crate::{
+    stats::{Block, Registry},
+    upstream::stats::dns_stats,
+};
 
 /// What makes one resolver different from another.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -44,14 +48,17 @@ pub struct ResolverSettings {
 #[derive(Debug)]
 pub struct Resolver {
     settings: ResolverSettings,
+    /// `dns.cares.`
+    stats: Arc<Block>,
     inner: OnceLock<Result<TokioResolver, String>>,
 }
 
 impl Resolver {
     /// A resolver; it is built when it is first asked.
-    pub fn new(settings: ResolverSettings) -> Self {
+    pub fn new(settings: ResolverSettings, registry: &Registry) -> Self {
         Self {
             settings,
+            stats: registry.block("dns.cares.", &dns_stats::TABLE),
             inner: OnceLock::new(),
         }
     }
@@ -72,14 +79,21 @@ impl Resolver {
         }
         let inner = self.inner.get_or_init(|| self.build());
         let inner = inner.as_ref().map_err(|e| DnsError::Failed(e.clone()))?;
-        let answer =
-            inner
-                .lookup_ip(name)
-                .await
-                .map_err(|error| match error.is_no_records_found() {
-                    true => DnsError::NoAddress,
-                    false => DnsError::Failed(error.to_string()),
-                })?;
+        let pending = Pending::begin(&self.stats);
+        let answer = inner.lookup_ip(name).await;
+        drop(pending);
+        let answer = answer.map_err(|error| {
+            let is_no_address = error.is_no_records_found();
+            self.stats.inc(match &error {
+                _ if is_no_address => dns_stats::not_found,
+                NetError::Timeout => dns_stats::timeouts,
+                _ => dns_stats::get_addr_failure,
+            });
+            match is_no_address {
+                true => DnsError::NoAddress,
+                false => DnsError::Failed(error.to_string()),
+            }
+        })?;
         let ttl = answer.as_lookup().answers().iter().map(|r| r.ttl).min();
         let addresses: Vec<_> = answer.iter().collect();
         match addresses.is_empty() {
@@ -160,6 +174,23 @@ impl Resolver {
                 ttl: None,
             }),
         }
+    }
+}
+
+/// A question that waits for its answer.
+struct Pending<'a>(&'a Block);
+
+impl<'a> Pending<'a> {
+    fn begin(stats: &'a Block) -> Self {
+        stats.inc(dns_stats::resolve_total);
+        stats.gauge_add(dns_stats::pending_resolutions, 1);
+        Self(stats)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.gauge_sub(dns_stats::pending_resolutions, 1);
     }
 }
 

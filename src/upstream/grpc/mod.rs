@@ -35,8 +35,9 @@ use tonic::{Code, Status, client::Grpc, metadata::MetadataMap};
 
 use crate::{
     api::envoy::config::core::v3::Node,
-    http::stream::Upstream,
+    http::{stats::router_stats, stream::Upstream},
     model::{Snapshot, SnapshotSlot, cluster::Protocol},
+    stats::{Block, Registry},
 };
 
 use super::{
@@ -64,6 +65,8 @@ pub struct Caller {
 pub struct Upstreams {
     snapshot: SnapshotSlot,
     clusters: WorkerClusters,
+    /// `http.async-client.`
+    stats: Arc<Block>,
     /// Clusters that are not in the snapshot.
     opened: RefCell<Vec<OpenChannel>>,
     /// By host id.
@@ -82,10 +85,11 @@ struct OpenChannel {
 
 impl Upstreams {
     /// Calls to the clusters of the configuration in force.
-    pub fn new(snapshot: SnapshotSlot) -> Rc<Self> {
+    pub fn new(snapshot: SnapshotSlot, registry: &Registry) -> Rc<Self> {
         Rc::new(Self {
             snapshot,
-            clusters: WorkerClusters::new(),
+            clusters: WorkerClusters::new("main_thread", registry),
+            stats: registry.block("http.async-client.", &router_stats::TABLE),
             opened: RefCell::default(),
             connections: RefCell::default(),
             changed: Notify::new(),
@@ -148,6 +152,10 @@ impl Upstreams {
         };
         let snapshot = self.snapshot.load_full();
         let known = self.clusters.get(&snapshot, name);
+        self.stats.inc(router_stats::rq_total);
+        if known.is_none() {
+            self.stats.inc(router_stats::no_cluster);
+        }
         known.ok_or_else(|| Status::unavailable(format!("there is no cluster '{name}'")))
     }
 

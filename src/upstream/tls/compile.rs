@@ -119,7 +119,7 @@ impl UpstreamTls {
             validation,
             built: ArcSwapOption::new(built),
             identity,
-            stats: SslStats::new(cx.stats, stat_prefix),
+            stats: SslStats::new(cx.stats, stat_prefix, Side::Client),
         })
     }
 }

@@ -125,7 +125,11 @@ impl UpstreamTls {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let client = self.client()?;
+        let client = self.client().inspect_err(|error| {
+            if let TlsError::NotReady(_) = error {
+                self.stats.not_ready();
+            }
+        })?;
         let server_name = self.server_name(target)?;
         let config = match target.subject {
             None => client.config(target.alpn),
@@ -219,6 +223,7 @@ impl UpstreamTls {
             client: Arc::clone(&client),
             secrets: secrets.map(|guard| guard.and_then(|guard| guard.clone())),
         })));
+        self.stats.updated_by_sds();
         Ok(client)
     }
 }

@@ -151,7 +151,7 @@ impl Configurator {
         let at_ads = at_dynamic.field("ads_config");
         let channels = Channels::new(&server, &runtime, &stats);
         let management = Management::compile(&resources, ads.as_ref(), channels, &at_ads)?;
-        let upstreams = Upstreams::new(snapshot.clone());
+        let upstreams = Upstreams::new(snapshot.clone(), &stats);
         let (streams, arrivals) = Streams::new(upstreams, Arc::new(node), stats.clone());
         let watcher = Watcher::new().map_err(|error| at.error(error))?;
         let workers = server.concurrency;

@@ -20,7 +20,7 @@ use tokio::{
 use crate::{
     admin::state,
     config::{At, DocumentError, Report, Reported},
-    stats::{Block, Counter},
+    stats::{Block, Counter, Registry},
     upstream::stats::cluster_stats,
 };
 
@@ -182,7 +182,15 @@ impl<K: NamedKind> Named<K> {
         subscriptions: &Subscriptions,
     ) -> Rc<Self> {
         let Wanted { name, prefix, want } = wanted;
-        let stats = subscriptions.stats();
+        // What is of the bootstrap is never updated: its account is not listed.
+        let unlisted;
+        let stats = match &source {
+            Some(_) => subscriptions.stats(),
+            None => {
+                unlisted = Registry::new(0);
+                &unlisted
+            }
+        };
         let is_route = K::KIND == state::Kind::Route;
         let is_secret = K::KIND == state::Kind::Secret;
         let is_extension = K::KIND == state::Kind::Extension;

@@ -17,8 +17,8 @@ use crate::{
     codec::ResponseHead,
     formatter::{FormatContext, HeaderView, RequestView, ResponseFlag},
     http::{
-        LocalReply, RequestBody, Stream, names, response_body::Source,
-        stats::http_stats as downstream, upgrade::Kind,
+        LocalReply, RequestBody, Stream, names, response_body::Source, stats::router_stats,
+        upgrade::Kind,
     },
     model::route::{
         Action, ConnectConfig, Forward, RequestRetry, RetryPolicy, RouteHandle, WeightedEntry,
@@ -75,7 +75,7 @@ pub async fn forward(
         worker.with_snapshot(|snapshot| worker.upstream.get(snapshot, chosen.name.as_str()));
     let manager = stream.managed.manager().clone();
     let Some(cluster) = found else {
-        manager.stats.inc(downstream::no_cluster);
+        manager.router_stats.inc(router_stats::no_cluster);
         return Err(
             LocalReply::empty(action.cluster_not_found, "cluster_not_found")
                 .flag(ResponseFlag::NoClusterFound),
