@@ -8,6 +8,12 @@ use crate::{
     access_log::Sinks,
     admin::state::{self, DrainListeners, LogControl, LogLevelError, ServerState},
     log::{Component, Log},
+    model::{
+        SnapshotSlot,
+        listener::{Listener, TrafficDirection},
+    },
+    stats::{Block, Registry},
+    xds::stats::listener_manager_stats,
 };
 
 use super::{Lifecycle, lifecycle::Scope, stats::ServerStats};
@@ -19,6 +25,9 @@ pub struct Control {
     log: Log,
     access_logs: Arc<Sinks>,
     stats: Rc<ServerStats>,
+    snapshot: SnapshotSlot,
+    /// `listener_manager.`
+    listener_stats: Arc<Block>,
     start: Cell<ServerState>,
     draining_listeners: Cell<bool>,
     quit: Notify,
@@ -31,12 +40,16 @@ impl Control {
         log: Log,
         access_logs: Arc<Sinks>,
         stats: Rc<ServerStats>,
+        snapshot: SnapshotSlot,
+        registry: &Registry,
     ) -> Rc<Self> {
         Rc::new(Self {
             lifecycle,
             log,
             access_logs,
             stats,
+            snapshot,
+            listener_stats: registry.block("listener_manager.", &listener_manager_stats::TABLE),
             start: Cell::new(ServerState::PreInitializing),
             draining_listeners: Cell::new(false),
             quit: Notify::new(),
@@ -100,15 +113,27 @@ impl state::Lifecycle for Control {
             true => Scope::Inbound,
             false => Scope::All,
         };
-        let lifecycle = self.lifecycle.clone();
+        let (lifecycle, stats) = (self.lifecycle.clone(), Arc::clone(&self.listener_stats));
+        let snapshot = Arc::clone(&self.snapshot);
+        let stop = move || {
+            let phase = lifecycle.phase();
+            let stops = |listener: &&Arc<Listener>| {
+                let inbound = listener.direction == TrafficDirection::Inbound;
+                phase.accepts(listener.direction) && (inbound || scope == Scope::All)
+            };
+            let stopped = snapshot.load().listeners.values().filter(stops).count();
+            stats.add(listener_manager_stats::listener_stopped, stopped as u64);
+            lifecycle.stop_accepting(scope);
+        };
         if !how.graceful {
-            return lifecycle.stop_accepting(scope);
+            return stop();
         }
-        lifecycle.drain(scope);
+        self.lifecycle.drain(scope);
         if !how.skip_exit {
+            let drain_time = self.lifecycle.drain_time();
             task::spawn_local(async move {
-                time::sleep(lifecycle.drain_time()).await;
-                lifecycle.stop_accepting(scope);
+                time::sleep(drain_time).await;
+                stop();
             });
         }
     }

@@ -156,6 +156,8 @@ impl Server {
             log.clone(),
             access_logs.clone(),
             stats.clone(),
+            snapshot.clone(),
+            &registry,
         );
         let state = Rc::new(State {
             server: ServerFacts {

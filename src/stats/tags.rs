@@ -51,13 +51,16 @@ const ADDRESS: &str = r"(?:\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|\[[a-fA-F_\d]+\])_
 ///
 /// In Envoy's order, which is that of the labels. Patterns of Envoy that are
 /// for stats nuncio does not make are left out.
-fn regexes() -> [(&'static str, String, &'static str); 10] {
-    let tls =
-        |kind: &str, value: &str| format!(r"^(?:listener|cluster)\..*?\.ssl\.{kind}(\.({value}))$");
+fn regexes() -> [(&'static str, String, &'static str); 11] {
+    const SIDE: &str = "(?:listener|cluster)";
+    let of =
+        |side: &str, kind: &str, value: &str| format!(r"^{side}\..*?\.ssl\.{kind}(\.({value}))$");
+    let tls = |kind: &str, value: &str| of(SIDE, kind, value);
     [
         ("envoy.response_code", r"_rq(_(\d{3}))$".to_owned(), ""),
         ("envoy.response_code_class", r"_rq_((\d))xx$".to_owned(), ""),
-        ("envoy.ssl_cipher", tls("ciphers", r"[\w-]+"), ""),
+        ("envoy.ssl_cipher", of("listener", "ciphers", r"[\w-]+"), ""),
+        ("cipher_suite", of("cluster", "ciphers", r"[\w-]+"), ""),
         ("envoy.ssl_curve", tls("curves", r"[\w-]+"), ""),
         ("envoy.ssl_sigalg", tls("sigalgs", r"[\w-]+"), ""),
         ("envoy.ssl_version", tls("versions", r"TLSv\d\.\d"), ""),
@@ -86,7 +89,7 @@ fn regexes() -> [(&'static str, String, &'static str); 10] {
     ]
 }
 
-const PARTS: [(&str, &str); 22] = [
+const PARTS: [(&str, &str); 23] = [
     ("envoy.grpc_bridge_method", "cluster.*.grpc.*.$.**"),
     ("envoy.http_user_agent", "http.*.user_agent.$.**"),
     ("envoy.virtual_cluster", "vhost.*.vcluster.$.**"),
@@ -118,10 +121,11 @@ const PARTS: [(&str, &str); 22] = [
         "listener_local_ratelimit.$.**",
     ),
     ("envoy.dns_filter_prefix", "dns_filter.$.**"),
+    ("envoy.xds_resource_name", "sds.$.**"),
 ];
 
 /// How many of [`regexes`] do not go by how a name begins.
-const ANYWHERE: usize = 7;
+const ANYWHERE: usize = 8;
 
 impl Default for TagRules {
     fn default() -> Self {
@@ -353,6 +357,21 @@ mod tests {
                 "vhost.v.vcluster.c.upstream_rq_time",
                 "vhost.vcluster.upstream_rq_time",
                 "envoy.virtual_cluster=c envoy.virtual_host=v",
+            ),
+            (
+                "sds.a.b.update_attempt",
+                "sds.b.update_attempt",
+                "envoy.xds_resource_name=a",
+            ),
+            (
+                "cluster.c.ssl.ciphers.ECDHE-RSA-AES128-GCM-SHA256",
+                "cluster.ssl.ciphers",
+                "cipher_suite=ECDHE-RSA-AES128-GCM-SHA256 envoy.cluster_name=c",
+            ),
+            (
+                "listener.l.ssl.ciphers.TLS_AES_128_GCM_SHA256",
+                "listener.ssl.ciphers",
+                "envoy.ssl_cipher=TLS_AES_128_GCM_SHA256 envoy.listener_address=l",
             ),
             (
                 "tcp.t.downstream_cx_total",

@@ -291,7 +291,9 @@ impl Feed {
         );
         if refused.is_empty() {
             self.ledger.accepted(&version_info, resources);
-            if let Some(reload) = self.reload.as_ref().filter(|_| changed + removed > 0) {
+            // In Envoy clusters that only go are no reload.
+            let reloaded = changed > 0 || (removed > 0 && self.short != "cds");
+            if let Some(reload) = self.reload.as_ref().filter(|_| reloaded) {
                 reload.inc(reload_stats::config_reload);
                 reload.gauge_set(reload_stats::config_reload_time_ms, now_in_milliseconds());
             }

@@ -108,7 +108,6 @@ impl Kind for ListenerKind {
             }
             Event::Removed => {
                 stats.inc(names::listener_removed);
-                stats.inc(names::listener_stopped);
                 self.count_draining();
             }
             Event::Totals { active, warming } => {
