@@ -362,6 +362,10 @@ pub const PLAIN: &[(&str, Plain)] = &[
     ("ROUTE_NAME", |cx| {
         optional(cx.info.route.as_ref().map(|r| r.route().name()))
     }),
+    ("VIRTUAL_CLUSTER_NAME", |cx| {
+        let route = cx.info.route.as_ref().zip(cx.info.virtual_cluster);
+        optional(route.map(|(route, index)| route.virtual_host().virtual_clusters.name(index)))
+    }),
     ("LOCAL_REPLY_BODY", |cx| Value::text(cx.local_reply_body)),
     ("ACCESS_LOG_TYPE", |cx| {
         Value::Text(cx.log_type.as_str_name())

@@ -115,6 +115,9 @@ pub struct StreamInfo {
     pub timing: Timing,
     /// The route that was chosen.
     pub route: Option<RouteHandle>,
+    /// Which of its virtual host's [`VirtualClusters`](crate::model::route::VirtualClusters)
+    /// the request is in.
+    pub virtual_cluster: Option<u32>,
     /// The cluster that was chosen: `alt_stat_name`, or its name.
     pub upstream_cluster: Option<Rc<str>>,
     /// The cluster's name, whatever `alt_stat_name` says.
@@ -150,6 +153,7 @@ impl StreamInfo {
             upstream_bytes: Bytes::default(),
             timing: Timing::default(),
             route: None,
+            virtual_cluster: None,
             upstream_cluster: None,
             upstream_cluster_raw: None,
             upstream_host: None,

@@ -61,9 +61,7 @@ impl Upstream {
             stats.inc(cluster_stats::upstream_rq_active_overflow);
             return None;
         }
-        stats.inc(cluster_stats::upstream_rq_total);
         stats.gauge_add(cluster_stats::upstream_rq_active, 1);
-        endpoint.host.inc(HostStat::rq_total);
         endpoint.host.inc(HostStat::rq_active);
         Some(Self {
             cluster,
@@ -71,6 +69,13 @@ impl Upstream {
             priority,
             succeeded: None,
         })
+    }
+
+    /// Counts that it has a connection.
+    pub fn attached(&self) {
+        let stats = &self.cluster.cluster.stats;
+        stats.inc(cluster_stats::upstream_rq_total);
+        self.endpoint.host.inc(HostStat::rq_total);
     }
 }
 

@@ -15,6 +15,7 @@ pub mod pool;
 pub mod stats;
 pub mod tls;
 mod worker_cluster;
+pub mod zones;
 
 pub use balance::{LbContext, LbState};
 pub use breakers::{Breakers, Permit, Priority, Resource};

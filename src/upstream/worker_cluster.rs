@@ -15,6 +15,7 @@ use super::{
     balance::Choice,
     pool::{Pool, Wire},
     stats::thread_stats,
+    zones::WorkerZones,
 };
 use crate::{
     model::{Snapshot, cluster::Cluster},
@@ -57,6 +58,8 @@ pub struct WorkerCluster {
     pub name: Rc<str>,
     /// What its stats are called by, for the access log.
     pub observability_name: Rc<str>,
+    /// Its stats by zone.
+    pub zones: WorkerZones,
     lb: RefCell<LbState>,
     pools: Rc<Pools>,
     /// Version of the host set the pools were last compared with.
@@ -79,6 +82,7 @@ impl WorkerCluster {
             name: cluster.name.as_ref().into(),
             observability_name: cluster.observability_name.as_ref().into(),
             cluster,
+            zones: WorkerZones::default(),
             lb: RefCell::default(),
             pools,
             hosts_seen: std::cell::Cell::new(0),

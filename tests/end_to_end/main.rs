@@ -20,6 +20,7 @@ mod runtime;
 mod scopes;
 mod shipped;
 mod sockets;
+mod stats;
 mod tcp;
 mod tls;
 mod tunnels;

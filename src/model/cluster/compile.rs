@@ -236,6 +236,7 @@ impl Cluster {
             name,
             observability_name,
             stats,
+            zone: (!cx.server.zone.is_empty()).then(|| cx.server.zone.as_str().into()),
             http2_stats: OnceLock::new(),
             registry: cx.stats.clone(),
             connect_timeout,

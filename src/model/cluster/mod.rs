@@ -26,7 +26,7 @@ use std::{
 use crate::{
     api::envoy::config::core::v3::Metadata,
     net::http2::stats::http2_stats,
-    stats::{Block, Registry},
+    stats::{Block, Registry, Table},
     upstream::{
         Breakers, Endpoint, HostSet, Hosts, LbContext, LbState, Priority, Resource,
         balance::{Balancing, Choice},
@@ -52,6 +52,8 @@ pub struct Cluster {
     pub observability_name: Arc<str>,
     /// `cluster.NAME.`, of [`cluster_stats`].
     pub stats: Arc<Block>,
+    /// The zone that this proxy is in, where it is in one.
+    pub zone: Option<Box<str>>,
     http2_stats: OnceLock<Arc<Block>>,
     registry: Arc<Registry>,
     /// `connect_timeout`, 5 s unless set. TCP and TLS together.
@@ -97,10 +99,14 @@ impl Cluster {
 
     /// `cluster.NAME.http2.`
     pub fn http2_stats(&self) -> &Arc<Block> {
-        self.http2_stats.get_or_init(|| {
-            let prefix = format!("{}http2.", self.stats.prefix());
-            self.registry.block(&prefix, &http2_stats::TABLE)
-        })
+        self.http2_stats
+            .get_or_init(|| self.part("http2.", &http2_stats::TABLE))
+    }
+
+    /// A part of its stats: `cluster.NAME.` + `part`.
+    pub fn part(&self, part: &str, table: &'static Table) -> Arc<Block> {
+        let prefix = format!("{}{part}", self.stats.prefix());
+        self.registry.block(&prefix, table)
     }
 
     /// The hosts in force. On the request path, ask an [`LbState`].

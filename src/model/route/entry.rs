@@ -1,5 +1,7 @@
 //! `envoy.config.route.v3.Route`, compiled: one route.
 
+use std::sync::Arc;
+
 use crate::{
     api::envoy::config::route::v3::{
         Decorator, DirectResponseAction, Route as Message, route::Action as ActionMessage,
@@ -8,11 +10,12 @@ use crate::{
     formatter::{RequestView, SubstitutionFormat},
     model::{Context, data_source},
     refuse,
+    stats::Block,
 };
 
 use super::{
     condition::Conditions, forward::Forward, headers::HeaderRules, paths::PathMatch,
-    per_filter::PerFilter, redirect::Redirect,
+    per_filter::PerFilter, redirect::Redirect, shares,
 };
 
 /// One route.
@@ -26,8 +29,8 @@ pub struct Route {
     pub action: Action,
     pub(super) request_headers: HeaderRules,
     pub(super) response_headers: HeaderRules,
-    /// `vhost.<virtual host>.route.<this>.` is where its stats stand, when set.
-    pub stat_prefix: Option<Box<str>>,
+    /// `vhost.VIRTUAL_HOST.route.STAT_PREFIX.`, when that is set.
+    pub stats: Option<Arc<Block>>,
     /// The most bytes of a request's body that are kept for a retry; `None`
     /// leaves it to the virtual host and the connection.
     pub body_buffer_limit: Option<u64>,
@@ -69,6 +72,7 @@ pub(super) struct Limits {
 impl Route {
     pub(super) fn compile(
         message: Message,
+        host: &str,
         limits: Limits,
         cx: &Context<'_>,
         at: &At<'_>,
@@ -145,7 +149,8 @@ impl Route {
             action: action?,
             request_headers: request_headers?,
             response_headers: response_headers?,
-            stat_prefix: (!stat_prefix.is_empty()).then(|| stat_prefix.into()),
+            stats: (!stat_prefix.is_empty())
+                .then(|| shares::share(cx.stats, host, "route", &stat_prefix)),
             body_buffer_limit: request_body_buffer_limit
                 .or(per_request_buffer_limit_bytes.map(u64::from)),
             per_filter: filters?,

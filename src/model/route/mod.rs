@@ -22,6 +22,7 @@ mod redirect;
 mod retry;
 mod rewrite;
 mod scoped;
+mod shares;
 mod table;
 mod tree;
 mod virtual_host;
@@ -47,5 +48,6 @@ pub use scoped::{
     Routes, Scope, ScopeKey, ScopeKeyBuilder, ScopeRoutes, ScopeTable, ScopedRoutes, ScopedTable,
     TableGuard,
 };
+pub use shares::{VirtualClusters, share_stats};
 pub use table::{Outcome, RouteIndex, RouteTable};
 pub use virtual_host::VirtualHost;

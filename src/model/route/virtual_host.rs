@@ -16,6 +16,7 @@ use super::{
     paths::Paths,
     per_filter::PerFilter,
     retry::RetryPolicy,
+    shares::VirtualClusters,
 };
 
 /// One virtual host: an ordered list of routes.
@@ -33,6 +34,8 @@ pub struct VirtualHost {
     pub include_attempt_count_in_response: bool,
     /// The most bytes of a request's body that are kept for a retry.
     pub body_buffer_limit: Option<u64>,
+    /// What is counted of requests by what they ask for.
+    pub virtual_clusters: VirtualClusters,
     pub(super) per_filter: PerFilter,
 }
 
@@ -71,7 +74,7 @@ impl VirtualHost {
             request_body_buffer_limit,
             route_specifiers,
         } = message;
-        let refused = refuse!(at; virtual_clusters, rate_limits, cors, hedge_policy,
+        let refused = refuse!(at; rate_limits, cors, hedge_policy,
             retry_policy_typed_config, matcher, request_mirror_policies,
             include_is_timeout_retry_header, route_specifiers);
         let mut outcome = refused;
@@ -93,10 +96,12 @@ impl VirtualHost {
             "response_headers_to_remove",
             at,
         );
+        let at_clusters = at.field("virtual_clusters");
+        let virtual_clusters = VirtualClusters::compile(virtual_clusters, &name, cx, &at_clusters);
         let mut compiled = Vec::with_capacity(routes.len());
         let routes_at = at.field("routes");
         for (index, route) in routes.into_iter().enumerate() {
-            match Route::compile(route, limits, cx, &routes_at.index(index)) {
+            match Route::compile(route, &name, limits, cx, &routes_at.index(index)) {
                 Ok(route) => compiled.push(route),
                 Err(reported) => outcome = Err(reported),
             }
@@ -122,6 +127,7 @@ impl VirtualHost {
             include_attempt_count_in_response,
             body_buffer_limit: request_body_buffer_limit
                 .or(per_request_buffer_limit_bytes.map(u64::from)),
+            virtual_clusters: virtual_clusters?,
             per_filter: per_filter?,
         })
     }

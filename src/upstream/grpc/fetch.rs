@@ -74,6 +74,7 @@ impl Upstreams {
                 answer
             }
         };
+        counted.attached();
         counted.succeeded = Some(answer.is_ok());
         answer
     }

@@ -250,6 +250,7 @@ impl Upstreams {
         let cluster = self.cluster(server)?;
         let (endpoint, counted) = self.choose(&cluster, server.name())?;
         let connection = self.connection(&cluster, &endpoint).await?;
+        counted.attached();
         let scheme = match endpoint.transport.tls() {
             Some(_) => Scheme::HTTPS,
             None => Scheme::HTTP,

@@ -25,7 +25,7 @@ use crate::{
     },
     model::{
         cluster::Protocol,
-        route::{HostRewrite, set_host},
+        route::{HostRewrite, set_host, share_stats},
     },
     stats::Block,
     upstream::{
@@ -108,6 +108,7 @@ impl Attempt<'_> {
             }
             Limit::Deadline if stream.route_deadline => {
                 stats.inc(cluster_stats::upstream_rq_timeout);
+                self.share(|stats| stats.inc(share_stats::upstream_rq_timeout));
                 if let Some(upstream) = &stream.upstream {
                     upstream.endpoint.host.inc(HostStat::rq_timeout);
                 }
@@ -167,6 +168,7 @@ impl Attempt<'_> {
                 }
             }
         };
+        self.attached(stream);
         match lease {
             Lease::Http1(connection) => {
                 stream.info.upstream_connection = Some(connection.facts.info.clone());
@@ -195,6 +197,14 @@ impl Attempt<'_> {
                     .await
             }
         }
+    }
+
+    /// Counts a try that has a connection.
+    fn attached(&self, stream: &Stream) {
+        if let Some(upstream) = &stream.upstream {
+            upstream.attached();
+        }
+        self.share(|stats| stats.inc(share_stats::upstream_rq_total));
     }
 
     fn choose(&self, stream: &mut Stream) -> Result<Arc<Endpoint>, Failure> {
@@ -339,6 +349,7 @@ impl Attempt<'_> {
             Ok(Err(error)) => return Err((error.into(), body)),
             Err(failure) => return Err((failure, body)),
         };
+        self.attached(stream);
         stream.info.upstream_connection = Some(connection.facts.info.clone());
         Ok(Answered {
             head: ResponseHead::default(),

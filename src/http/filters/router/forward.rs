@@ -22,8 +22,12 @@ use crate::{
     },
     model::route::{
         Action, ConnectConfig, Forward, RequestRetry, RetryPolicy, RouteHandle, WeightedEntry,
+        share_stats,
     },
-    upstream::{Breakers, Priority, Resource, WorkerCluster, stats::cluster_stats},
+    stats::Block,
+    upstream::{
+        Breakers, Priority, Resource, WorkerCluster, stats::cluster_stats, zones::zone_stats,
+    },
 };
 
 /// A response's head and where its body comes from.
@@ -37,6 +41,8 @@ pub(super) struct Attempt<'a> {
     pub route: &'a RouteHandle,
     pub forward: &'a Forward,
     pub cluster: &'a Rc<WorkerCluster>,
+    /// Where it is counted besides: with its virtual cluster, and with its route.
+    pub shares: [Option<&'a Block>; 2],
     pub timeouts: Timeouts,
     pub priority: Priority,
     pub hash: Option<u64>,
@@ -70,6 +76,8 @@ pub async fn forward(
     let view = stream.view();
     let hash = action.hash(&view, stream.info.remote());
     let chosen = action.cluster.choose(&view, worker.random(), hash);
+    let virtual_clusters = &route.virtual_host().virtual_clusters;
+    let virtual_cluster = virtual_clusters.find(&view);
     let entry = chosen.entry;
     let found =
         worker.with_snapshot(|snapshot| worker.upstream.get(snapshot, chosen.name.as_str()));
@@ -88,6 +96,7 @@ pub async fn forward(
         true => RetryPolicy::for_request(action.retry.as_ref(), &view).map(Box::new),
         false => None,
     };
+    stream.info.virtual_cluster = virtual_cluster;
     stream.info.upstream_cluster = Some(cluster.observability_name.clone());
     stream.info.upstream_cluster_raw = Some(cluster.name.clone());
     let per_try = retry.as_ref().and_then(|r| r.per_try_timeout);
@@ -132,6 +141,10 @@ pub async fn forward(
         route: &route,
         forward: action,
         cluster: &cluster,
+        shares: [
+            virtual_cluster.map(|index| virtual_clusters.stats(index)),
+            route.route().stats.as_deref(),
+        ],
         timeouts,
         priority: if action.high_priority {
             Priority::High
@@ -205,6 +218,7 @@ impl Attempt<'_> {
                     if !again && stream.info.attempt_count > 1 {
                         let stats = &self.cluster.cluster.stats;
                         stats.inc(cluster_stats::upstream_rq_retry_success);
+                        self.share(|stats| stats.inc(share_stats::upstream_rq_retry_success));
                     }
                     if !again
                         || !answered.request_body_may_rewind()
@@ -262,15 +276,18 @@ impl Attempt<'_> {
         let (stats, breakers) = (&self.cluster.cluster.stats, &self.cluster.cluster.breakers);
         if retry.remaining == 0 {
             stats.inc(cluster_stats::upstream_rq_retry_limit_exceeded);
+            self.share(|stats| stats.inc(share_stats::upstream_rq_retry_limit_exceeded));
             stream.flag(ResponseFlag::UpstreamRetryLimitExceeded);
             return false;
         }
         if breakers.is_open(self.priority, Resource::Retries) {
             stats.inc(cluster_stats::upstream_rq_retry_overflow);
+            self.share(|stats| stats.inc(share_stats::upstream_rq_retry_overflow));
             return false;
         }
         retry.remaining -= 1;
         stats.inc(cluster_stats::upstream_rq_retry);
+        self.share(|stats| stats.inc(share_stats::upstream_rq_retry));
         true
     }
 
@@ -294,6 +311,19 @@ impl Attempt<'_> {
         self.limited(stream, None, tokio::time::sleep(wait)).await
     }
 
+    /// Writes to the stats of the shares that the request belongs to.
+    pub(super) fn share(&self, write: impl Fn(&Block)) {
+        self.shares.iter().flatten().for_each(|stats| write(stats));
+    }
+
+    /// Writes to the stats of the zones between which the request goes.
+    fn zone(&self, stream: &Stream, write: impl Fn(&Block)) {
+        if let Some(upstream) = &stream.upstream {
+            let (cluster, to) = (&self.cluster.cluster, &upstream.endpoint.locality);
+            self.cluster.zones.count(cluster, to, write);
+        }
+    }
+
     /// Counts a response or what stands for one.
     fn charge(&self, stream: &mut Stream, status: StatusCode) {
         let stats = &self.cluster.cluster.stats;
@@ -303,6 +333,10 @@ impl Attempt<'_> {
         };
         stats.count_code("upstream_rq", status.as_u16());
         stats.count_code(family, status.as_u16());
+        self.share(|stats| stats.count_code("upstream_rq", status.as_u16()));
+        self.zone(stream, |stats| {
+            stats.count_code("upstream_rq", status.as_u16())
+        });
         if let Some(upstream) = &mut stream.upstream {
             upstream.succeeded = Some(!status.is_server_error());
         }
@@ -323,6 +357,10 @@ impl Attempt<'_> {
             },
             took,
         );
+        self.share(|stats| stats.record(share_stats::upstream_rq_time, took));
+        self.zone(stream, |stats| {
+            stats.record(zone_stats::upstream_rq_time, took)
+        });
         stream.info.timing.first_upstream_rx = Some(now);
         stream.info.response_code_details = Some("via_upstream".into());
         let router = &stream.managed.manager().router;
