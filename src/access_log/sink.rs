@@ -39,6 +39,12 @@ impl Sink {
         }
     }
 
+    /// Writes a line, with its line feed, that waits in no buffer.
+    pub fn write_line(&self, line: Vec<u8>) {
+        self.appended(line.len());
+        self.write(line, 1);
+    }
+
     /// A worker's buffer has waited for the interval.
     pub(super) fn flushed_by_timer(&self) {
         match self {

@@ -1,6 +1,7 @@
 //! `/certs`: the certificates in force, and how long each is still good.
 
 use std::{
+    collections::BTreeMap,
     rc::Rc,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -12,7 +13,8 @@ use prost_types::Timestamp;
 use crate::{
     api::envoy::admin::v3 as pb,
     model::listener::Transport,
-    net::tls::{Certificate, CertificateFacts, SubjectName, Validation},
+    net::tls::{Certificate, CertificateFacts, InForce, Named, SslStats, SubjectName, Validation},
+    stats::Block,
 };
 
 use super::{
@@ -22,14 +24,27 @@ use super::{
     request::Request,
 };
 
+crate::stat_table! {
+    /// `….ssl.certificate.NAME.`
+    mod certificate_stats {
+        counters {}
+        gauges { expiration_unix_time_seconds }
+        histograms {}
+        texts {}
+    }
+}
+
+/// What Envoy calls a certificate, and a list of authorities, that comes from no
+/// secret: the hash at its end is that of no bytes.
+const UNNAMED: [&str; 2] = ["unnamed_cert_e3b0c442", "unnamed_ca_cert_e3b0c442"];
+
 /// The authorities and one certificate of a TLS context.
-#[derive(Default)]
-struct InForce {
+struct Entry {
     authorities: Option<Arc<Validation>>,
     certificate: Option<Arc<Certificate>>,
 }
 
-impl InForce {
+impl Entry {
     fn authorities(&self) -> &[CertificateFacts] {
         self.authorities.as_ref().map_or(&[], |v| v.facts())
     }
@@ -58,9 +73,49 @@ pub fn first_expiry(state: &State) -> Option<SystemTime> {
     facts.map(|facts| facts.expiration).min()
 }
 
-fn all(state: &State) -> Vec<InForce> {
+/// Writes the gauges that tell when each certificate ends; of several that have one
+/// name, the first to end counts.
+pub(super) fn refresh_gauges(state: &State) {
+    let mut ends: BTreeMap<String, u64> = BTreeMap::new();
+    each_context(
+        state,
+        |stats,
+         InForce {
+             authorities,
+             certificates,
+         }| {
+            let mut note = |name: Option<&str>, unnamed: &str, facts: Option<&CertificateFacts>| {
+                let Some(facts) = facts else { return };
+                let end = facts.expiration.duration_since(UNIX_EPOCH);
+                let end = end.unwrap_or_default().as_secs();
+                let name = name.unwrap_or(unnamed);
+                let prefix = format!("{}certificate.{name}.", stats.block().prefix());
+                let known = ends.entry(prefix).or_insert(end);
+                *known = end.min(*known);
+            };
+            let [unnamed, unnamed_authorities] = UNNAMED;
+            for Named { name, part } in certificates {
+                note(name.as_deref(), unnamed, part.facts.first());
+            }
+            if let Some(Named { name, part }) = authorities {
+                let first = part.facts().iter().min_by_key(|facts| facts.expiration);
+                note(name.as_deref(), unnamed_authorities, first);
+            }
+        },
+    );
+    let gauges = ends.into_iter().map(|(prefix, end)| {
+        let block = state.stats.block(&prefix, &certificate_stats::TABLE);
+        block.gauge_set(certificate_stats::expiration_unix_time_seconds, end);
+        block
+    });
+    // Those of before are held until here, so that what stays is not made anew.
+    let gauges: Vec<Arc<Block>> = gauges.collect();
+    state.certificate_gauges.replace(gauges);
+}
+
+/// Shows every TLS context, those of clusters first, with its stats.
+fn each_context(state: &State, mut show: impl FnMut(&SslStats, InForce)) {
     let snapshot = state.snapshot.load();
-    let mut all = Vec::new();
     let mut clusters: Vec<_> = snapshot.clusters.values().collect();
     clusters.sort_by(|a, b| a.name.cmp(&b.name));
     for tls in clusters
@@ -68,11 +123,7 @@ fn all(state: &State) -> Vec<InForce> {
         .flat_map(|cluster| cluster.transports.all())
         .filter_map(|transport| transport.tls())
     {
-        let (authorities, certificate) = tls.in_force();
-        all.push(InForce {
-            authorities,
-            certificate,
-        });
+        show(tls.stats(), tls.in_force());
     }
     let mut listeners: Vec<_> = snapshot.listeners.values().collect();
     listeners.sort_by(|a, b| a.name.cmp(&b.name));
@@ -81,19 +132,39 @@ fn all(state: &State) -> Vec<InForce> {
         .flat_map(|listener| listener.filter_chains.all())
     {
         if let Transport::Tls(tls) = &chain.transport {
-            let (authorities, certificates) = tls.in_force();
-            all.extend(certificates.into_iter().map(|certificate| InForce {
-                authorities: authorities.clone(),
-                certificate: Some(certificate),
-            }));
+            show(tls.stats(), tls.in_force());
         }
     }
+}
+
+fn all(state: &State) -> Vec<Entry> {
+    let mut all = Vec::new();
+    each_context(
+        state,
+        |_,
+         InForce {
+             authorities,
+             certificates,
+         }| {
+            let authorities = authorities.map(|authorities| authorities.part);
+            if certificates.is_empty() {
+                all.push(Entry {
+                    authorities: authorities.clone(),
+                    certificate: None,
+                });
+            }
+            all.extend(certificates.into_iter().map(|certificate| Entry {
+                authorities: authorities.clone(),
+                certificate: Some(certificate.part),
+            }));
+        },
+    );
     all.retain(|one| !one.authorities().is_empty() || !one.chain().is_empty());
     all
 }
 
 struct Listing {
-    certificates: IntoIter<InForce>,
+    certificates: IntoIter<Entry>,
     begun: bool,
     done: bool,
 }
@@ -124,7 +195,7 @@ impl Parts for Listing {
     }
 }
 
-fn certificate(one: &InForce) -> pb::Certificate {
+fn certificate(one: &Entry) -> pb::Certificate {
     let details = |facts: &[CertificateFacts]| facts.iter().cloned().map(details).collect();
     pb::Certificate {
         ca_cert: details(one.authorities()),

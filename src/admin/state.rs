@@ -6,6 +6,7 @@
 //! the configuration may move on.
 
 use std::{
+    cell::RefCell,
     collections::HashSet,
     fmt,
     rc::Rc,
@@ -45,6 +46,8 @@ pub struct State {
     pub settings: Rc<stats::Settings>,
     /// Which paths are answered.
     pub paths: AllowedPaths,
+    /// `….ssl.certificate.NAME.` of the certificates there were when last asked for.
+    pub certificate_gauges: RefCell<Vec<Arc<stats::Block>>>,
 }
 
 use super::config::AllowedPaths;

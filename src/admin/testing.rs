@@ -158,6 +158,7 @@ pub fn state() -> (Rc<State>, Rc<Fake>) {
         lifecycle: Rc::clone(&fake) as Rc<dyn Lifecycle>,
         settings: Rc::default(),
         paths: super::AllowedPaths::default(),
+        certificate_gauges: Default::default(),
     };
     (Rc::new(state), fake)
 }

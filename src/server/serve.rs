@@ -7,6 +7,7 @@
 //! drain time is cut, and the last lines of access logs are written.
 
 use std::{
+    cell::RefCell,
     fs,
     rc::Rc,
     sync::Arc,
@@ -174,6 +175,7 @@ impl Server {
             runtime: runtime.clone(),
             settings: Rc::new(bootstrap.stats),
             paths,
+            certificate_gauges: RefCell::default(),
         });
         let flush_interval = bootstrap.stats_flush_interval;
         task::spawn_local(keep_stats(state.clone(), stats.clone(), flush_interval));

@@ -51,7 +51,7 @@ const ADDRESS: &str = r"(?:\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|\[[a-fA-F_\d]+\])_
 ///
 /// In Envoy's order, which is that of the labels. Patterns of Envoy that are
 /// for stats nuncio does not make are left out.
-fn regexes() -> [(&'static str, String, &'static str); 11] {
+fn regexes() -> [(&'static str, String, &'static str); 12] {
     const SIDE: &str = "(?:listener|cluster)";
     let of =
         |side: &str, kind: &str, value: &str| format!(r"^{side}\..*?\.ssl\.{kind}(\.({value}))$");
@@ -64,6 +64,11 @@ fn regexes() -> [(&'static str, String, &'static str); 11] {
         ("envoy.ssl_curve", tls("curves", r"[\w-]+"), ""),
         ("envoy.ssl_sigalg", tls("sigalgs", r"[\w-]+"), ""),
         ("envoy.ssl_version", tls("versions", r"TLSv\d\.\d"), ""),
+        (
+            "envoy.tls_certificate",
+            r"^(?:listener|cluster)\..*?\.ssl\.certificate(\.([^.]+))\..+$".to_owned(),
+            "",
+        ),
         (
             "envoy.worker_id",
             format!(
@@ -125,7 +130,7 @@ const PARTS: [(&str, &str); 23] = [
 ];
 
 /// How many of [`regexes`] do not go by how a name begins.
-const ANYWHERE: usize = 8;
+const ANYWHERE: usize = 9;
 
 impl Default for TagRules {
     fn default() -> Self {

@@ -1,10 +1,12 @@
 //! TLS that ends at the proxy, with rustls as the client.
 
+use std::sync::Arc;
+
 use rcgen::CertificateParams;
 
-use crate::common::config::{answer, any_host, bootstrap, http_with, listener, typed};
+use crate::common::config::{self, answer, any_host, bootstrap, http_with, listener, typed};
 use crate::common::tls::{Authority, Identity, TlsClient, ends_tls};
-use crate::common::{Home, Port, Proxy, Value, json, with};
+use crate::common::{Home, Port, Proxy, Value, eventually, json, with};
 
 /// A listener that ends TLS and answers by itself; the headers of its answers
 /// tell what it knows of the connection.
@@ -61,7 +63,8 @@ impl Edge {
             ),
         }]);
         listener["stat_prefix"] = "edge".into();
-        let bootstrap = bootstrap(vec![listener], vec![]);
+        let node = json!({ "node": { "id": "edge", "cluster": "test" } });
+        let bootstrap = with(bootstrap(vec![listener], vec![]), node);
         let proxy = Proxy::start(&home, &bootstrap, &[]).await;
         Self {
             proxy,
@@ -355,4 +358,100 @@ async fn resumption_can_be_turned_off() {
         let answer = client.get(edge.port.number(), "a.example.com", "").await;
         assert!(!answer.expect("an answer").resumed);
     }
+}
+
+/// What a client learns of its session, in the format in which it is logged.
+#[derive(Debug, Default)]
+struct Told(std::sync::Mutex<Vec<String>>);
+
+impl rustls::KeyLog for Told {
+    fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let line = format!("{label} {} {}", hex(client_random), hex(secret));
+        self.0.lock().expect("no panic").push(line);
+    }
+}
+
+#[tokio::test]
+async fn session_secrets_are_logged_for_the_addresses_that_are_named() {
+    let authority = Authority::new();
+    let home = Home::new();
+    let server = named(&authority, "a", &["a.example.com"]);
+    let range = |prefix: &str| json!([{ "address_prefix": prefix, "prefix_len": 8 }]);
+    for (name, local, remote, covered) in [
+        ("all", json!([]), json!([]), true),
+        ("both", range("127.0.0.0"), range("127.0.0.0"), true),
+        ("local", range("10.0.0.0"), json!([]), false),
+        ("remote", range("127.0.0.0"), range("10.0.0.0"), false),
+    ] {
+        let context = with(
+            showing(&[&server]),
+            json!({ "common_tls_context": { "key_log": {
+                "path": home.text(name),
+                "local_address_range": local,
+                "remote_address_range": remote,
+            } } }),
+        );
+        let edge = Edge::start(&[context]).await;
+        for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+            let told = Arc::new(Told::default());
+            let mut client = TlsClient::new().speaking(&[version]);
+            client.config.key_log = told.clone();
+            let answer = client.get(edge.port.number(), "a.example.com", "").await;
+            answer.expect("an answer");
+            let told = told.0.lock().expect("no panic").clone();
+            assert!(!told.is_empty());
+            if covered {
+                eventually("the secrets in the log", || async {
+                    let logged = home.read(name);
+                    told.iter()
+                        .all(|line| logged.lines().any(|logged| logged == line))
+                        .then_some(())
+                })
+                .await;
+            }
+        }
+        drop(edge);
+        assert_eq!(home.read(name).is_empty(), !covered, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn when_certificates_end_is_told_by_their_names() {
+    let authority = Authority::new();
+    let ending = |year: i32| {
+        let mut params = CertificateParams::new(vec!["a.example.com".to_owned()]).expect("a name");
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        authority.issue_for("a", params)
+    };
+    let home = Home::new();
+    let secret = |identity: &Identity| {
+        json!({ "resources": [with(
+            json!({ "@type": config::SECRET, "name": "web" }),
+            json!({ "tls_certificate": identity.inline() }),
+        )] })
+    };
+    home.mv_value("web.yaml", &secret(&ending(2040)));
+    let context = with(
+        showing(&[&ending(2060), &ending(2050)]),
+        json!({ "common_tls_context": { "tls_certificate_sds_secret_configs": [
+            { "name": "web", "sds_config": config::file_source(&home.text("web.yaml")) },
+        ] } }),
+    );
+    let edge = Edge::start(&[context]).await;
+    let ends = async |name: &str| {
+        let name = format!("certificate.{name}.expiration_unix_time_seconds");
+        edge.stat(&name).await
+    };
+    // 2050-01-01: the first to end of those that have no name.
+    assert_eq!(ends("unnamed_cert_e3b0c442").await, 2_524_608_000);
+    assert_eq!(ends("web").await, 2_208_988_800);
+    home.mv_value("web.yaml", &secret(&ending(2041)));
+    eventually("the new certificate", || async {
+        (ends("web").await == 2_240_611_200).then_some(())
+    })
+    .await;
+    let page = edge.proxy.admin().text("/stats/prometheus").await;
+    let line = r#"envoy_listener_ssl_certificate_expiration_unix_time_seconds{envoy_tls_certificate="web",envoy_listener_address="edge"} 2240611200"#;
+    assert!(page.contains(line), "{page}");
 }

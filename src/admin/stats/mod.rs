@@ -59,6 +59,7 @@ fn refresh(state: &State) {
     for cluster in state.snapshot.load().clusters.values() {
         cluster.refresh_gauges();
     }
+    super::certs::refresh_gauges(state);
     if state.settings.flush_on_admin {
         state.stats.flush();
     }

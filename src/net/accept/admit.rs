@@ -282,7 +282,7 @@ async fn end_tls(stream: Plain, info: &mut ConnectionInfo, chain: &Chain) -> Opt
         tracing::debug!(target: "connection", "TLS is ended over TCP alone");
         return None;
     };
-    let handshake = transport.accept(tcp);
+    let handshake = transport.accept(tcp, [&info.local, &info.remote]);
     let ended = match filter_chain.transport_connect_timeout {
         None => handshake.await,
         Some(limit) => match tokio::time::timeout(limit, handshake).await {

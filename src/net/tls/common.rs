@@ -14,7 +14,7 @@ use crate::{
     xds::slot::Slot,
 };
 
-use super::{Certificate, Parameters, Side, Validation};
+use super::{Certificate, KeyLog, Parameters, Side, Validation};
 
 /// The settings both ends have.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub struct Common {
     pub certificates: Vec<Source<Certificate>>,
     /// What is asked of the other end's certificate.
     pub validation: ValidationSource,
+    /// `key_log`.
+    pub key_log: Option<Arc<KeyLog>>,
 }
 
 /// Where a part comes from.
@@ -99,11 +101,13 @@ impl Common {
         } = message;
         let outcome = refuse!(at; tls_certificate_certificate_provider,
         tls_certificate_certificate_provider_instance, custom_handshaker,
-        tls_certificate_provider_instance, key_log, custom_tls_certificate_selector);
+        tls_certificate_provider_instance, custom_tls_certificate_selector);
         let parameters = Parameters::compile(tls_params, side, &at.field("tls_params"));
         let certificates =
             compile_certificates(tls_certificates, tls_certificate_sds_secret_configs, cx, at);
         let validation = compile_validation(validation_context_type, cx, at);
+        let key_log = key_log.map(|log| KeyLog::compile(log, cx, &at.field("key_log")));
+        let key_log = key_log.transpose();
         outcome?;
         let alpn = alpn_protocols.into_iter().map(String::into_bytes).collect();
         Ok(Self {
@@ -111,6 +115,7 @@ impl Common {
             alpn,
             certificates: certificates?,
             validation: validation?,
+            key_log: key_log?.map(Arc::new),
         })
     }
 }

@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use super::{
-    Certificate, Common, Side, Source, SslStats, Validation, ValidationSource,
+    Certificate, Common, InForce, KeyLog, Side, Source, SslStats, Validation, ValidationSource,
     client_verifier::ClientVerifier,
     secret,
     server_certificates::{ServerCertificates, Shown},
@@ -37,7 +37,7 @@ use crate::{
         Context,
         secret::{Secret, TICKET_KEY_LENGTH, compile_ticket_keys},
     },
-    net::TlsInfo,
+    net::{Address, TlsInfo},
     refuse,
 };
 
@@ -79,8 +79,8 @@ struct Built {
     selection: ServerCertificates,
     /// Without a certificate.
     template: ServerConfig,
-    /// By certificate: with ALPN, and without.
-    configs: Vec<[OnceLock<Arc<ServerConfig>>; 2]>,
+    /// By certificate: with ALPN and without, and the same with secrets logged.
+    configs: Vec<[OnceLock<Arc<ServerConfig>>; 4]>,
 }
 
 /// What a configuration is built from; secrets may put others in their place.
@@ -191,14 +191,15 @@ impl DownstreamTls {
         Ok(tls)
     }
 
-    /// Does the handshake of a new connection and counts it. Gives the server
-    /// name that the client sent, too.
+    /// Does the handshake of a new connection between these addresses and counts
+    /// it. Gives the server name that the client sent, too.
     ///
     /// # Errors
     /// When a secret is missing, or the client and these settings do not come to terms.
     pub async fn accept(
         &self,
         stream: TcpStream,
+        [local, remote]: [&Address; 2],
     ) -> io::Result<(TlsStream<TcpStream>, TlsInfo, Option<Box<str>>)> {
         let built = self.built().map_err(|error| {
             if let NotReady::Secret(_) = error {
@@ -206,7 +207,11 @@ impl DownstreamTls {
             }
             io::Error::other(error)
         })?;
-        let (accepted, index) = match self.handshake(&built, stream).await {
+        let key_log = self.common.key_log.as_ref().filter(|log| {
+            let ip = |address: &Address| address.ip().map(|address| address.ip());
+            log.covers(ip(local), ip(remote))
+        });
+        let (accepted, index) = match self.handshake(&built, stream, key_log).await {
             Ok(accepted) => accepted,
             Err(error) => {
                 self.stats.failed(&error, false);
@@ -224,13 +229,14 @@ impl DownstreamTls {
         &self,
         built: &Built,
         stream: TcpStream,
+        key_log: Option<&Arc<KeyLog>>,
     ) -> io::Result<(TlsStream<TcpStream>, usize)> {
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         let hello = start.client_hello();
         let (index, named) = built.selection.choose(&hello);
         let config = match self.require_sni && !named {
             true => built.nobody(),
-            false => built.config(index, self.speaks(&hello)),
+            false => built.config(index, self.speaks(&hello), key_log),
         };
         Ok((start.into_stream(config).await?, index))
     }
@@ -244,15 +250,14 @@ impl DownstreamTls {
         })
     }
 
-    /// The authorities and each certificate in force, for `/certs`.
-    pub fn in_force(&self) -> (Option<Arc<Validation>>, Vec<Arc<Certificate>>) {
-        let validation = match &self.common.validation {
-            ValidationSource::Of(source) => source.get(Secret::validation),
-            ValidationSource::Combined(_, slot) => secret(slot, Secret::validation),
-        };
-        let certificates = self.common.certificates.iter();
-        let certificates = certificates.filter_map(|c| c.get(Secret::certificate));
-        (validation, certificates.collect())
+    /// The authorities and certificates in force.
+    pub fn in_force(&self) -> InForce {
+        InForce::of(&self.common.certificates, &self.common.validation)
+    }
+
+    /// Its stats.
+    pub fn stats(&self) -> &SslStats {
+        &self.stats
     }
 
     fn uses_secrets(&self) -> bool {
@@ -394,7 +399,7 @@ impl DownstreamTls {
 
 impl Built {
     /// Shows one certificate.
-    fn config(&self, index: usize, alpn: bool) -> Arc<ServerConfig> {
+    fn config(&self, index: usize, alpn: bool, key_log: Option<&Arc<KeyLog>>) -> Arc<ServerConfig> {
         let make = || {
             let mut config = self.template.clone();
             let key = Arc::clone(&self.parts.certificates[index].key);
@@ -402,9 +407,12 @@ impl Built {
             if !alpn {
                 config.alpn_protocols.clear();
             }
+            if let Some(key_log) = key_log {
+                config.key_log = key_log.clone();
+            }
             Arc::new(config)
         };
-        let cell = &self.configs[index][usize::from(alpn)];
+        let cell = &self.configs[index][usize::from(alpn) + 2 * usize::from(key_log.is_some())];
         Arc::clone(cell.get_or_init(make))
     }
 

@@ -183,13 +183,14 @@ async fn open(
     };
     let target = TlsTarget {
         address,
+        local: info.local.map(|local| local.ip()),
         server_name: wire.server_name.as_deref(),
         subject: wire.subject.as_deref(),
         alpn: wire.alpn,
     };
     let io = secure(io, tls, &target).await;
     let io = io.map_err(|error| ConnectError::Handshake(error.to_string().into()))?;
-    let (_, local) = tls.in_force();
+    let local = tls.certificate();
     info.tls = io.session().map(|session| TlsInfo::new(session, local));
     Ok((io, info))
 }

@@ -70,6 +70,7 @@ impl UpstreamTls {
             alpn,
             mut certificates,
             validation,
+            key_log,
         } = common?;
         let certificate = certificates.pop().unwrap_or(Source::None);
         if !certificates.is_empty() {
@@ -117,6 +118,7 @@ impl UpstreamTls {
             auto_host_sni,
             certificate,
             validation,
+            key_log,
             built: ArcSwapOption::new(built),
             identity,
             stats: SslStats::new(cx.stats, stat_prefix, Side::Client),

@@ -20,7 +20,7 @@ use crate::{
     model::secret::Secret,
     net::{
         Address,
-        tls::{Certificate, Source, SslStats, Validation, ValidationSource, secret},
+        tls::{Certificate, InForce, KeyLog, Source, SslStats, ValidationSource, secret},
     },
     xds::slot::Slot,
 };
@@ -48,6 +48,8 @@ pub enum Alpn {
 pub struct TlsTarget<'a> {
     /// The address that was connected to.
     pub address: &'a Address,
+    /// The address it was connected from, where that is one of IP.
+    pub local: Option<IpAddr>,
     /// A server name that goes before the one of the settings: the host's
     /// (`auto_host_sni`) or the request's (`auto_sni`).
     pub server_name: Option<&'a str>,
@@ -96,6 +98,7 @@ pub struct UpstreamTls {
     auto_host_sni: bool,
     certificate: Source<Certificate>,
     validation: ValidationSource,
+    key_log: Option<Arc<KeyLog>>,
     /// Built from the secrets in force.
     built: ArcSwapOption<Built>,
     /// Equal for settings that look the same on the wire.
@@ -131,10 +134,15 @@ impl UpstreamTls {
             }
         })?;
         let server_name = self.server_name(target)?;
-        let config = match target.subject {
+        let mut config = match target.subject {
             None => client.config(target.alpn),
             Some(subject) => client.expecting(server_name_of(subject)?, target.alpn),
         };
+        let remote = target.address.ip().map(|address| address.ip());
+        let key_log = self.key_log.as_ref();
+        if let Some(key_log) = key_log.filter(|log| log.covers(target.local, remote)) {
+            Arc::make_mut(&mut config).key_log = key_log.clone();
+        }
         let connector = TlsConnector::from(config);
         match connector.connect(server_name, io).await {
             Ok(stream) => {
@@ -154,13 +162,19 @@ impl UpstreamTls {
         self.identity
     }
 
-    /// The authorities and the certificate in force, for `/certs`.
-    pub fn in_force(&self) -> (Option<Arc<Validation>>, Option<Arc<Certificate>>) {
-        let validation = match &self.validation {
-            ValidationSource::Of(source) => source.get(Secret::validation),
-            ValidationSource::Combined(_, slot) => secret(slot, Secret::validation),
-        };
-        (validation, self.certificate.get(Secret::certificate))
+    /// The authorities and the certificate in force.
+    pub fn in_force(&self) -> InForce {
+        InForce::of(std::slice::from_ref(&self.certificate), &self.validation)
+    }
+
+    /// The certificate in force.
+    pub fn certificate(&self) -> Option<Arc<Certificate>> {
+        self.certificate.get(Secret::certificate)
+    }
+
+    /// Its stats.
+    pub fn stats(&self) -> &SslStats {
+        &self.stats
     }
 
     /// The host's name is the server name.

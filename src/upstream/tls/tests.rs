@@ -91,6 +91,7 @@ async fn handshake(
     let address = Address::Ip(([127, 0, 0, 1], 443).into());
     let target = TlsTarget {
         address: &address,
+        local: None,
         server_name: tls.auto_host_sni().then_some("host.test"),
         subject: None,
         alpn,
@@ -142,12 +143,8 @@ async fn a_chain_has_to_lead_to_the_authority_and_the_name_does_not_count() {
     let refused = handshake(&tls, &other, Alpn::None).await.0;
     assert!(matches!(refused, Err(TlsError::Handshake(_))));
     assert_eq!(tls.stats.block().counter(ssl_stats::fail_verify_error), 1);
-    let authorities = tls
-        .in_force()
-        .0
-        .map(|v| v.facts().to_vec())
-        .unwrap_or_default();
-    assert_eq!(authorities.len(), 1);
+    let authorities = tls.in_force().authorities.unwrap();
+    assert_eq!(authorities.part.facts().len(), 1);
 }
 
 #[tokio::test]
