@@ -13,6 +13,7 @@ use std::{
 
 use super::{
     alarm::Alarm,
+    coalesced,
     config::{Codec, ConnectionManager},
     downstream::DownstreamIo,
     filters::Resolved,
@@ -46,7 +47,7 @@ pub struct Managed(Rc<Chain>);
 
 impl Managed {
     /// `None` when the chain ends in another filter.
-    fn new(chain: Rc<Chain>) -> Option<Self> {
+    pub(super) fn new(chain: Rc<Chain>) -> Option<Self> {
         matches!(chain.filter_chain.network, NetworkFilter::Http(_)).then_some(Self(chain))
     }
 
@@ -67,7 +68,7 @@ impl Managed {
 /// A downstream connection, shared by its streams.
 #[derive(Debug)]
 pub struct Session {
-    chain: ChainHandle,
+    pub(super) chain: ChainHandle,
     /// Facts.
     pub info: Rc<ConnectionInfo>,
     /// What every request is told about the client.
@@ -76,6 +77,8 @@ pub struct Session {
     managed: RefCell<Managed>,
     table: RefCell<Option<WorkerTable>>,
     filters: RefCell<Option<Rc<Resolved>>>,
+    /// Who serves another name than the connection's.
+    pub(super) coalesced: RefCell<Option<Box<coalesced::Found>>>,
     alarm: Alarm,
     active: Cell<u32>,
     /// Streams of HTTP/2 that have ended, and those that the client reset too soon.
@@ -335,6 +338,7 @@ pub async fn serve(connection: Connection) {
         managed: RefCell::new(managed),
         table: RefCell::default(),
         filters: RefCell::default(),
+        coalesced: RefCell::default(),
         alarm: Alarm::default(),
         active: Cell::new(0),
         ended: Cell::new(0),

@@ -42,9 +42,16 @@ pub(super) async fn handle(
     parts: RequestHead,
     mut body: RequestBody,
 ) -> Result<Response, StreamError> {
-    let managed = session.current();
+    let own = session.current();
+    let (managed, misdirected) = match session.chain_of(&own, &parts) {
+        Ok(managed) => (managed, None),
+        Err(reply) => (own, Some(reply)),
+    };
     let mut stream = Stream::begin(session, managed, parts);
     stream.request_received = body.is_received();
+    if let Some(reply) = misdirected {
+        return Ok(answer(stream, reply));
+    }
     let (seen, upgrade, mut found) = match admit(&mut stream) {
         Ok(admitted) => admitted,
         Err(reply) => return Ok(answer(stream, reply)),

@@ -11,6 +11,7 @@ mod alarm;
 mod body;
 mod client_cert;
 mod clock;
+mod coalesced;
 pub mod config;
 mod connection;
 mod downstream;

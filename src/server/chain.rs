@@ -124,6 +124,29 @@ impl ChainHandle {
         self.chain.borrow().clone()
     }
 
+    /// The chain that connections for this server name get, where it is another one
+    /// than this connection's and is there for the name: who asks for no name does
+    /// not get it.
+    pub fn for_server_name(&self, name: &str) -> Option<Rc<Chain>> {
+        let own = self.chain.borrow().clone();
+        let listener = self.worker.listener(&own.listener.name)?;
+        let facts = Facts::would_find(&listener.filters, &self.info);
+        if facts.server_name.is_empty() {
+            return None;
+        }
+        let find = |server_name| {
+            let facts = Facts {
+                server_name,
+                ..facts
+            };
+            self.worker.find_chain(&listener.name, &self.door, &facts)
+        };
+        let found = find(name)?;
+        let of_nobody = find("");
+        let is = |chain: &Rc<Chain>| Arc::ptr_eq(&chain.filter_chain, &found.filter_chain);
+        (!is(&own) && !of_nobody.as_ref().is_some_and(is)).then_some(found)
+    }
+
     fn adopt(&self) {
         let name = self.chain.borrow().listener.name.clone();
         let next = self.worker.listener(&name).and_then(|listener| {

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use rcgen::CertificateParams;
 
+use crate::common::client::request;
 use crate::common::config::{self, answer, any_host, bootstrap, http_with, listener, typed};
 use crate::common::tls::{Authority, Identity, TlsClient, ends_tls};
-use crate::common::{Home, Port, Proxy, Value, eventually, json, with};
+use crate::common::{H2, Home, Port, Proxy, Value, eventually, json, with};
 
 /// A listener that ends TLS and answers by itself; the headers of its answers
 /// tell what it knows of the connection.
@@ -40,11 +41,14 @@ impl Edge {
             manager,
         ));
         let mut listener = listener("edge", port.number(), filter.clone());
-        let chains = contexts.iter().map(|context| {
+        let chains = contexts.iter().enumerate().map(|(number, context)| {
             let mut context = context.clone();
             let names = context
                 .as_object_mut()
                 .and_then(|c| c.remove("server_names"));
+            let mut filter = filter.clone();
+            filter["typed_config"]["route_config"]["response_headers_to_add"] =
+                json!([told("x-chain", &number.to_string())]);
             let mut chain = json!({
                 "filters": [filter],
                 "transport_socket": ends_tls(context),
@@ -454,4 +458,88 @@ async fn when_certificates_end_is_told_by_their_names() {
     let page = edge.proxy.admin().text("/stats/prometheus").await;
     let line = r#"envoy_listener_ssl_certificate_expiration_unix_time_seconds{envoy_tls_certificate="web",envoy_listener_address="edge"} 2240611200"#;
     assert!(page.contains(line), "{page}");
+}
+
+/// Every connection below is made for a.example.com, and asks for another host.
+async fn asks(edge: &Edge, host: &str) -> (u16, String) {
+    let client = TlsClient::new().offering(&["h2"]);
+    let stream = client.connect(edge.port.number(), "a.example.com").await;
+    let connection = H2::over(stream.expect("TLS")).await.expect("HTTP/2");
+    let reply = connection.send(request("GET", host, "/")).await;
+    let reply = reply.expect("an answer");
+    // The connection goes on, whatever became of the request.
+    let own = connection.send(request("GET", "a.example.com", "/")).await;
+    assert_eq!(own.expect("an answer").header("x-chain"), "0");
+    (reply.status.as_u16(), reply.header("x-chain").to_owned())
+}
+
+#[tokio::test]
+async fn a_request_for_another_chains_name_is_served_there_or_sent_back() {
+    let authority = Authority::new();
+    let wild = named(&authority, "wild", &["*.example.com"]);
+    let a = named(&authority, "a", &["a.example.com"]);
+    let b = named(&authority, "b", &["b.example.com"]);
+    let for_names = |names: Value, identity: &Identity| {
+        let context = with(
+            showing(&[identity]),
+            json!({ "common_tls_context": { "alpn_protocols": ["h2", "http/1.1"] } }),
+        );
+        with(context, json!({ "server_names": names }))
+    };
+    let strict = json!({
+        "common_tls_context": { "validation_context": {
+            "trusted_ca": { "inline_string": authority.certificate() },
+        } },
+        "require_client_certificate": true,
+    });
+    let [a_name, b_name] = [json!(["a.example.com"]), json!(["b.example.com"])];
+    for (case, first, second, expected) in [
+        (
+            "one certificate",
+            for_names(a_name.clone(), &wild),
+            for_names(b_name.clone(), &wild),
+            (200, "1"),
+        ),
+        (
+            "another certificate, but the one that was shown is for it too",
+            for_names(a_name.clone(), &wild),
+            for_names(b_name.clone(), &b),
+            (200, "1"),
+        ),
+        (
+            "another certificate",
+            for_names(a_name.clone(), &a),
+            for_names(b_name.clone(), &b),
+            (421, ""),
+        ),
+        (
+            "a client certificate is asked for",
+            for_names(a_name.clone(), &wild),
+            with(for_names(b_name.clone(), &wild), strict.clone()),
+            (421, ""),
+        ),
+        (
+            "a chain for everybody",
+            for_names(a_name.clone(), &a),
+            with(for_names(json!([]), &b), strict),
+            (200, "0"),
+        ),
+        (
+            "a wildcard",
+            for_names(a_name.clone(), &wild),
+            for_names(json!(["*.example.com"]), &wild),
+            (200, "1"),
+        ),
+    ] {
+        let edge = Edge::start(&[first, second]).await;
+        let (status, chain) = asks(&edge, "b.example.com").await;
+        assert_eq!((status, chain.as_str()), expected, "{case}");
+        let own = asks(&edge, "A.example.com:443").await;
+        assert_eq!(own, (200, "0".to_owned()), "{case}");
+        // HTTP/1 shares no connections: what its client says, it means.
+        let client = TlsClient::new();
+        let request = "GET / HTTP/1.1\r\nhost: b.example.com\r\nconnection: close\r\n\r\n";
+        let answer = client.ask(edge.port.number(), "a.example.com", request);
+        assert_eq!(answer.await.expect("an answer").header("x-chain"), "0");
+    }
 }

@@ -20,7 +20,9 @@ use crate::{
     refuse,
 };
 
-use super::{CertificateText, certificate_facts::CertificateFacts, pem};
+use super::{
+    CertificateText, certificate_facts::CertificateFacts, pem, server_certificates::Names,
+};
 
 /// A certificate with its chain and its private key.
 #[derive(Debug)]
@@ -105,6 +107,13 @@ impl Certificate {
             identity,
             text: OnceLock::new(),
         })
+    }
+
+    /// Whether it is for this host, which is in lower case: by a name of its own, or by
+    /// a wildcard.
+    pub fn is_for(&self, host: &str) -> bool {
+        let names = Names::of(self.facts.first());
+        names.has(host) || names.has_wildcard_for(host)
     }
 
     /// What it says, read when it is first asked for; `None` when it cannot be

@@ -31,10 +31,10 @@ struct ServerCertificate {
 
 /// The DNS names, or the common name of a certificate without any name.
 #[derive(Debug)]
-struct Names(Vec<String>);
+pub(super) struct Names(Vec<String>);
 
 impl Names {
-    fn of(facts: Option<&CertificateFacts>) -> Self {
+    pub(super) fn of(facts: Option<&CertificateFacts>) -> Self {
         let Some(facts) = facts else {
             return Self(Vec::new());
         };
@@ -50,11 +50,11 @@ impl Names {
         )
     }
 
-    fn has(&self, server_name: &str) -> bool {
+    pub(super) fn has(&self, server_name: &str) -> bool {
         self.0.iter().any(|name| name == server_name)
     }
 
-    fn has_wildcard_for(&self, server_name: &str) -> bool {
+    pub(super) fn has_wildcard_for(&self, server_name: &str) -> bool {
         let Some((_, parent)) = server_name.split_once('.') else {
             return false;
         };
