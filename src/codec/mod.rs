@@ -11,6 +11,7 @@ pub mod encode;
 pub mod head;
 mod headers;
 mod hop;
+pub mod hpack;
 mod message;
 mod names;
 

@@ -1,7 +1,8 @@
-//! Frames as they go by (RFC 9113, 4.1), in one direction of a connection.
+//! Frames (RFC 9113, 4.1): their headers, and how they go by in one direction of a
+//! connection.
 
 /// Bytes of a frame's header.
-const HEADER: usize = 9;
+pub const HEADER: usize = 9;
 /// A RST_STREAM's header and its whole payload, the reason.
 const RESET: usize = HEADER + 4;
 
@@ -13,6 +14,12 @@ pub const HEADERS: u8 = 1;
 pub const PRIORITY: u8 = 2;
 /// RST_STREAM.
 pub const RST_STREAM: u8 = 3;
+/// SETTINGS.
+pub const SETTINGS: u8 = 4;
+/// PUSH_PROMISE.
+pub const PUSH_PROMISE: u8 = 5;
+/// PING.
+pub const PING: u8 = 6;
 /// GOAWAY.
 pub const GOAWAY: u8 = 7;
 /// WINDOW_UPDATE.
@@ -21,6 +28,14 @@ pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
 /// The flag of the last frame of a stream.
 pub const END_STREAM: u8 = 1;
+/// The flag of SETTINGS and PING that answer others.
+pub const ACK: u8 = 1;
+/// The flag of the last frame of a header block.
+pub const END_HEADERS: u8 = 4;
+/// The flag of DATA and HEADERS that are padded.
+pub const PADDED: u8 = 8;
+/// The flag of HEADERS that tell a priority.
+pub const PRIORITIZED: u8 = 0x20;
 
 /// What a frame is, without what it carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +50,34 @@ pub struct FrameHead {
     pub stream: u32,
     /// The reason, of a RST_STREAM; otherwise 0.
     pub reason: u32,
+}
+
+impl FrameHead {
+    /// Reads the header of a frame, and the reason behind that of a RST_STREAM.
+    /// `None` when they are not all there.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let (head, rest) = bytes.split_first_chunk::<HEADER>()?;
+        let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = *head;
+        let length = u32::from_be_bytes([0, l0, l1, l2]);
+        let reason = match (kind, length) {
+            (RST_STREAM, 4) => u32::from_be_bytes(*rest.first_chunk()?),
+            _ => 0,
+        };
+        Some(Self {
+            length,
+            kind,
+            flags,
+            stream: u32::from_be_bytes([s0, s1, s2, s3]) & 0x7fff_ffff,
+            reason,
+        })
+    }
+
+    /// The header of a frame.
+    pub fn to_bytes(self) -> [u8; HEADER] {
+        let [_, l0, l1, l2] = self.length.to_be_bytes();
+        let [s0, s1, s2, s3] = self.stream.to_be_bytes();
+        [l0, l1, l2, self.kind, self.flags, s0, s1, s2, s3]
+    }
 }
 
 /// Where a direction stands between frames.
@@ -82,7 +125,9 @@ impl Frames {
             if self.have < self.wanted() {
                 continue;
             }
-            let frame = self.parsed();
+            let Some(frame) = FrameHead::parse(&self.head[..self.have]) else {
+                continue;
+            };
             self.skip = frame.length as usize + HEADER - self.have;
             self.have = 0;
             each(frame)?;
@@ -94,27 +139,6 @@ impl Frames {
         match self.have >= HEADER && self.head[3] == RST_STREAM && self.head[..3] == [0, 0, 4] {
             true => RESET,
             false => HEADER,
-        }
-    }
-
-    fn parsed(&self) -> FrameHead {
-        let number = |at: usize| {
-            u32::from_be_bytes([
-                self.head[at],
-                self.head[at + 1],
-                self.head[at + 2],
-                self.head[at + 3],
-            ])
-        };
-        FrameHead {
-            length: number(0) >> 8,
-            kind: self.head[3],
-            flags: self.head[4],
-            stream: number(5) & 0x7fff_ffff,
-            reason: match self.have {
-                RESET => number(HEADER),
-                _ => 0,
-            },
         }
     }
 }
