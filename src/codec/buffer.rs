@@ -36,18 +36,25 @@ pub struct Inbound {
     /// The bytes.
     pub bytes: BytesMut,
     read_size: usize,
+    read_max: usize,
 }
 
 impl Default for Inbound {
     fn default() -> Self {
-        Self {
-            bytes: BytesMut::new(),
-            read_size: READ_MIN,
-        }
+        Self::up_to(READ_MAX)
     }
 }
 
 impl Inbound {
+    /// One that asks for so many bytes at most with one read.
+    pub fn up_to(read_max: usize) -> Self {
+        Self {
+            bytes: BytesMut::new(),
+            read_size: READ_MIN,
+            read_max,
+        }
+    }
+
     /// Reads once, for a message whose size nobody knows yet; ready with the
     /// number of bytes, 0 at the end of the stream. Holds no buffer while it waits.
     ///
@@ -81,7 +88,7 @@ impl Inbound {
         let room = self.bytes.capacity() - self.bytes.len();
         let n = ready!(pin!(io.read_buf(&mut self.bytes)).poll(cx))?;
         if n == room {
-            self.read_size = (self.read_size * 2).min(READ_MAX);
+            self.read_size = (self.read_size * 2).min(self.read_max);
         } else if n < self.read_size / 4 {
             self.read_size = (self.read_size / 2).max(READ_MIN);
         }

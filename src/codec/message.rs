@@ -1,6 +1,6 @@
 //! The heads of messages, the same for every codec.
 
-use http::{HeaderMap, Method, StatusCode, Uri, Version};
+use http::{Method, StatusCode, Uri, Version};
 
 use super::Headers;
 
@@ -14,6 +14,8 @@ pub struct RequestHead {
     pub uri: Uri,
     /// The version in which it came.
     pub version: Version,
+    /// What HTTP/2 says of its scheme; HTTP/1's is only known from who speaks it.
+    pub scheme: Option<&'static str>,
     /// Its fields.
     pub headers: Headers,
 }
@@ -24,6 +26,7 @@ impl From<http::request::Parts> for RequestHead {
             method: parts.method,
             uri: parts.uri,
             version: parts.version,
+            scheme: None,
             headers: parts.headers.into(),
         }
     }
@@ -38,16 +41,6 @@ pub struct ResponseHead {
     pub version: Version,
     /// Its fields.
     pub headers: Headers,
-}
-
-impl ResponseHead {
-    /// In the form in which `h2` takes it.
-    pub fn into_http(self) -> http::Response<()> {
-        let mut response = http::Response::new(());
-        *response.status_mut() = self.status;
-        *response.headers_mut() = HeaderMap::from(self.headers);
-        response
-    }
 }
 
 impl From<http::response::Parts> for ResponseHead {

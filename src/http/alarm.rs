@@ -6,7 +6,7 @@
 //! keep-alive connection it is set once in a while, not once for each request.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::Future,
     pin::Pin,
     task::{Context, Poll},
@@ -53,6 +53,37 @@ impl Alarm {
             sleep.as_mut().reset(deadline.into());
         }
         Poll::Pending
+    }
+}
+
+/// One timer for the streams of a connection, which stays armed for the earliest
+/// moment that any of them asked for. When it rings all of them have to ask again.
+#[derive(Debug, Default)]
+pub struct Alarms {
+    next: Cell<Option<Instant>>,
+    alarm: Alarm,
+}
+
+impl Alarms {
+    /// Ready at `deadline` or later; otherwise [`poll`](Self::poll) is by then. To be
+    /// asked before that is polled.
+    pub fn ask(&self, deadline: Instant) -> Poll<()> {
+        if self.next.get().is_some_and(|next| next <= deadline) {
+            return Poll::Pending;
+        }
+        if Instant::now() >= deadline {
+            return Poll::Ready(());
+        }
+        self.next.set(Some(deadline));
+        Poll::Pending
+    }
+
+    /// Ready when it rings.
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(next) = self.next.get() else {
+            return Poll::Pending;
+        };
+        self.alarm.poll(cx, next).map(|()| self.next.set(None))
     }
 }
 

@@ -7,11 +7,12 @@
 //! shown, and nothing else asked of the client. Otherwise it is misdirected (RFC 9110,
 //! 15.5.20), and the client makes a connection for the name.
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, header};
 
 use super::{
     LocalReply,
     connection::{Managed, Session},
+    target::split_port,
 };
 use crate::codec::RequestHead;
 
@@ -64,11 +65,11 @@ impl Session {
             return None;
         }
         let server_name = self.info.server_name.as_deref()?;
-        // A CONNECT that is not an extended one names whom to connect to.
-        if request.method == Method::CONNECT && request.uri.scheme().is_none() {
+        // A CONNECT names whom to connect to; an extended one has become a GET.
+        if request.method == Method::CONNECT {
             return None;
         }
-        let host = request.uri.host()?;
+        let (host, _) = split_port(request.headers.get(header::HOST)?.to_str().ok()?);
         let host = host.strip_suffix('.').unwrap_or(host);
         (!host.eq_ignore_ascii_case(server_name)).then_some(host)
     }

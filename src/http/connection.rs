@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    alarm::Alarm,
+    alarm::{Alarm, Alarms},
     coalesced,
     config::{Codec, ConnectionManager},
     downstream::DownstreamIo,
@@ -80,6 +80,7 @@ pub struct Session {
     /// Who serves another name than the connection's.
     pub(super) coalesced: RefCell<Option<Box<coalesced::Found>>>,
     alarm: Alarm,
+    alarms: Alarms,
     active: Cell<u32>,
     /// Streams of HTTP/2 that have ended, and those that the client reset too soon.
     ended: Cell<u32>,
@@ -229,6 +230,11 @@ impl Session {
         &self.alarm
     }
 
+    /// The timer of HTTP/2's streams.
+    pub(super) fn alarms(&self) -> &Alarms {
+        &self.alarms
+    }
+
     /// Whether the response about to be sent is the last of this connection.
     pub(super) fn should_close(&self, manager: &ConnectionManager) -> bool {
         if self.closing.get() {
@@ -340,6 +346,7 @@ pub async fn serve(connection: Connection) {
         filters: RefCell::default(),
         coalesced: RefCell::default(),
         alarm: Alarm::default(),
+        alarms: Alarms::default(),
         active: Cell::new(0),
         ended: Cell::new(0),
         premature: Cell::new(0),

@@ -122,11 +122,7 @@ fn admit(stream: &mut Stream) -> Result<(Seen, Option<Upgrade>, Found), LocalRep
         strict::check(&stream.request, manager.http1.custom_methods)?;
     }
     // HTTP/2 says its scheme itself; HTTP/1's is only known from who speaks it.
-    let said = match stream.request.uri.scheme_str() {
-        Some("https") if session.is_http2() => Some("https"),
-        Some("http") if session.is_http2() => Some("http"),
-        _ => None,
-    };
+    let said = stream.request.scheme;
     if seen.connection && request::drop_nominated(&mut stream.request.headers).is_err() {
         return Err(LocalReply::text(
             StatusCode::BAD_REQUEST,

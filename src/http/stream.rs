@@ -10,7 +10,6 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::{
-    alarm::Alarm,
     config::ConnectionManager,
     connection::{Managed, Session},
     filters::Passing,
@@ -129,8 +128,6 @@ pub struct Stream {
     pub try_idle_timeout: Option<Duration>,
     /// The whole request has to have come by then.
     pub request_deadline: Option<Instant>,
-    /// A stream of HTTP/2 is a task of its own, so it has an alarm of its own.
-    alarm: Option<Alarm>,
     /// When a byte last moved.
     pub last_moved: Instant,
     /// It may become a tunnel.
@@ -161,7 +158,6 @@ impl Stream {
         let idle_timeout = manager.timeouts.stream_idle;
         let deadline = manager.common.max_stream_duration.map(|limit| now + limit);
         let request_deadline = manager.timeouts.request.map(|limit| now + limit);
-        let alarm = session.is_http2().then(Alarm::default);
         let origin = Origin {
             remote: None,
             internal: false,
@@ -184,7 +180,6 @@ impl Stream {
             idle_timeout,
             try_idle_timeout: None,
             request_deadline,
-            alarm,
             last_moved: now,
             upgraded: false,
             complete: false,
@@ -247,8 +242,11 @@ impl Stream {
         let Some((earliest, limit)) = set.min_by_key(|(at, _)| *at) else {
             return Poll::Pending;
         };
-        let alarm = self.alarm.as_ref().unwrap_or_else(|| self.session.alarm());
-        alarm.poll(cx, earliest).map(|()| limit)
+        let rings = match self.session.is_http2() {
+            true => self.session.alarms().ask(earliest),
+            false => self.session.alarm().poll(cx, earliest),
+        };
+        rings.map(|()| limit)
     }
 
     /// Counts a response that begins, and keeps what the log will ask for.

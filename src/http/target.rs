@@ -91,7 +91,7 @@ pub fn plain_host(headers: &mut Headers, manager: &ConnectionManager, local: &Ad
 }
 
 /// An authority and its port, if it has one.
-fn split_port(host: &str) -> (&str, Option<&str>) {
+pub(super) fn split_port(host: &str) -> (&str, Option<&str>) {
     match host.rsplit_once(':') {
         Some((name, port))
             if !port.is_empty()

@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::common::client::{dial, header, request};
+use crate::common::client::{body, dial, header, request};
 use crate::common::config::{answer, cluster, route};
 use crate::common::{DEADLINE, Origin, Site, Value, json};
 
@@ -18,6 +18,7 @@ const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
@@ -53,6 +54,47 @@ async fn closes(mut stream: TcpStream) {
     let closed = timeout(DEADLINE, stream.read_to_end(&mut read)).await;
     // A reset is as good as an end.
     drop(closed.expect("it closes"));
+}
+
+/// A frame that came: its type, flags, stream and payload.
+type Frame = (u8, u8, u32, Vec<u8>);
+
+/// Takes the next frame, or gives `None` when the other side has closed.
+async fn next(stream: &mut TcpStream) -> Option<Frame> {
+    let mut head = [0; 9];
+    let read = timeout(DEADLINE, stream.read_exact(&mut head)).await;
+    read.expect("a frame or an end").ok()?;
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    let mut payload = vec![0; length as usize];
+    stream.read_exact(&mut payload).await.ok()?;
+    let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+    Some((head[3], head[4], id, payload))
+}
+
+/// What comes in answer to frames, until a PING behind them is answered or the other
+/// side closes.
+async fn told(port: u16, frames: &[u8]) -> Vec<Frame> {
+    let mut all = frames.to_vec();
+    all.extend(frame(PING, 0, 0, b"the last"));
+    let mut stream = send(port, &all).await;
+    let mut told = Vec::new();
+    while let Some(frame) = next(&mut stream).await {
+        if frame.0 == PING && frame.3 == b"the last" {
+            break;
+        }
+        told.push(frame);
+    }
+    told
+}
+
+/// The reason with which a stream, or with 0 the connection, was ended.
+fn reason(told: &[Frame], id: u32) -> Option<u32> {
+    let (kind, at) = match id {
+        0 => (GOAWAY, 4),
+        _ => (RST_STREAM, 0),
+    };
+    let found = told.iter().find(|frame| frame.0 == kind && frame.2 == id);
+    found.map(|(.., payload)| u32::from_be_bytes(payload[at..at + 4].try_into().expect("a reason")))
 }
 
 async fn answers(fields: Value) -> Site {
@@ -215,4 +257,168 @@ async fn streams_and_goodbyes_are_counted_on_both_sides() {
     ] {
         admin.stat_until(gauge, |value| value == 0).await;
     }
+}
+
+#[tokio::test]
+async fn what_no_client_may_do_ends_its_stream_or_all() {
+    let origin = Origin::http("origin").await;
+    let clusters = vec![cluster("origin", &[origin.port()])];
+    let site = Site::routes(vec![route("/", "origin")], clusters).await;
+    let port = site.port.number();
+    let post = |more: &[u8]| frame(HEADERS, END_HEADERS, 1, &[&POST, more].concat());
+    let with = |more: &[u8]| frame(HEADERS, END_HEADERS | END_STREAM, 1, &[&GET, more].concat());
+    // `content-length: 5`.
+    let five = [0x0f, 0x0d, 1, b'5'];
+    for (what, id, expected, frames) in [
+        ("data of no stream", 0, 1, frame(DATA, 0, 1, b"x")),
+        ("an even stream", 0, 1, frame(HEADERS, END_HEADERS, 2, &GET)),
+        ("a promise", 0, 1, frame(5, 0, 1, &[0, 0, 0, 2])),
+        ("a short PING", 0, 6, frame(PING, 0, 0, b"short")),
+        ("a frame too large", 0, 6, frame(DATA, 0, 1, &[0; 16_385])),
+        (
+            "no header block",
+            0,
+            9,
+            frame(HEADERS, END_HEADERS, 1, &[0x80]),
+        ),
+        (
+            "a header block in pieces of others",
+            0,
+            1,
+            [frame(HEADERS, 0, 1, &GET), frame(PING, 0, 0, &[0; 8])].concat(),
+        ),
+        (
+            "a window without end",
+            0,
+            3,
+            frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]),
+        ),
+        ("no SETTINGS' length", 0, 6, frame(SETTINGS, 0, 0, &[0; 5])),
+        (
+            "a window that stays",
+            1,
+            1,
+            [post(&[]), frame(WINDOW_UPDATE, 0, 1, &[0; 4])].concat(),
+        ),
+        (
+            "more than was announced",
+            1,
+            1,
+            [post(&five), frame(DATA, 0, 1, b"123456")].concat(),
+        ),
+        (
+            "less than was announced",
+            1,
+            1,
+            [post(&five), frame(DATA, END_STREAM, 1, b"1234")].concat(),
+        ),
+        ("upper case", 1, 1, with(&[0, 1, b'A', 0])),
+        ("a line's end", 1, 1, with(&[0, 1, b'a', 1, b'\n'])),
+        ("connection: x", 1, 1, with(b"\0\x0aconnection\x01x")),
+        ("two methods", 1, 1, with(&[0x82])),
+        (
+            "trailers without an end",
+            1,
+            1,
+            [post(&[]), frame(HEADERS, END_HEADERS, 1, &[])].concat(),
+        ),
+    ] {
+        let told = told(port, &frames).await;
+        assert_eq!(reason(&told, id), Some(expected), "{what}: {told:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_reset_alone() {
+    let site = answers(json!({ "max_request_headers_kb": 8 })).await;
+    // 9000 bytes of `x`.
+    let mut block = GET.to_vec();
+    block.extend([0, 1, b'x', 0x7f]);
+    block.extend([
+        0x80 | ((9000 - 127) % 128) as u8,
+        ((9000 - 127) / 128) as u8,
+    ]);
+    block.extend([b'v'; 9000]);
+    let frames = [
+        frame(HEADERS, END_STREAM, 1, &block[..5000]),
+        frame(CONTINUATION, END_HEADERS, 1, &block[5000..]),
+        frame(HEADERS, END_HEADERS | END_STREAM, 3, &GET),
+    ];
+    let told = told(site.port.number(), &frames.concat()).await;
+    // INTERNAL_ERROR, as Envoy.
+    assert_eq!(reason(&told, 1), Some(2));
+    assert!(told.iter().any(|frame| (frame.0, frame.2) == (HEADERS, 3)));
+}
+
+#[tokio::test]
+async fn a_body_keeps_to_the_windows_of_its_client() {
+    let site = answers(json!({})).await;
+    let mut client = dial(site.port.number()).await.expect("a connection");
+    let mut frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    // INITIAL_WINDOW_SIZE of 2.
+    frames.extend(frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 2]));
+    frames.extend(frame(HEADERS, END_HEADERS | END_STREAM, 1, &GET));
+    client.write_all(&frames).await.expect("open");
+    let mut body = Vec::new();
+    for (expected, more) in [
+        // A window in a SETTINGS counts for what is open, too.
+        (&b"he"[..], frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 3])),
+        (b"hel", frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 10])),
+        (b"hello", Vec::new()),
+    ] {
+        let mut asked = false;
+        loop {
+            // What is there by the answer to a PING is all there is to be.
+            if body.len() >= expected.len() && !asked {
+                asked = true;
+                let ping = frame(PING, 0, 0, &[7; 8]);
+                client.write_all(&ping).await.expect("open");
+            }
+            match next(&mut client).await.expect("open") {
+                (DATA, _, 1, data) => body.extend(data),
+                (PING, ..) => break,
+                _ => {}
+            }
+        }
+        assert_eq!(body, expected);
+        client.write_all(&more).await.expect("open");
+    }
+}
+
+#[tokio::test]
+async fn bodies_larger_than_every_window_come_through() {
+    let origin = Origin::http("origin").await;
+    let clusters = vec![cluster("origin", &[origin.port()])];
+    let fields = json!({ "http2_protocol_options": {
+        "initial_stream_window_size": 65535, "initial_connection_window_size": 65535,
+    } });
+    let site = Site::manager(fields, vec![route("/", "origin")], clusters).await;
+    let client = site.http2().await;
+    let requests = (0..4).map(|_| {
+        let posted = body(request("POST", "a", "/"), "x".repeat(600_000));
+        let client = client.clone();
+        async move { client.send(posted).await }
+    });
+    for reply in futures_util::future::join_all(requests).await {
+        assert_eq!(reply.expect("a response").seen().body.len(), 600_000);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_given_up() {
+    let site = answers(json!({ "stream_idle_timeout": "0.2s" })).await;
+    let mut frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    // INITIAL_WINDOW_SIZE of 2.
+    frames.extend(frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 2]));
+    frames.extend(frame(HEADERS, END_HEADERS | END_STREAM, 1, &GET));
+    let mut client = dial(site.port.number()).await.expect("a connection");
+    client.write_all(&frames).await.expect("open");
+    let mut told = Vec::new();
+    while reason(&told, 1).is_none() {
+        told.push(next(&mut client).await.expect("a reset"));
+    }
+    // INTERNAL_ERROR, as Envoy.
+    assert_eq!(reason(&told, 1), Some(2));
+    let counter = "http2.tx_flush_timeout";
+    assert_eq!(site.admin().stat_reaches(counter, 1).await, 1);
 }

@@ -110,6 +110,7 @@ pub fn head(buffer: &mut BytesMut, limits: HeadLimits) -> Result<Option<Head>, B
         method: parsed.method,
         uri,
         version: parsed.version,
+        scheme: None,
         headers,
     };
     if parts.version == Version::HTTP_10 && !limits.http_10 {

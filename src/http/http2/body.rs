@@ -2,35 +2,34 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    rc::Rc,
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use h2::RecvStream;
-use http::header;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::{codec::Headers, http::body::BodyAborted};
+use super::{shared::Shared, state::State};
+use crate::http::body::BodyAborted;
 
-/// A request's body. What is read from it opens the client's window again.
+/// A request's body. What is read from it opens the client's window again. Only to be
+/// polled by its stream, which is polled when more has come.
 #[derive(Debug)]
 pub struct Http2Body {
-    stream: RecvStream,
-    /// What `content-length` says is still to come.
+    shared: Rc<Shared>,
+    state: Rc<State>,
+    /// What `content-length` says is still to be read.
     left: Option<u64>,
-    /// There are no bytes any more; trailers may follow.
-    data_over: bool,
 }
 
 impl Http2Body {
-    /// The body of the request with these headers.
-    pub(super) fn new(stream: RecvStream, headers: &Headers) -> Self {
-        let length = headers.get(header::CONTENT_LENGTH);
-        let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
+    /// The body of a stream.
+    pub(super) fn new(shared: Rc<Shared>, state: Rc<State>) -> Self {
+        let left = state.left.get();
         Self {
-            stream,
-            left: length,
-            data_over: false,
+            shared,
+            state,
+            left,
         }
     }
 }
@@ -41,33 +40,38 @@ impl Body for Http2Body {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
+        _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyAborted>>> {
         let this = &mut *self;
-        if !this.data_over {
-            match ready!(this.stream.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    let window = this.stream.flow_control();
-                    window
-                        .release_capacity(data.len())
-                        .map_err(|_| BodyAborted)?;
-                    this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
-                Some(Err(_)) => return Poll::Ready(Some(Err(BodyAborted))),
-                None => this.data_over = true,
-            }
+        if this.state.reset.get().is_some() {
+            return Poll::Ready(Some(Err(BodyAborted)));
         }
-        let trailers = ready!(this.stream.poll_trailers(cx)).map_err(|_| BodyAborted)?;
-        Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+        let mut unread = this.state.unread.borrow_mut();
+        if let Some(data) = unread.data.pop_front() {
+            this.shared.consumed(&this.state, data.len());
+            this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        match unread.trailers.take() {
+            Some(trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+            None if this.state.received.get() => Poll::Ready(None),
+            None => Poll::Pending,
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        let unread = self.state.unread.borrow();
+        self.state.received.get() && unread.data.is_empty() && unread.trailers.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
         self.left
             .map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl Drop for Http2Body {
+    fn drop(&mut self) {
+        self.shared.ignore(&self.state);
     }
 }

@@ -17,7 +17,7 @@ use h2::client::{Builder, SendRequest};
 use super::{ConnectError, Pool, connection::ConnectionFacts, io::Io};
 use crate::{
     model::cluster::HttpOptions,
-    net::http2::{End, Watched, stats::http2_stats, until_silent},
+    net::http2::{Watched, stats::http2_stats, until_silent},
     upstream::{WorkerCluster, stats::cluster_stats},
 };
 
@@ -47,7 +47,7 @@ impl Http2Connection {
         let options = facts.options();
         let stats = facts.cluster().http2_stats().clone();
         let limits = options.http2.limits.clone();
-        let io = Watched::new(io, End::Client, limits, stats.clone());
+        let io = Watched::new(io, limits, stats.clone());
         let (sender, mut connection) = builder(options)
             .handshake(io)
             .await
