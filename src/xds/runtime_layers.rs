@@ -90,14 +90,15 @@ impl RuntimeLayers {
     pub fn follow(&mut self, runtime: &Runtime) {
         for layer in &mut self.discovered {
             let now = layer.slot.get();
-            let Some(now) = &*now else { continue };
-            if layer
-                .given
-                .as_ref()
-                .is_none_or(|given| !Arc::ptr_eq(given, now))
-            {
-                runtime.set_discovered(&layer.name, Values::clone(now));
-                layer.given = Some(Arc::clone(now));
+            let same = match (&*now, &layer.given) {
+                (Some(now), Some(given)) => Arc::ptr_eq(now, given),
+                (None, None) => true,
+                _ => false,
+            };
+            if !same {
+                let values = now.as_deref().cloned().unwrap_or_default();
+                runtime.set_discovered(&layer.name, values);
+                layer.given.clone_from(&now);
             }
         }
     }

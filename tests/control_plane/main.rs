@@ -22,4 +22,5 @@ mod scopes;
 mod server;
 mod sources;
 mod traffic;
+mod ttl;
 mod warming;

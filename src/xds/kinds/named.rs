@@ -116,6 +116,7 @@ impl NamedKind for RuntimeKind {
     const SHORT: &'static str = "rtds";
     const KIND: state::Kind = state::Kind::Runtime;
     const TARGET: &'static str = "RTDS";
+    const ENDS: bool = true;
     type Want = ();
 
     fn name(message: &Self::Message) -> &str {
@@ -139,6 +140,8 @@ impl NamedKind for ExtensionKind {
     const SHORT: &'static str = "ecds";
     const KIND: state::Kind = state::Kind::Extension;
     const TARGET: &'static str = "FilterConfigSubscription init";
+    // Its default takes its place, where there is one.
+    const ENDS: bool = true;
     type Want = FilterWanted;
 
     fn name(message: &Self::Message) -> &str {

@@ -38,8 +38,8 @@ pub trait AnyNamed: Awaited {
         version_info: &Arc<str>,
         subscriptions: &Subscriptions,
     ) -> Result<(), Arc<str>>;
-    /// A server says that there is no such resource. What is in force stays, but
-    /// for a filter's configuration.
+    /// A server says that there is no such resource. What is in force stays, unless
+    /// [`NamedKind::ENDS`].
     fn gone(&self, version_info: &Arc<str>);
     /// A server's answer, which may hold the resource, is refused as a whole.
     fn refuse(&self, details: &Arc<str>, subscriptions: &Subscriptions);
@@ -109,8 +109,7 @@ impl<K: NamedKind> AnyNamed for Named<K> {
         if let Some(shelf) = &self.shelf {
             shelf.forget(&self.name);
         }
-        if K::KIND == state::Kind::Extension {
-            // Its default takes its place, where there is one.
+        if K::ENDS {
             let was = self.state.take();
             self.slot.clear();
             if let (Some(shelf), Some(_)) = (&self.shelf, was.stale) {

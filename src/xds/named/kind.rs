@@ -26,6 +26,9 @@ pub trait NamedKind: 'static {
     const TARGET: &'static str;
     /// By which clusters its management server may be reached.
     const THROUGH: Through = Through::Primary;
+    /// Whether it is no longer in force when its server takes it away, or its time is
+    /// over. Most stay, so that traffic is not cut by a mistake.
+    const ENDS: bool = false;
     /// What who asks for it says besides its name; most say nothing.
     type Want: Clone + Default + Eq + Hash;
 

@@ -114,6 +114,9 @@ impl Poller {
         }
     }
 
+    /// How long a resource lives is not minded where a server is polled, as in Envoy:
+    /// the next answer says what there is.
+    ///
     /// # Errors
     /// What is wrong, with its line and column in the answer.
     fn read(&self, body: &Bytes) -> Result<Discovery, String> {

@@ -44,6 +44,12 @@ pub const SCOPES: &str = "type.googleapis.com/envoy.config.route.v3.ScopedRouteC
 /// Virtual hosts of a route table.
 pub const HOSTS: &str = "type.googleapis.com/envoy.config.route.v3.VirtualHost";
 
+/// Layers of the runtime.
+pub const RUNTIME: &str = "type.googleapis.com/envoy.service.runtime.v3.Runtime";
+
+/// HTTP filters.
+pub const FILTER: &str = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig";
+
 /// The two variants of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
@@ -284,14 +290,8 @@ const SERVICES: &[(&str, &str)] = &[
     ("secret.v3.SecretDiscoveryService", SECRET),
     ("route.v3.ScopedRoutesDiscoveryService", SCOPES),
     ("route.v3.VirtualHostDiscoveryService", HOSTS),
-    (
-        "runtime.v3.RuntimeDiscoveryService",
-        "type.googleapis.com/envoy.service.runtime.v3.Runtime",
-    ),
-    (
-        "extension.v3.ExtensionConfigDiscoveryService",
-        "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
-    ),
+    ("runtime.v3.RuntimeDiscoveryService", RUNTIME),
+    ("extension.v3.ExtensionConfigDiscoveryService", FILTER),
 ];
 
 async fn serve(
