@@ -40,8 +40,18 @@ impl Protocol {
 /// When things happened.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timing {
+    /// Last byte of the request from the client.
+    pub last_downstream_rx: Option<Instant>,
+    /// First byte of the request to the upstream; see [`Needs::moments`](super::Needs).
+    pub first_upstream_tx: Option<Instant>,
+    /// Last byte of the request to the upstream, likewise.
+    pub last_upstream_tx: Option<Instant>,
     /// First byte of the response from the upstream.
     pub first_upstream_rx: Option<Instant>,
+    /// Last byte of the response from the upstream.
+    pub last_upstream_rx: Option<Instant>,
+    /// First byte of the response to the client.
+    pub first_downstream_tx: Option<Instant>,
     /// Last byte of the response to the client.
     pub last_downstream_tx: Option<Instant>,
 }

@@ -91,6 +91,9 @@ pub struct Needs {
     pub response: Vec<HeaderName>,
     /// Of the response's trailers.
     pub trailers: Vec<HeaderName>,
+    /// Moments for which a clock has to be read: when the request goes to the
+    /// upstream.
+    pub moments: bool,
 }
 
 impl Needs {
@@ -109,6 +112,7 @@ impl Needs {
 
     /// Adds what another one needs.
     pub fn merge(&mut self, other: &Needs) {
+        self.moments |= other.moments;
         for (to, from) in [
             (&mut self.request, &other.request),
             (&mut self.response, &other.response),

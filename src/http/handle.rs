@@ -49,6 +49,9 @@ pub(super) async fn handle(
     };
     let mut stream = Stream::begin(session, managed, parts);
     stream.request_received = body.is_received();
+    if stream.request_received {
+        stream.info.timing.last_downstream_rx = Some(stream.info.start);
+    }
     if let Some(reply) = misdirected {
         return Ok(answer(stream, reply));
     }
@@ -437,6 +440,7 @@ fn pass_on(
 fn finish_headers(stream: &mut Stream, headers: &mut Headers, upgrade: bool) {
     let now = stream.info.timing.first_upstream_rx;
     let now = now.unwrap_or_else(std::time::Instant::now);
+    stream.info.timing.first_downstream_tx = Some(now);
     let date = stream.session.worker().clock.date(now);
     let managed = stream.managed.clone();
     let manager = managed.manager();

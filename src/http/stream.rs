@@ -201,6 +201,12 @@ impl Stream {
         }
     }
 
+    /// Now, where a log asks for moments; elsewhere the clock need not be read.
+    pub(super) fn moment(&self) -> Option<Instant> {
+        let needs = self.manager().access_logs.needs();
+        needs.moments.then(Instant::now)
+    }
+
     /// What formats may refer to.
     pub fn context<'a>(&'a self, response: HeaderView<'a>) -> FormatContext<'a> {
         FormatContext {
@@ -310,7 +316,12 @@ impl Drop for Stream {
     fn drop(&mut self) {
         let now = self.info.end.unwrap_or_else(Instant::now);
         self.info.end = Some(now);
-        self.info.timing.last_downstream_tx = Some(now);
+        let timing = &mut self.info.timing;
+        timing.last_downstream_tx = Some(now);
+        if self.complete && timing.first_upstream_rx.is_some() {
+            // The last of it was passed on as it came.
+            timing.last_upstream_rx = Some(now);
+        }
         let premature = !self.complete
             && self.info.response_code.is_none()
             && now.saturating_duration_since(self.info.start) < PREMATURE_RESET_LIFETIME;

@@ -16,9 +16,11 @@ use tokio::task::JoinHandle;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use crate::common::client::get;
-use crate::common::config::{answer, any_host, bootstrap, http_with, listener, typed};
-use crate::common::{Home, Port, Proxy, Value, eventually, json};
+use crate::common::client::{body, get, once, request};
+use crate::common::config::{
+    answer, any_host, bootstrap, cluster, http_with, listener, route, typed,
+};
+use crate::common::{Home, Origin, Port, Proxy, Value, eventually, json};
 use crate::scene::http2_cluster;
 
 type Messages = Arc<Mutex<Vec<StreamAccessLogsMessage>>>;
@@ -108,6 +110,11 @@ impl tonic::server::ClientStreamingService<StreamAccessLogsMessage> for Remember
 }
 
 fn logged(service: u16, port: u16) -> Value {
+    let hosts = vec![any_host(vec![answer("/", 201, "hi")])];
+    logged_of(service, port, hosts, vec![])
+}
+
+fn logged_of(service: u16, port: u16, hosts: Vec<Value>, clusters: Vec<Value>) -> Value {
     let log = typed(
         "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
         json!({ "common_config": {
@@ -119,12 +126,63 @@ fn logged(service: u16, port: u16) -> Value {
     );
     let http = http_with(json!({
         "access_log": [{ "name": "log", "typed_config": log }],
-        "route_config": { "virtual_hosts": [any_host(vec![answer("/", 201, "hi")])] },
+        "route_config": { "virtual_hosts": hosts },
     }));
-    bootstrap(
-        vec![listener("web", port, http)],
-        vec![http2_cluster("logs", service)],
-    )
+    let mut clusters = clusters;
+    clusters.push(http2_cluster("logs", service));
+    bootstrap(vec![listener("web", port, http)], clusters)
+}
+
+/// When what happened, in the order in which it has to.
+#[tokio::test]
+async fn moments_are_told() {
+    let (mut service, home, port) = (LogService::new(), Home::new(), Port::free());
+    let origin = Origin::http("one").await;
+    let config = logged_of(
+        service.port.number(),
+        port.number(),
+        vec![any_host(vec![route("/", "backend")])],
+        vec![cluster("backend", &[origin.port()])],
+    );
+    service.begin().await;
+    let _proxy = Proxy::start(&home, &config, &[]).await;
+    let asked = body(request("POST", "a.com", "/"), "hello");
+    let reply = once(port.number(), asked).await.expect("an answer");
+    assert_eq!(reply.status, 200);
+    let message = eventually("the entry", || async { service.messages().pop() }).await;
+    let Some(LogEntries::HttpLogs(logs)) = message.log_entries else {
+        panic!("other logs");
+    };
+    let common = logs.log_entry[0]
+        .common_properties
+        .clone()
+        .expect("what all have");
+    let moments = [
+        common.time_to_last_rx_byte,
+        common.time_to_last_upstream_tx_byte,
+        common.time_to_first_upstream_rx_byte,
+        common.time_to_last_upstream_rx_byte,
+        common.time_to_last_downstream_tx_byte,
+    ];
+    let moments = moments.map(|moment| {
+        let moment = moment.expect("a moment");
+        (moment.seconds, moment.nanos)
+    });
+    assert!(moments.is_sorted(), "{moments:?}");
+    let first = common.time_to_first_upstream_tx_byte.expect("a moment");
+    assert!(
+        (first.seconds, first.nanos) <= moments[1],
+        "{first:?} {moments:?}"
+    );
+    let first = common.time_to_first_downstream_tx_byte.expect("a moment");
+    assert!(
+        (first.seconds, first.nanos) >= moments[2],
+        "{first:?} {moments:?}"
+    );
+    assert!(
+        (first.seconds, first.nanos) <= moments[4],
+        "{first:?} {moments:?}"
+    );
 }
 
 /// Nothing is lost that waits for the service, nor what is left at the end.

@@ -254,6 +254,7 @@ impl Content {
             request: fields(&self.request),
             response: fields(&self.response),
             trailers: self.trailers.to_vec(),
+            moments: self.kind == Kind::Http,
         });
         needs
     }

@@ -169,6 +169,11 @@ impl Attempt<'_> {
             }
         };
         self.attached(stream);
+        if let Some(now) = stream.moment() {
+            let timing = &mut stream.info.timing;
+            timing.first_upstream_tx = Some(now);
+            timing.last_upstream_tx = body.is_received().then_some(now);
+        }
         match lease {
             Lease::Http1(connection) => {
                 stream.info.upstream_connection = Some(connection.facts.info.clone());
@@ -248,6 +253,11 @@ impl Attempt<'_> {
     fn start_clock(&self, stream: &mut Stream) {
         stream.request_deadline = None;
         stream.request_received = true;
+        stream.info.timing.last_downstream_rx = Some(stream.last_moved);
+        let timing = &stream.info.timing;
+        if timing.first_upstream_tx.is_some() && timing.last_upstream_tx.is_none() {
+            stream.info.timing.last_upstream_tx = stream.moment();
+        }
         let Some(limit) = self.timeouts.global else {
             return;
         };
