@@ -5,7 +5,7 @@ use nuncio::api::envoy::service::discovery::v3::Resource;
 
 use crate::common::client::{Outgoing, body, header, once, request};
 use crate::common::config::{answer, any_host, http_with, listener, typed};
-use crate::common::{Value, eventually, json, with};
+use crate::common::{Proxy, Value, eventually, json, with};
 use crate::scene::{DELTA, DELTA_ADS, Scene, Stage, in_every_mode, is_another, routes_of};
 use crate::server::{Answer, HOSTS, LISTENER, Mode, ROUTES, SCOPES, resource};
 
@@ -31,6 +31,7 @@ in_delta!(
     virtual_hosts_stay_when_their_table_changes,
     a_virtual_host_that_is_wrong_is_refused,
     virtual_hosts_outlive_their_server,
+    virtual_hosts_are_kept,
     a_server_that_does_not_answer_keeps_no_request_forever,
 );
 in_every_mode!(a_scope_on_demand_asks_for_its_routes_once_it_is_needed);
@@ -77,8 +78,13 @@ fn host(host: &str, domains: &[&str], text: &str) -> Resource {
     }
 }
 
-/// A site whose table has these hosts by VHDS.
+/// A site whose table has these hosts by VHDS, once it is ready.
 async fn start(mode: Mode, hosts: Vec<Resource>) -> Scene {
+    stage(mode, hosts).await.start().await
+}
+
+/// The same, before its proxy.
+async fn stage(mode: Mode, hosts: Vec<Resource>) -> Stage {
     let stage = Stage::new(mode).await;
     let (plane, port) = (&stage.plane, stage.port.number());
     plane.set_encoded(HOSTS, hosts);
@@ -88,7 +94,7 @@ async fn start(mode: Mode, hosts: Vec<Resource>) -> Scene {
         "http_filters": filters(),
     }));
     plane.set(LISTENER, vec![listener("web", port, manager)]);
-    stage.start().await
+    stage
 }
 
 /// What is answered: the text, or the status where there is none.
@@ -170,7 +176,7 @@ async fn a_virtual_host_is_asked_for_when_a_request_needs_it(mode: Mode) {
     assert_eq!(of_host(port, "own.com").await, "own");
     let admin = scene.proxy.admin();
     admin
-        .stat_reaches("http.ingress.vhds.routes.update_success", 2)
+        .stat_reaches("http.ingress.rds.vhds.routes.update_success", 2)
         .await;
 }
 
@@ -239,6 +245,34 @@ async fn virtual_hosts_outlive_their_server(mode: Mode) {
     until(port, "a.com", "again").await;
     let asked = scene.plane.asked_of(HOSTS);
     assert_eq!(asked[before].names, ["*", "routes/a.com"]);
+}
+
+/// With `--state-dir` they are there at the next start, as is their table.
+async fn virtual_hosts_are_kept(mode: Mode) {
+    if is_another() {
+        return;
+    }
+    let (hosts, others) = (vec![host("a.com", &["a.com"], "a")], vec![]);
+    let stage = stage(mode, hosts).await;
+    let (bootstrap, state) = (stage.bootstrap(), stage.home.text("state"));
+    let arguments = ["--state-dir", &*state];
+    let mut scene = stage.start_with(&bootstrap, &arguments).await;
+    let port = scene.port.number();
+    assert_eq!(of_host(port, "a.com").await, "a");
+    // A cluster, its endpoints, a listener, its routes, and a virtual host.
+    let kept = "state_dir.kept_resources";
+    scene.proxy.admin().stat_until(kept, |n| n == 5).await;
+    scene.proxy.signal("TERM");
+    scene.proxy.signal("TERM");
+    scene.proxy.end().await;
+    scene.plane.crash().await;
+    scene.proxy = Proxy::start(&scene.home, &bootstrap, &arguments).await;
+    assert_eq!(of_host(port, "a.com").await, "a");
+    assert_eq!(of_host(port, "own.com").await, "own");
+    // What is gone when the server is back goes.
+    scene.plane.set_encoded(HOSTS, others);
+    scene.plane.come_back().await;
+    until(port, "a.com", "404").await;
 }
 
 /// A request waits for the answer, and no longer than it may.

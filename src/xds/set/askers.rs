@@ -19,6 +19,8 @@ pub(super) struct Askers<I = Interest> {
     asked: HashMap<Arc<str>, Asked<I>>,
     /// How many of them the server has not said anything of.
     untold: usize,
+    /// Somebody waits.
+    awaited: bool,
 }
 
 /// One name.
@@ -38,6 +40,7 @@ impl<I> Default for Askers<I> {
         Self {
             asked: HashMap::new(),
             untold: 0,
+            awaited: false,
         }
     }
 }
@@ -53,6 +56,7 @@ impl<I> Askers<I> {
         };
         let asked = self.asked.entry(name.clone()).or_insert_with(new);
         asked.waiting.push(answered);
+        self.awaited = true;
     }
 
     /// Somebody waits for a resource that the server has to be asked for with
@@ -68,6 +72,7 @@ impl<I> Askers<I> {
         if let Some(asked) = self.asked.get_mut(&name) {
             if !asked.told || warms(&asked.resource) {
                 asked.waiting.push(answered);
+                self.awaited = true;
             }
             return;
         }
@@ -78,6 +83,7 @@ impl<I> Askers<I> {
             return;
         }
         self.untold += 1;
+        self.awaited = true;
         let asked = Asked {
             interest: Some(subscribe(&name)),
             resource: name.clone(),
@@ -117,9 +123,15 @@ impl<I> Askers<I> {
         }
     }
 
+    /// Whether somebody may wait.
+    pub fn is_awaited(&self) -> bool {
+        self.awaited
+    }
+
     /// Answers those who wait for what is in force now. `warms`: whether a resource
     /// does still.
     pub fn answer(&mut self, warms: impl Fn(&str) -> bool) {
+        let mut awaited = false;
         self.asked.retain(|_, asked| {
             if asked.told && !asked.waiting.is_empty() && !warms(&asked.resource) {
                 for one in asked.waiting.drain(..) {
@@ -127,8 +139,10 @@ impl<I> Askers<I> {
                     one.send(()).ok();
                 }
             }
+            awaited |= !asked.waiting.is_empty();
             !asked.waiting.is_empty() || asked.interest.is_some()
         });
+        self.awaited = awaited;
     }
 }
 

@@ -292,11 +292,10 @@ impl<K: SetKind> AnySet for Set<K> {
     }
 
     fn answer(&self, is_held_back: &dyn Fn(&str) -> bool) {
-        let manager = self.manager.borrow();
-        if manager.kind().part_of().is_some_and(is_held_back) {
+        let (manager, mut askers) = (self.manager.borrow(), self.askers.borrow_mut());
+        if !askers.is_awaited() || manager.kind().part_of().is_some_and(is_held_back) {
             return;
         }
-        let mut askers = self.askers.borrow_mut();
         askers.answer(|name| manager.warms(name));
     }
 

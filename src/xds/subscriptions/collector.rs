@@ -284,7 +284,8 @@ impl Sources for Collector<'_> {
         let compiled = ConfigSource::compile(source, through, management, at)?;
         compiled.check_delta(at)?;
         let name = wanted.route_config.clone();
-        let own = format!("rds.{name}.");
+        // Beside the stats of the table's own subscription: `http.ingress.rds.`.
+        let own = format!("{name}.");
         let prefix = self.prefix.strip_suffix(&*own).unwrap_or_default();
         let prefix = format!("{prefix}vhds.{name}.");
         let key = (compiled, wanted, prefix.as_str().into());
