@@ -1,9 +1,14 @@
 //! A control plane that goes away and comes back.
 
+use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
 use crate::common::config::assignment;
-use crate::common::{eventually, json, with};
+use crate::common::{Port, eventually, json, with};
 use crate::scene::{Scene, Stage, http2_cluster, in_every_mode, is_another, routes};
 use crate::server::{
     Asked, CLUSTER, ControlPlane, ENDPOINTS, LISTENER, Mode, ROUTES, SECRET, Variant,
@@ -137,6 +142,97 @@ async fn attempts_are_spaced() {
         (1..=30).contains(&attempts),
         "{attempts} attempts in three seconds"
     );
+}
+
+/// A server that falls silent, its connections open, is left when it answers no
+/// PING: over HTTP/2 through a cluster, and as `google_grpc` says it.
+#[tokio::test]
+async fn a_server_that_falls_silent_is_left() {
+    let mode = crate::scene::SOTW_ADS;
+    // Envoy's gRPC library sends its PINGs every ten seconds at most.
+    let all: &[bool] = if is_another() {
+        &[true]
+    } else {
+        &[true, false]
+    };
+    for &by_cluster in all {
+        let stage = Stage::new(mode).await;
+        let relay = Relay::start(stage.plane.port()).await;
+        let mut xds = http2_cluster("xds", relay.port.number());
+        let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+        let options = &mut xds["typed_extension_protocol_options"][options];
+        options["explicit_http_config"]["http2_protocol_options"] = json!({
+            "connection_keepalive": { "interval": "0.3s", "timeout": "0.3s" },
+        });
+        let mut bootstrap = stage.bootstrap();
+        bootstrap["static_resources"]["clusters"] = json!([xds]);
+        if !by_cluster {
+            let address = format!("ipv4:127.0.0.1:{}", relay.port.number());
+            bootstrap["dynamic_resources"]["ads_config"]["grpc_services"] = json!([{
+                "google_grpc": {
+                    "target_uri": address,
+                    "stat_prefix": "plane",
+                    "channel_args": { "args": {
+                        "grpc.keepalive_time_ms": { "int_value": 300 },
+                        "grpc.keepalive_timeout_ms": { "int_value": 300 },
+                    } },
+                },
+            }]);
+        }
+        let scene = stage.start_with(&bootstrap, &[]).await;
+        scene.serves("x-mark", "first").await;
+        let before = scene.plane.opened();
+        relay.freeze();
+        eventually("another stream", || async {
+            (scene.plane.opened() > before).then_some(())
+        })
+        .await;
+        scene.plane.set(ROUTES, vec![routes("backend", "second")]);
+        scene.serves("x-mark", "second").await;
+    }
+}
+
+/// Passes connections on to a port until they freeze: they stay open, and nothing
+/// goes through them any more.
+struct Relay {
+    port: Port,
+    frozen: Arc<watch::Sender<u32>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Relay {
+    async fn start(to: u16) -> Self {
+        let (port, frozen) = (Port::free(), Arc::new(watch::Sender::new(0)));
+        let address = (Ipv4Addr::LOCALHOST, port.number());
+        let listener = TcpListener::bind(address).await.expect("the port");
+        let freezing = Arc::clone(&frozen);
+        let task = tokio::spawn(async move {
+            loop {
+                let (mut one, _) = listener.accept().await.expect("accept");
+                let mut freeze = freezing.subscribe();
+                tokio::spawn(async move {
+                    let address = (Ipv4Addr::LOCALHOST, to);
+                    let mut other = TcpStream::connect(address).await.expect("the plane");
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut one, &mut other) => {}
+                        _ = freeze.changed() => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Self { port, frozen, task }
+    }
+
+    /// Freezes all connections there are.
+    fn freeze(&self) {
+        self.frozen.send_modify(|times| *times += 1);
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// Envoy takes the first of `grpc_services` only, unless a runtime flag is set.

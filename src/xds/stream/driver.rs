@@ -21,7 +21,7 @@ use crate::{
     stats::Block,
     upstream::grpc::{self, Backoff, Target, Upstreams},
     xds::{
-        api_source::{ApiSource, RateLimit},
+        api_source::ApiSource,
         mux::{Request, rate_limit::Bucket},
         stats::control_plane_stats as names,
     },
@@ -58,10 +58,13 @@ impl Driver {
     /// Runs until it is aborted, or nobody has an interest any more.
     pub async fn run(self) {
         let (mut turn, mut failures, mut said) = (0, 0, String::new());
+        let limit = self.source.rate_limit;
+        // It holds for all streams together.
+        let mut bucket = limit.map(|limit| Bucket::new(limit, Instant::now()));
         while self.stream.strong_count() > 0 {
             let target = &self.source.servers[turn % self.source.servers.len()];
             let mut answered = false;
-            let status = self.converse(target, &mut answered).await;
+            let status = self.converse(target, &mut bucket, &mut answered).await;
             self.stats.gauge_set(names::connected_state, 0);
             // After a conversation it begins with the first server again; one
             // that does not answer is left for the next.
@@ -96,7 +99,12 @@ impl Driver {
     }
 
     /// One stream, until it ends; says why it did.
-    async fn converse(&self, target: &Target, answered: &mut bool) -> Status {
+    async fn converse(
+        &self,
+        target: &Target,
+        bucket: &mut Option<Bucket>,
+        answered: &mut bool,
+    ) -> Status {
         self.upstreams.exists(&target.server).await;
         let mut opened = match self.upstreams.open(target).await {
             Ok(opened) => opened,
@@ -132,7 +140,7 @@ impl Driver {
         };
         let outcome: Result<(), Status> = tokio::select! {
             outcome = listening => outcome,
-            never = self.speak(requests) => match never {},
+            never = self.speak(requests, bucket) => match never {},
         };
         let status = match outcome {
             Ok(()) => Status::ok(""),
@@ -143,9 +151,11 @@ impl Driver {
     }
 
     /// Sends what there is to say, as fast as it may.
-    async fn speak(&self, requests: mpsc::Sender<Request>) -> Infallible {
-        let new = |limit: RateLimit| Bucket::new(limit, Instant::now());
-        let mut bucket = self.source.rate_limit.map(new);
+    async fn speak(
+        &self,
+        requests: mpsc::Sender<Request>,
+        bucket: &mut Option<Bucket>,
+    ) -> Infallible {
         loop {
             if self.pending() == 0 {
                 self.wake.notified().await;
