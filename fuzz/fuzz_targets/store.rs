@@ -8,7 +8,7 @@ use nuncio::xds::store::log;
 fuzz_target!(|input: (bool, &[u8])| {
     let (with_magic, bytes) = input;
     let bytes = match with_magic {
-        true => [log::MAGIC, bytes].concat(),
+        true => [log::MAGIC.as_slice(), bytes].concat(),
         false => bytes.to_owned(),
     };
     let Ok(found) = log::read(&bytes) else {

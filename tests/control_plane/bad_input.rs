@@ -6,7 +6,7 @@ use prost_types::Any;
 
 use crate::common::config::{assignment, cluster};
 use crate::common::{Value, eventually, json, with};
-use crate::scene::{Scene, Stage, in_every_mode, routes};
+use crate::scene::{Scene, Stage, in_every_mode, is_another, routes};
 use crate::server::{Answer, CLUSTER, ENDPOINTS, LISTENER, Mode, ROUTES, Variant, resource};
 use crate::traffic::Traffic;
 
@@ -102,6 +102,13 @@ async fn sixty_four_mebibytes_are_survived(mode: Mode) {
     scene.plane.set(ROUTES, vec![fat]);
     // Taken or refused; but the process lives and goes on with what comes next.
     traffic.more(20).await;
+    if !is_another() {
+        eventually("the log to say why", || async {
+            let log = scene.proxy.log();
+            log.contains("the limit is: 67108864 bytes").then_some(())
+        })
+        .await;
+    }
     scene.plane.set(ROUTES, vec![routes("backend", "slim")]);
     scene.serves("x-mark", "slim").await;
     traffic.lost_nothing().await;

@@ -216,6 +216,22 @@ async fn the_node_is_told(mode: Mode) {
     assert!(metadata.contains_key("role"));
     assert!(!node.user_agent_name.is_empty());
     assert!(node.user_agent_version_type.is_some());
+    let cors = node
+        .extensions
+        .iter()
+        .find(|e| e.name == "envoy.filters.http.cors");
+    let cors = cors.expect("an extension that there is");
+    assert_eq!(
+        (&*cors.category, cors.disabled),
+        ("envoy.filters.http", false)
+    );
+    assert_eq!(
+        cors.type_urls,
+        [
+            "envoy.extensions.filters.http.cors.v3.Cors",
+            "envoy.extensions.filters.http.cors.v3.CorsPolicy",
+        ]
+    );
     for stream in 1..=scene.plane.opened() {
         let of_stream: Vec<_> = asked.iter().filter(|a| a.stream == stream).collect();
         assert!(of_stream[0].node.is_some(), "stream {stream}");
