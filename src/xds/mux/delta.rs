@@ -222,8 +222,12 @@ impl Delta {
                             self.ttls.forget(&type_url, &name);
                         }
                     }
-                    // It was given up and asked for again, or the other way round.
-                    _ => {}
+                    // It was given up and asked for again. What is known of it was handed
+                    // over; where nothing is, the server has to say it again.
+                    (true, true) if *name != *WILDCARD && !state.known.contains_key(&name) => {
+                        subscribe.push(name.to_string());
+                    }
+                    (true, true) | (false, false) => {}
                 }
             }
             let verdict = state.verdicts.pop_front();
@@ -461,6 +465,28 @@ mod tests {
         let push = machine.receive(answer, now()).unwrap();
         machine.verdict(&push.answered(), verdict);
         push.update.unwrap()
+    }
+
+    #[test]
+    fn what_is_not_there_is_asked_for_again() {
+        let (mut machine, kind) = (machine(), clusters());
+        machine.subscribe(&kind, "a");
+        assert_eq!(request(&mut machine).resource_names_subscribe, ["a"]);
+        take(&mut machine, answer("1", vec![], &["a"]), &Verdict::Ack);
+        machine.unsubscribe(&kind, "a");
+        machine.subscribe(&kind, "a");
+        let again = request(&mut machine);
+        assert_eq!(again.resource_names_subscribe, ["a"]);
+        assert!(again.resource_names_unsubscribe.is_empty());
+        // What is there is known.
+        take(
+            &mut machine,
+            answer("2", vec![resource("a", "1")], &[]),
+            &Verdict::Ack,
+        );
+        machine.unsubscribe(&kind, "a");
+        machine.subscribe(&kind, "a");
+        assert!(request(&mut machine).resource_names_subscribe.is_empty());
     }
 
     #[test]
