@@ -19,6 +19,7 @@ pub mod log;
 pub mod matcher;
 pub mod model;
 pub mod net;
+pub mod overload;
 pub mod runtime;
 pub mod server;
 pub mod stats;

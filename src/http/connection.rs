@@ -29,6 +29,7 @@ use crate::{
         route::{Routes, WorkerTable},
     },
     net::{Connection, ConnectionInfo, Quietly},
+    overload::Timer,
     server::{Chain, ChainHandle, Worker},
     stats::Counter,
     xds::demand::What,
@@ -253,7 +254,17 @@ impl Session {
         if drained {
             manager.stats.inc(http_stats::downstream_cx_drain_close);
         }
-        let close = enough || drained;
+        let overloaded = {
+            let managed = self.managed.borrow();
+            let overload = &managed.chain().listener.overload;
+            let random = || self.worker().random();
+            overload.disable_http_keepalive.happens(random)
+        };
+        if overloaded {
+            let counter = http_stats::downstream_cx_overload_disable_keepalive;
+            manager.stats.inc(counter);
+        }
+        let close = enough || drained || overloaded;
         if close {
             self.close();
         }
@@ -321,20 +332,30 @@ pub async fn serve(connection: Connection) {
         .tls
         .as_ref()
         .and_then(|tls| tls.application_protocol.as_deref());
-    let (http2, read) = match (manager.codec, negotiated) {
-        (Codec::Http1, _) => (false, Bytes::new()),
-        (Codec::Http2, _) | (Codec::Auto, Some(b"h2")) => (true, Bytes::new()),
-        (Codec::Auto, Some(b"http/1.1")) => (false, Bytes::new()),
-        (Codec::Auto, _) => {
+    let known = match (manager.codec, negotiated) {
+        (Codec::Http2, _) | (Codec::Auto, Some(b"h2")) => Some(true),
+        (Codec::Http1, _) | (Codec::Auto, Some(b"http/1.1")) => Some(false),
+        (Codec::Auto, _) => None,
+    };
+    let overload = &managed.chain().listener.overload;
+    let shedding = overload.hcm_ondata_creating_codec.is_configured();
+    let (http2, read) = match known.filter(|_| !shedding) {
+        Some(http2) => (http2, Bytes::new()),
+        None => {
             let sniffed = sniff::speaks_http2(&mut stream);
             let idle = manager.common.idle_timeout;
             match within(idle, sniffed).await {
-                Some(Ok(sniffed)) => sniffed,
+                Some(Ok((http2, read))) => (known.unwrap_or(http2), read),
                 // It failed or said nothing: there is nobody to answer.
                 Some(Err(_)) | None => return,
             }
         }
     };
+    let point = &overload.hcm_ondata_creating_codec;
+    if shedding && point.sheds(|| chain.worker().random()) {
+        manager.stats.inc(http_stats::downstream_rq_overload_close);
+        return;
+    }
     let peer = PeerHeaders::new(&info, manager.peer.own_address);
     let accepted = info.accepted;
     let session = Rc::new(Session {
@@ -405,13 +426,14 @@ impl<'a> Watch<'a> {
         let session = self.session;
         let managed = session.managed.borrow();
         let (manager, common) = (managed.manager(), &managed.manager().common);
+        let timers = &managed.chain().listener.overload.reduce_timeouts;
         let old = common
             .max_connection_duration
-            .map(|limit| session.info.accepted + limit);
+            .map(|limit| session.info.accepted + timers.scale(Timer::ConnectionMax, limit));
         let idle = match session.is_idle() {
-            true => common
-                .idle_timeout
-                .map(|limit| session.last_active.get() + limit),
+            true => common.idle_timeout.map(|limit| {
+                session.last_active.get() + timers.scale(Timer::ConnectionIdle, limit)
+            }),
             false => None,
         };
         let Some(deadline) = [old, idle].into_iter().flatten().min() else {

@@ -68,6 +68,13 @@ pub(super) async fn handle(
     if let Err(reply) = act(&mut stream, found) {
         return Ok(answer(stream, reply));
     }
+    let overload = &stream.managed.chain().listener.overload;
+    let point = &overload.http_downstream_filter_check;
+    if point.sheds(|| stream.session.worker().random()) {
+        let stats = &stream.manager().router_stats;
+        stats.inc(router_stats::rq_overload_local_reply);
+        return Ok(answer(stream, overloaded()));
+    }
     let tunnel = upgrade.as_ref().map(Upgrade::kind);
     match router::forward(&mut stream, body, tunnel, seen.has_envoy()).await {
         Ok((head, source)) => Ok(pass_on(stream, head, source, upgrade)),
@@ -124,6 +131,7 @@ fn admit(stream: &mut Stream) -> Result<(Seen, Option<Upgrade>, Found), LocalRep
     if !session.is_http2() {
         strict::check(&stream.request, manager.http1.custom_methods)?;
     }
+    shed(stream, manager)?;
     // HTTP/2 says its scheme itself; HTTP/1's is only known from who speaks it.
     let said = stream.request.scheme;
     if seen.connection && request::drop_nominated(&mut stream.request.headers).is_err() {
@@ -191,6 +199,39 @@ fn check_upgrade(
     }
     stream.upgrades();
     Ok(())
+}
+
+/// Refuses the request where there is too much to do.
+fn shed(stream: &Stream, manager: &ConnectionManager) -> Result<(), LocalReply> {
+    let session = &stream.session;
+    let overload = &stream.managed.chain().listener.overload;
+    let random = || session.worker().random();
+    if overload.http2_server_go_away_on_dispatch.sheds(random) {
+        session.close();
+    }
+    if !session.is_http2() && overload.http1_server_abort_dispatch.sheds(random) {
+        manager.stats.inc(http_stats::downstream_rq_overload_close);
+        let reply = LocalReply::text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "overload",
+            "Internal Server Error",
+        );
+        return Err(reply.flag(ResponseFlag::DownstreamProtocolError).closing());
+    }
+    let point = &overload.http_connection_manager_decode_headers;
+    if point.sheds(random) || overload.stop_accepting_requests.happens(random) {
+        manager.stats.inc(http_stats::downstream_rq_overload_close);
+        return Err(overloaded());
+    }
+    Ok(())
+}
+
+fn overloaded() -> LocalReply {
+    LocalReply::text(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "overload",
+        "envoy overloaded",
+    )
 }
 
 fn check_version(stream: &mut Stream, manager: &ConnectionManager) -> Result<(), LocalReply> {

@@ -200,6 +200,10 @@ pub struct ServerInfo {
     pub header_prefix: String,
     /// Whom clusters ask for addresses that do not say.
     pub dns: crate::upstream::dns::ResolverSettings,
+    /// From where clusters connect that do not say.
+    pub upstream_bind: super::cluster::Bind,
+    /// What is in force of the overload manager.
+    pub overload: Arc<crate::overload::Overload>,
     /// Where access logs go.
     pub access_logs: Arc<crate::access_log::Sinks>,
 }

@@ -17,16 +17,37 @@ const ALL: &str = "overload.global_downstream_max_connections";
 #[derive(Debug)]
 pub struct OpenConnections {
     open: AtomicU64,
-    /// The limit; none where the runtime has no value.
-    limit: Option<Key>,
+    limit: Limit,
+}
+
+#[derive(Debug)]
+enum Limit {
+    /// Whoever counts says so.
+    None,
+    /// Always so many.
+    Fixed(u64),
+    /// What the runtime says; none where it has no value.
+    Runtime(Option<Key>),
 }
 
 impl OpenConnections {
-    fn new(key: &str, runtime: &Runtime) -> Arc<Self> {
-        Arc::new(Self {
-            open: AtomicU64::new(0),
-            limit: runtime.key(key),
-        })
+    fn new(limit: Limit) -> Arc<Self> {
+        let open = AtomicU64::new(0);
+        Arc::new(Self { open, limit })
+    }
+
+    fn by_runtime(key: &str, runtime: &Runtime) -> Arc<Self> {
+        Self::new(Limit::Runtime(runtime.key(key)))
+    }
+
+    /// So many at most.
+    pub fn at_most(limit: u64) -> Arc<Self> {
+        Self::new(Limit::Fixed(limit))
+    }
+
+    /// As many as may come.
+    pub fn unlimited() -> Arc<Self> {
+        Self::new(Limit::None)
     }
 
     /// How many there are.
@@ -36,11 +57,15 @@ impl OpenConnections {
 
     /// Counts one more; `None` when there are as many as may be.
     pub fn enter(self: &Arc<Self>) -> Option<Place> {
-        let limit = self.limit.as_ref().and_then(|key| key.read(|v| v.integer));
-        let Some(limit) = limit else {
-            return Some(self.enter_anyway());
+        let limit = match &self.limit {
+            Limit::None => None,
+            Limit::Fixed(limit) => Some(*limit),
+            Limit::Runtime(key) => key.as_ref().and_then(|key| key.read(|v| v.integer)),
         };
-        self.enter_below(limit)
+        match limit {
+            Some(limit) => self.enter_below(limit),
+            None => Some(self.enter_anyway()),
+        }
     }
 
     /// Counts one more; `None` when there are `limit` or more.
@@ -88,13 +113,13 @@ impl ConnectionLimits {
     ) -> (Arc<OpenConnections>, Arc<OpenConnections>) {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Counted { all, listeners, .. } = &mut *counted;
-        let all = all.get_or_insert_with(|| OpenConnections::new(ALL, runtime));
+        let all = all.get_or_insert_with(|| OpenConnections::by_runtime(ALL, runtime));
         let own = match listeners.get(listener).and_then(Weak::upgrade) {
             Some(own) => own,
             None => {
                 listeners.retain(|_, count| count.strong_count() > 0);
                 let key = format!("envoy.resource_limits.listener.{listener}.connection_limit");
-                let own = OpenConnections::new(&key, runtime);
+                let own = OpenConnections::by_runtime(&key, runtime);
                 listeners.insert(listener.into(), Arc::downgrade(&own));
                 own
             }
@@ -110,10 +135,7 @@ impl ConnectionLimits {
             return open;
         }
         filters.retain(|_, count| count.strong_count() > 0);
-        let open = Arc::new(OpenConnections {
-            open: AtomicU64::new(0),
-            limit: None,
-        });
+        let open = OpenConnections::unlimited();
         filters.insert(site.into(), Arc::downgrade(&open));
         open
     }

@@ -1,15 +1,15 @@
 //! The PROXY protocol towards a host: what a connection begins with so that the
 //! host knows the client (haproxy's proxy-protocol.txt).
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
     api::envoy::config::core::v3::{
-        ProxyProtocolConfig, ProxyProtocolPassThroughTlVs, TlvEntry,
+        Metadata, PerHostConfig, ProxyProtocolConfig, ProxyProtocolPassThroughTlVs, TlvEntry,
         proxy_protocol_config::Version as VersionMessage,
         proxy_protocol_pass_through_tl_vs::PassTlVsMatchType as PassMessage,
     },
-    config::{At, Reported},
+    config::{At, Reported, unpack},
     refuse,
 };
 
@@ -28,6 +28,41 @@ const TCP6: u8 = 0x21;
 /// Bytes that types and values may have, for the length is one of 16 bits.
 const MAX_TLVS: usize = 0xffff - 36;
 
+/// Types and values.
+pub type Tlvs = [(u8, Box<[u8]>)];
+
+/// The namespace of typed metadata in which a host asks for types and values.
+const PER_HOST: &str = "envoy.transport_sockets.proxy_protocol";
+
+/// What an endpoint's metadata asks for of its own.
+///
+/// # Errors
+/// What is wrong has been reported.
+pub fn compile_per_host(metadata: &Metadata, at: &At<'_>) -> Result<Arc<Tlvs>, Reported> {
+    let Some(any) = metadata.typed_filter_metadata.get(PER_HOST) else {
+        return Ok(Arc::default());
+    };
+    let at = at.field("typed_filter_metadata");
+    let at = at.field(PER_HOST);
+    let PerHostConfig { added_tlvs } = unpack(any, &at)?;
+    Ok(compile_tlvs(added_tlvs, &at.field("added_tlvs"))?.into())
+}
+
+fn compile_tlvs(messages: Vec<TlvEntry>, at: &At<'_>) -> Result<Box<Tlvs>, Reported> {
+    let mut tlvs = Vec::with_capacity(messages.len());
+    for (index, tlv) in messages.into_iter().enumerate() {
+        let at = at.index(index);
+        let TlvEntry {
+            r#type,
+            value,
+            format_string,
+        } = tlv;
+        refuse!(at; format_string)?;
+        tlvs.push((kind(r#type, &at.field("type"))?, value.into()));
+    }
+    Ok(tlvs.into())
+}
+
 /// `envoy.config.core.v3.ProxyProtocolConfig`, compiled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyProtocol {
@@ -35,7 +70,7 @@ pub struct ProxyProtocol {
     /// `pass_through_tlvs`: which of the client's own are passed on.
     pass: Pass,
     /// `added_tlvs`.
-    added: Box<[(u8, Box<[u8]>)]>,
+    added: Box<Tlvs>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,17 +97,11 @@ impl ProxyProtocol {
             pass_through_tlvs,
             added_tlvs,
         } = message;
-        let place = at.field("added_tlvs");
-        let mut added = Vec::with_capacity(added_tlvs.len());
-        for (index, tlv) in added_tlvs.into_iter().enumerate() {
-            let at = place.index(index);
-            let TlvEntry {
-                r#type,
-                value,
-                format_string,
-            } = tlv;
-            refuse!(at; format_string)?;
-            added.push((kind(r#type, &at.field("type"))?, value.into()));
+        let at_added = at.field("added_tlvs");
+        let added = compile_tlvs(added_tlvs, &at_added)?;
+        if let Some(empty) = added.iter().position(|(_, value)| value.is_empty()) {
+            let at = at_added.index(empty);
+            return Err(at.error("one of value, format_string must be set"));
         }
         let pass = pass_through_tlvs.map_or(Ok(Pass::Nothing), |message| {
             Pass::compile(message, &at.field("pass_through_tlvs"))
@@ -83,19 +112,20 @@ impl ProxyProtocol {
                 Ok(VersionMessage::V1) | Err(_) => Version::V1,
             },
             pass: pass?,
-            added: added.into(),
+            added,
         })
     }
 
-    /// The header that tells of a client's connection.
-    pub fn header(&self, client: &ConnectionInfo) -> Vec<u8> {
+    /// The header that tells a host of a client's connection, with what the host asks
+    /// to be told besides.
+    pub fn header(&self, client: &ConnectionInfo, asked: &Tlvs) -> Vec<u8> {
         let addresses = match (client.remote.ip(), client.local.ip()) {
             (Some(from), Some(to)) if from.is_ipv4() == to.is_ipv4() => Some((from, to)),
             _ => None,
         };
         match self.version {
             Version::V1 => header_v1(addresses),
-            Version::V2 => header_v2(addresses, &self.tlvs(client)),
+            Version::V2 => header_v2(addresses, &self.tlvs(client, asked)),
         }
     }
 
@@ -108,15 +138,21 @@ impl ProxyProtocol {
         }
     }
 
-    fn tlvs(&self, client: &ConnectionInfo) -> Vec<u8> {
-        let is_added = |kind| self.added.iter().any(|(added, _)| *added == kind);
+    /// What the host asks for comes first and stands for what else is of its type.
+    fn tlvs(&self, client: &ConnectionInfo, asked: &Tlvs) -> Vec<u8> {
+        let has = |tlvs: &Tlvs, kind| tlvs.iter().any(|(had, _)| *had == kind);
+        let is_added = |kind| has(asked, kind) || has(&self.added, kind);
         let passed = client.tlvs().iter().filter(|tlv| !is_added(tlv.kind));
         let passed = passed.filter(|tlv| match &self.pass {
             Pass::Nothing => false,
             Pass::All => true,
             Pass::These(kinds) => kinds.contains(&tlv.kind),
         });
-        let added = self.added.iter().map(|(kind, value)| (*kind, &**value));
+        let added = self.added.iter().filter(|(kind, _)| !has(asked, *kind));
+        let added = asked
+            .iter()
+            .chain(added)
+            .map(|(kind, value)| (*kind, &**value));
         let mut all = Vec::new();
         for (kind, value) in added.chain(passed.map(|tlv| (tlv.kind, &*tlv.value))) {
             // One that does not fit is left out, as in Envoy.
@@ -219,15 +255,15 @@ mod tests {
     fn a_line_tells_who_connected_to_whom() {
         let v1 = settings(Version::V1);
         assert_eq!(
-            v1.header(&client("1.2.3.4:5", "6.7.8.9:10")),
+            v1.header(&client("1.2.3.4:5", "6.7.8.9:10"), &[]),
             b"PROXY TCP4 1.2.3.4 6.7.8.9 5 10\r\n"
         );
         assert_eq!(
-            v1.header(&client("[::1]:5", "[::2]:10")),
+            v1.header(&client("[::1]:5", "[::2]:10"), &[]),
             b"PROXY TCP6 ::1 ::2 5 10\r\n"
         );
         assert_eq!(
-            v1.header(&client("[::1]:5", "6.7.8.9:10")),
+            v1.header(&client("[::1]:5", "6.7.8.9:10"), &[]),
             b"PROXY UNKNOWN\r\n"
         );
     }
@@ -262,8 +298,11 @@ mod tests {
             10,
         ]);
         expected.extend([0xea, 0, 1, b'x', 2, 0, 3, b'y', b'e', b's']);
-        assert_eq!(v2.header(&info), expected);
-        let v6 = v2.header(&client("[::1]:5", "[::2]:10"));
+        assert_eq!(v2.header(&info, &[]), expected);
+        let asked = [(2, Box::from(&b"h"[..]))];
+        let told = v2.header(&info, &asked);
+        assert_eq!(told[28..], [2, 0, 1, b'h', 0xea, 0, 1, b'x']);
+        let v6 = v2.header(&client("[::1]:5", "[::2]:10"), &[]);
         assert_eq!(v6[12..16], [0x21, 0x21, 0, 36 + 4]);
         assert_eq!(v2.own_header(None)[12..], [0x20, 0, 0, 0]);
     }

@@ -22,8 +22,8 @@ use crate::{
     cli::{Mode, Options, Version},
     config::{self, At, Reported},
     log,
-    model::cluster::dns::ResolverFields,
-    refuse, runtime, stats,
+    model::cluster::{Bind, dns::ResolverFields},
+    overload, refuse, runtime, stats,
     upstream::dns::ResolverSettings,
 };
 
@@ -50,8 +50,12 @@ pub struct Bootstrap {
     pub stats_server_version: Option<u64>,
     /// How often the intervals of histograms end, unless the admin ends them.
     pub stats_flush_interval: Duration,
+    /// What is done when something runs short.
+    pub overload: overload::Settings,
     /// How long threads may stand still.
     pub watchdog: watchdog::Settings,
+    /// From where clusters connect that do not say.
+    pub upstream_bind: Bind,
     /// How names are resolved, for clusters that do not say.
     pub dns: ResolverSettings,
     /// Format of the log, over the default and instead of `--log-format`.
@@ -113,7 +117,7 @@ impl Bootstrap {
         } = message;
         let stats_eviction_interval = stats_eviction;
         let refused = refuse!(at;
-            flags_path, stats_sinks, tracing, hds_config, overload_manager,
+            flags_path, stats_sinks, tracing, hds_config,
             enable_dispatcher_stats, bootstrap_extensions, config_sources, default_config_source,
             default_socket_interface, certificate_provider_instances, node_context_params,
             fatal_actions, perf_tracing_file_path, xds_delegate_extension,
@@ -124,6 +128,9 @@ impl Bootstrap {
             stats_flush_interval.as_ref(),
             &at.field("stats_flush_interval"),
         );
+        let overload = overload_manager
+            .map(|message| overload::Settings::compile(message, &at.field("overload_manager")))
+            .transpose();
         let watchdog = watchdog::Settings::compile(watchdog, watchdogs, at);
         let regex = only(
             default_regex_engine,
@@ -148,7 +155,7 @@ impl Bootstrap {
             use_tcp_for_dns_lookups,
         };
         let dns = dns.compile(at);
-        let clusters = check_cluster_manager(cluster_manager, &at.field("cluster_manager"));
+        let upstream_bind = cluster_manager_bind(cluster_manager, &at.field("cluster_manager"));
         let stats = stats_settings(
             stats_config,
             stats_flush,
@@ -163,7 +170,7 @@ impl Bootstrap {
         let dynamic_resources = dynamic_resources.unwrap_or_default();
         let identity = check_identity(&node, &dynamic_resources, options, at);
         refused?;
-        clusters?;
+        let upstream_bind = upstream_bind?;
         regex?;
         listeners?;
         identity?;
@@ -180,7 +187,9 @@ impl Bootstrap {
             },
             stats_server_version: stats_server_version_override,
             stats_flush_interval: flush_interval?.unwrap_or(STATS_FLUSH_INTERVAL),
+            overload: overload?.unwrap_or_default(),
             watchdog: watchdog?,
+            upstream_bind,
             dns: dns?.unwrap_or_default(),
             log_format: log_format?,
         })
@@ -203,8 +212,8 @@ fn stats_settings(
     Ok(settings)
 }
 
-/// Refuses what concerns all clusters, of which nothing is supported yet.
-fn check_cluster_manager(message: Option<ClusterManager>, at: &At<'_>) -> Result<(), Reported> {
+/// What concerns all clusters: from where they connect.
+fn cluster_manager_bind(message: Option<ClusterManager>, at: &At<'_>) -> Result<Bind, Reported> {
     let ClusterManager {
         local_cluster_name,
         outlier_detection,
@@ -213,7 +222,11 @@ fn check_cluster_manager(message: Option<ClusterManager>, at: &At<'_>) -> Result
         // A worker makes its part of a cluster when it first needs it in any case.
         enable_deferred_cluster_creation: _,
     } = message.unwrap_or_default();
-    refuse!(at; local_cluster_name, outlier_detection, upstream_bind_config, load_stats_config)
+    refuse!(at; local_cluster_name, outlier_detection, load_stats_config)?;
+    match upstream_bind_config {
+        Some(bind) => Bind::compile(bind, &at.field("upstream_bind_config")),
+        None => Ok(Bind::default()),
+    }
 }
 
 /// Envoy's default of `stats_flush_interval`.

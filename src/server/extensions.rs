@@ -49,6 +49,7 @@ const OTHERS: &[Category] = &[
             ),
             ("envoy.cluster.eds", ""),
             ("envoy.cluster.logical_dns", ""),
+            ("envoy.cluster.original_dst", ""),
             ("envoy.cluster.static", ""),
             ("envoy.cluster.strict_dns", ""),
         ],
@@ -77,6 +78,10 @@ const OTHERS: &[Category] = &[
     (
         "envoy.load_balancing_policies",
         &[
+            (
+                "envoy.load_balancing_policies.cluster_provided",
+                "envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided",
+            ),
             (
                 "envoy.load_balancing_policies.least_request",
                 "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
@@ -204,6 +209,23 @@ const OTHERS: &[Category] = &[
             "envoy.regex_engines.google_re2",
             "envoy.extensions.regex_engines.v3.GoogleRE2",
         )],
+    ),
+    (
+        "envoy.resource_monitors",
+        &[
+            (
+                "envoy.resource_monitors.cgroup_memory",
+                "envoy.extensions.resource_monitors.cgroup_memory.v3.CgroupMemoryConfig",
+            ),
+            (
+                "envoy.resource_monitors.fixed_heap",
+                "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
+            ),
+            (
+                "envoy.resource_monitors.injected_resource",
+                "envoy.extensions.resource_monitors.injected_resource.v3.InjectedResourceConfig",
+            ),
+        ],
     ),
     (
         "envoy.retry_host_predicates",

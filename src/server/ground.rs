@@ -7,6 +7,7 @@ use crate::{
     cli::Options,
     config::Strictness,
     model::context::ServerInfo,
+    overload,
     runtime::Runtime,
     stats,
 };
@@ -24,6 +25,8 @@ pub struct Ground {
     pub runtime: Arc<Runtime>,
     /// Facts about the process.
     pub info: ServerInfo,
+    /// What keeps the overload manager's part of `info` up to date.
+    pub overload: overload::Manager,
     /// How strictly discovered resources are read.
     pub strictness: Strictness,
 }
@@ -38,9 +41,14 @@ impl Ground {
         };
         let access_logs = Arc::new(Sinks::new(files, &stats));
         let layers = std::mem::take(&mut bootstrap.runtime);
+        let (overload, manager) = std::mem::take(&mut bootstrap.overload).start(&stats);
         Self {
             runtime: Runtime::new(layers, &stats),
-            info: server_info(bootstrap, options, access_logs.clone()),
+            info: ServerInfo {
+                overload,
+                ..server_info(bootstrap, options, access_logs.clone())
+            },
+            overload: manager,
             strictness: Strictness::for_dynamic(options.ignores_unknown_dynamic_fields()),
             access_logs,
             stats,
@@ -60,6 +68,8 @@ fn server_info(bootstrap: &Bootstrap, options: &Options, access_logs: Arc<Sinks>
         drain_time: options.drain_time(),
         header_prefix: bootstrap.header_prefix.clone(),
         dns: bootstrap.dns.clone(),
+        upstream_bind: bootstrap.upstream_bind.clone(),
+        overload: Arc::default(),
         access_logs,
     }
 }

@@ -29,6 +29,8 @@ pub struct Phase {
     pub inbound_draining: Option<Instant>,
     /// `/healthcheck/fail`: responses carry `connection: close` at once.
     pub health_failed: bool,
+    /// Another number each time the overload manager has changed what sleepers mind.
+    pub pressure: u64,
     /// Everything that is left is cut and the workers end.
     pub closing: bool,
 }
@@ -124,6 +126,13 @@ impl Lifecycle {
     /// Fails or mends the health that `/ready` and health checks show.
     pub fn set_health_failed(&self, failed: bool) {
         self.phase.send_modify(|p| p.health_failed = failed);
+    }
+
+    /// Listeners that do not accept and connections that are idle look again at the
+    /// overload manager.
+    pub fn pressure_changed(&self) {
+        self.phase
+            .send_modify(|p| p.pressure = p.pressure.wrapping_add(1));
     }
 
     /// The process ends: listeners stop, and connections are asked to go at

@@ -122,6 +122,7 @@ impl Server {
             access_logs,
             runtime,
             info,
+            overload,
             strictness,
         } = ground;
         let stats = ServerStats::new(&registry, options, bootstrap.stats_server_version, started);
@@ -129,6 +130,8 @@ impl Server {
         let stats = Rc::new(stats);
         let snapshot = empty_snapshot();
         let lifecycle = Lifecycle::new(options.drain_time(), drain_strategy(options));
+        let woken = lifecycle.clone();
+        task::spawn_local(overload.run(move || woken.pressure_changed()));
         let mut watchdog = Watchdog::new(bootstrap.watchdog, &registry);
         task::spawn_local(watchdog.main_thread().run());
         let count = options.workers();

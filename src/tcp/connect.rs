@@ -53,15 +53,6 @@ impl Held {
     }
 }
 
-impl Drop for Held {
-    fn drop(&mut self) {
-        // A stream's place ends by itself.
-        if let Self::Connection(facts) = self {
-            facts.end();
-        }
-    }
-}
-
 /// Chooses the cluster and a host, and connects, as often as the settings allow.
 /// `None` when there is no connection; `log` then says why.
 pub(super) async fn reach(
@@ -249,7 +240,10 @@ fn choose(
         true => crate::model::route::hash_of_address(log.remote()),
         false => None,
     };
+    let original = cluster.cluster.original_dst();
     let endpoint = cluster.choose(&LbContext {
+        destination: original
+            .and_then(|original| original.destination(&cluster.cluster, &log.connection, |_| None)),
         random: worker.random(),
         hash,
         ..LbContext::default()

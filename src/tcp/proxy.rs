@@ -186,9 +186,7 @@ impl Session<'_> {
             } => upstream.facts().closed_by_host(),
             End::Finished {
                 last: Side::Downstream,
-            } => {
-                proxy.stats.inc(tcp_stats::upstream_flush_total);
-            }
+            } => {}
             // A reset is passed on as one: an end of the stream would pass for
             // the end of what was to be said.
             End::Failed(Side::Upstream, error) => {

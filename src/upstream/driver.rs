@@ -4,7 +4,10 @@ use std::{future::Future, sync::Arc};
 
 use tokio::{sync::watch, task::AbortHandle};
 
-use super::dns::{follow_logical, follow_strict};
+use super::{
+    dns::{follow_logical, follow_strict},
+    original_dst::follow_original,
+};
 use crate::{
     model::cluster::{Cluster, Discovery, Duplicates, EndpointSet, ResolvedNames},
     xds::slot::Slot,
@@ -50,6 +53,11 @@ impl ClusterDriver {
                     assignment,
                     warm,
                 )))
+            }
+            Discovery::OriginalDst(original) => {
+                warm.send_replace(true);
+                let task = follow_original(Arc::clone(&cluster), Arc::clone(original));
+                Some(spawn(task))
             }
             Discovery::Eds(slot) => {
                 let task = follow_endpoints(Arc::clone(&cluster), Arc::clone(slot), warm);

@@ -8,8 +8,11 @@ use std::sync::{
 use arc_swap::{ArcSwap, Guard};
 
 use crate::{
-    api::envoy::config::core::v3::Metadata, formatter::UpstreamHost, model::cluster::Transport,
-    net::Address, stats,
+    api::envoy::config::core::v3::Metadata,
+    formatter::UpstreamHost,
+    model::cluster::Transport,
+    net::{Address, proxy_protocol::Tlvs},
+    stats,
 };
 
 /// The addresses of one host: the one it is known by, and others that reach the
@@ -247,6 +250,8 @@ pub struct Endpoint {
     pub status: EndpointStatus,
     /// `metadata`, where given.
     pub metadata: Option<Arc<Metadata>>,
+    /// What it asks to be told by the PROXY protocol.
+    pub asks: Arc<Tlvs>,
     /// What carries the bytes of connections to it.
     pub transport: Arc<Transport>,
 }

@@ -11,6 +11,7 @@ mod driver;
 pub mod grpc;
 pub mod host;
 pub mod host_set;
+pub mod original_dst;
 pub mod pool;
 pub mod stats;
 pub mod tls;

@@ -4,6 +4,7 @@
 use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
+    net::SocketAddr,
     rc::Rc,
     sync::Arc,
 };
@@ -13,6 +14,7 @@ use foldhash::fast::RandomState;
 use super::{
     Endpoint, LbContext, LbState,
     balance::Choice,
+    original_dst::OriginalDst,
     pool::{Pool, Wire},
     stats::thread_stats,
     zones::WorkerZones,
@@ -49,6 +51,14 @@ impl Pools {
     }
 }
 
+/// A host of an `ORIGINAL_DST` cluster.
+#[derive(Debug)]
+struct Met {
+    endpoint: Arc<Endpoint>,
+    /// It is among the cluster's hosts.
+    taken_in: bool,
+}
+
 /// A cluster as one worker sees it.
 #[derive(Debug)]
 pub struct WorkerCluster {
@@ -61,6 +71,9 @@ pub struct WorkerCluster {
     /// Its stats by zone.
     pub zones: WorkerZones,
     lb: RefCell<LbState>,
+    /// The hosts of an `ORIGINAL_DST` cluster, also those that are not among its
+    /// hosts yet.
+    met: RefCell<HashMap<SocketAddr, Met, RandomState>>,
     pools: Rc<Pools>,
     /// Version of the host set the pools were last compared with.
     hosts_seen: std::cell::Cell<u64>,
@@ -84,6 +97,7 @@ impl WorkerCluster {
             cluster,
             zones: WorkerZones::default(),
             lb: RefCell::default(),
+            met: RefCell::default(),
             pools,
             hosts_seen: std::cell::Cell::new(0),
         });
@@ -103,6 +117,9 @@ impl WorkerCluster {
         if self.hosts_seen.replace(version) != version {
             self.compare_hosts(&mut lb);
         }
+        if let Some(original) = self.cluster.original_dst() {
+            return Some(self.meet(original, cx.destination?));
+        }
         match self.cluster.choose(&mut lb, cx) {
             Choice::Host { endpoint, .. } => Some(endpoint.clone()),
             Choice::None => None,
@@ -113,9 +130,36 @@ impl WorkerCluster {
         let set = lb.hosts(self.cluster.hosts());
         let reached =
             |endpoint: &Arc<Endpoint>| (endpoint.host.id(), endpoint.transport.identity());
-        let reached: HashSet<(u64, u64), RandomState> = set.endpoints().map(reached).collect();
+        let mut met = self.met.borrow_mut();
+        if self.cluster.original_dst().is_some() {
+            // What has been among the hosts and is not any more is forgotten.
+            met.retain(|_, known| !known.taken_in);
+            met.extend(set.endpoints().filter_map(|endpoint| {
+                let endpoint = endpoint.clone();
+                let taken_in = true;
+                Some((endpoint.host.address().ip()?, Met { endpoint, taken_in }))
+            }));
+        }
+        let met = met.values().map(|met| &met.endpoint);
+        let reached: HashSet<(u64, u64), RandomState> =
+            set.endpoints().chain(met).map(reached).collect();
         self.pools
             .retain(|host, transport| reached.contains(&(host, transport)));
+    }
+
+    /// The host of an address, made now unless it is known.
+    fn meet(&self, original: &OriginalDst, to: SocketAddr) -> Arc<Endpoint> {
+        let mut met = self.met.borrow_mut();
+        if let Some(known) = met.get(&to) {
+            return known.endpoint.clone();
+        }
+        let (endpoint, told) = original.meet(&self.cluster, to);
+        if told {
+            let endpoint = endpoint.clone();
+            let taken_in = false;
+            met.insert(to, Met { endpoint, taken_in });
+        }
+        endpoint
     }
 
     /// Drains the pools of hosts that have left the cluster.

@@ -42,7 +42,10 @@ pub fn lists(state: &State) -> Vec<(&'static str, Vec<Entry>)> {
     for cluster in state.snapshot.load().clusters.values() {
         let resource = match &cluster.discovery {
             Discovery::Eds(slot) => resources.get(slot.name()).cloned(),
-            Discovery::Static | Discovery::StrictDns(..) | Discovery::LogicalDns(..) => None,
+            Discovery::Static
+            | Discovery::StrictDns(..)
+            | Discovery::LogicalDns(..)
+            | Discovery::OriginalDst(_) => None,
         };
         let list = match added.contains(&cluster.name) {
             true => &mut dynamic,

@@ -39,6 +39,8 @@ const PANIC_THRESHOLD_KEY: &str = "upstream.healthy_panic_threshold";
 
 /// Where a cluster says how it balances.
 pub(super) struct Balance {
+    /// The cluster's type brings its own: `ORIGINAL_DST`.
+    pub(super) provided: bool,
     pub(super) lb_policy: i32,
     pub(super) lb_config: Option<LbConfig>,
     pub(super) load_balancing_policy: Option<pb::LoadBalancingPolicy>,
@@ -51,6 +53,7 @@ pub(super) fn compile(
     at: &At<'_>,
 ) -> Result<Balancing, Reported> {
     let Balance {
+        provided,
         lb_policy,
         lb_config,
         load_balancing_policy,
@@ -65,6 +68,10 @@ pub(super) fn compile(
         &mut balancing,
         &at.field("common_lb_config"),
     )?;
+    if provided {
+        check_provided(lb_policy, load_balancing_policy, at)?;
+        return Ok(balancing);
+    }
     match load_balancing_policy {
         // It takes the place of `lb_policy`, as in Envoy.
         Some(policy) => compile_typed(
@@ -76,6 +83,29 @@ pub(super) fn compile(
         None => compile_policy(lb_policy, lb_config, &mut balancing, cx, at)?,
     }
     Ok(balancing)
+}
+
+/// A cluster that brings its own load balancer has no other.
+fn check_provided(
+    lb_policy: i32,
+    typed: Option<pb::LoadBalancingPolicy>,
+    at: &At<'_>,
+) -> Result<(), Reported> {
+    const PROVIDED: &str = "envoy.extensions.load_balancing_policies.cluster_provided.v3.";
+    if let Some(pb::LoadBalancingPolicy { policies }) = typed {
+        let configs = policies
+            .into_iter()
+            .map(|policy| policy.typed_extension_config);
+        let mut kinds = configs.flatten().filter_map(|config| config.typed_config);
+        if kinds.any(|any| any.type_url.contains(PROVIDED)) {
+            return Ok(());
+        }
+    } else if lb_policy == i32::from(LbPolicy::ClusterProvided) {
+        return Ok(());
+    }
+    Err(at
+        .field("lb_policy")
+        .error("only 'CLUSTER_PROVIDED' is allowed with cluster type 'ORIGINAL_DST'"))
 }
 
 fn compile_policy(

@@ -59,8 +59,7 @@ impl Cluster {
             dns_lookup_family,
             dns_resolvers,
             outlier_detection,
-            // How often an ORIGINAL_DST cluster forgets hosts; that type is refused.
-            cleanup_interval: _,
+            cleanup_interval,
             upstream_bind_config,
             lb_subset_config,
             transport_socket,
@@ -130,8 +129,14 @@ impl Cluster {
         let connect_timeout = connect_timeout.map_or(Ok(DEFAULT_CONNECT_TIMEOUT), |d| {
             crate::config::duration(&d, &at.field("connect_timeout"))
         });
+        let provided = discovery::is_original_dst(cluster_discovery_type.as_ref());
+        let (original_dst, lb_config) = match lb_config {
+            Some(pb::cluster::LbConfig::OriginalDstLbConfig(config)) => (Some(config), None),
+            other => (None, other),
+        };
         let balance = balancing::compile(
             Balance {
+                provided,
                 lb_policy,
                 lb_config,
                 load_balancing_policy,
@@ -154,7 +159,12 @@ impl Cluster {
             cx,
             at,
         );
-        let socket = socket::compile(upstream_bind_config, upstream_connection_options, at);
+        let socket = socket::compile(
+            upstream_bind_config,
+            &cx.server.upstream_bind,
+            upstream_connection_options,
+            at,
+        );
         let wanted = transport::Wanted {
             check_name: protocol
                 .as_ref()
@@ -173,6 +183,8 @@ impl Cluster {
                 kind: cluster_discovery_type,
                 eds_cluster_config,
                 load_assignment,
+                original_dst,
+                cleanup_interval,
                 dns: DnsFields {
                     dns_refresh_rate,
                     dns_lookup_family,
@@ -226,7 +238,7 @@ impl Cluster {
             }
             (None, None) => Membership::default(),
         };
-        let initialized = matches!(discovery, Discovery::Static);
+        let initialized = matches!(discovery, Discovery::Static | Discovery::OriginalDst(_));
         let wire_identity = hash_of(&(protocol, http.wire(), &socket));
         let stats = cx.stats.block(&stat_prefix, &cluster_stats::TABLE);
         let hosts = HostSet::new(membership, &balancing);

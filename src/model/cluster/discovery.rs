@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 
+use prost_types::Duration;
+
 use crate::{
     api::envoy::config::{
         cluster::v3::cluster::{
             ClusterDiscoveryType, CustomClusterType, DiscoveryType, EdsClusterConfig,
+            OriginalDstLbConfig,
         },
         endpoint::v3::ClusterLoadAssignment,
     },
     config::{At, Reported, unpack},
     model::Context,
-    upstream::dns::DnsSettings,
+    upstream::{dns::DnsSettings, original_dst::OriginalDst},
     xds::slot::Slot,
 };
 
@@ -31,6 +34,8 @@ pub enum Discovery {
     LogicalDns(Arc<DnsSettings>, Arc<EndpointSet>),
     /// `EDS`: from a subscription.
     Eds(Arc<Slot<EndpointSet>>),
+    /// `ORIGINAL_DST`: where connections were meant to go.
+    OriginalDst(Arc<OriginalDst>),
 }
 
 /// Where a cluster says it.
@@ -40,6 +45,8 @@ pub(super) struct Source<'a> {
     pub(super) kind: Option<ClusterDiscoveryType>,
     pub(super) eds_cluster_config: Option<EdsClusterConfig>,
     pub(super) load_assignment: Option<ClusterLoadAssignment>,
+    pub(super) original_dst: Option<OriginalDstLbConfig>,
+    pub(super) cleanup_interval: Option<Duration>,
     /// Without effect in clusters that are not resolved, in Envoy too.
     pub(super) dns: DnsFields,
 }
@@ -56,6 +63,8 @@ pub(super) fn compile(
         kind,
         eds_cluster_config,
         load_assignment,
+        original_dst,
+        cleanup_interval,
         dns,
     } = source;
     let place = at.field("load_assignment");
@@ -110,9 +119,18 @@ pub(super) fn compile(
             Ok((Discovery::Eds(slot), None))
         }
         DiscoveryType::OriginalDst => {
-            Err(at.field("type").error("ORIGINAL_DST is not supported yet"))
+            if load_assignment.is_some() {
+                return Err(place.error("ORIGINAL_DST clusters must have no load assignment"));
+            }
+            let original = super::original_dst::compile(original_dst, cleanup_interval, at)?;
+            Ok((Discovery::OriginalDst(original.into()), None))
         }
     }
+}
+
+pub(super) fn is_original_dst(kind: Option<&ClusterDiscoveryType>) -> bool {
+    let original = i32::from(DiscoveryType::OriginalDst);
+    matches!(kind, Some(ClusterDiscoveryType::Type(kind)) if *kind == original)
 }
 
 fn is_eds(kind: Option<&ClusterDiscoveryType>) -> bool {

@@ -17,7 +17,10 @@ use crate::{
     },
     config::{At, Reported},
     model::Context,
-    net::Address,
+    net::{
+        Address,
+        proxy_protocol::{Tlvs, compile_per_host},
+    },
     refuse,
     upstream::{
         Endpoint, Host, HostSet, Locality,
@@ -69,6 +72,8 @@ pub struct EndpointSpec {
     pub status: EndpointStatus,
     /// `metadata`.
     pub metadata: Option<Arc<Metadata>>,
+    /// What it asks to be told by the PROXY protocol, in its metadata.
+    pub asks: Arc<Tlvs>,
 }
 
 /// What an endpoint is reached by.
@@ -239,6 +244,7 @@ impl LocalitySpec {
             locality: Arc::clone(&self.locality),
             status: spec.status,
             metadata: spec.metadata.clone(),
+            asks: Arc::clone(&spec.asks),
             transport: Arc::clone(transport),
         }
     }
@@ -355,8 +361,13 @@ fn compile_endpoint(
     } else if !additional_addresses.is_empty() {
         return Err(place.error("an endpoint with a DNS name has the addresses it resolves to"));
     }
+    let asks = match &metadata {
+        Some(metadata) => compile_per_host(metadata, &at.field("metadata"))?,
+        None => Arc::default(),
+    };
     Ok(EndpointSpec {
         target,
+        asks,
         hostname: hostname.into(),
         weight: match load_balancing_weight {
             Some(0) => {

@@ -11,6 +11,7 @@ mod discovery;
 pub mod dns;
 mod endpoints;
 mod http_options;
+mod original_dst;
 mod protocol;
 mod socket;
 mod transport;
@@ -32,6 +33,7 @@ use crate::{
         balance::{Balancing, Choice},
         breakers::Thresholds,
         host_set::Membership,
+        original_dst::OriginalDst,
         stats::{cluster_stats, remaining_stats},
     },
 };
@@ -40,7 +42,7 @@ pub use discovery::Discovery;
 pub use endpoints::{Duplicates, EndpointSet, EndpointSpec, LocalitySpec, ResolvedNames, Target};
 pub use http_options::{Http2Options, HttpOptions, KeepAlive};
 pub use protocol::Protocol;
-pub use socket::SocketOptions;
+pub use socket::{Bind, SocketOptions};
 pub use transport::{Transport, Transports};
 
 /// One upstream cluster.
@@ -128,6 +130,14 @@ impl Cluster {
     /// The limits it is configured with, by priority.
     pub fn thresholds(&self, priority: Priority) -> &Thresholds {
         &self.thresholds[priority as usize]
+    }
+
+    /// How it knows its hosts, where they are where connections were meant to go.
+    pub fn original_dst(&self) -> Option<&Arc<OriginalDst>> {
+        match &self.discovery {
+            Discovery::OriginalDst(original) => Some(original),
+            _ => None,
+        }
     }
 
     /// Puts other hosts in force. Only the control thread does.

@@ -11,6 +11,7 @@ use crate::{
     model::Context,
     net::{
         TcpKeepalive,
+        limits::OpenConnections,
         listener_filters::{ListenerFilter, ListenerFilters, ProxyProtocol},
         socket::SocketOptions,
         socket_option::SocketOptionList,
@@ -71,8 +72,7 @@ impl Listener {
             filter_chain_matcher,
             additional_addresses,
             max_connections_to_accept_per_socket_event,
-            // There is no overload manager yet; a bootstrap that asks for one is refused.
-            bypass_overload_manager: _,
+            bypass_overload_manager,
             fcds_config,
             tcp_keepalive,
             per_connection_buffer_high_watermark_timeout,
@@ -146,6 +146,16 @@ impl Listener {
             );
         }
         let (own, all) = cx.shared.connections.of(&name, cx.runtime);
+        let overload = match bypass_overload_manager {
+            true => Arc::default(),
+            false => cx.server.overload.clone(),
+        };
+        let all = match (&overload.connections, ignore_global_conn_limit) {
+            (Some(limited), false) => limited.open.clone(),
+            // By the overload manager, those that may come anyway are not counted.
+            (Some(_), true) => OpenConnections::unlimited(),
+            (None, _) => all,
+        };
 
         let stats = cx.stats.block(&stat_prefix, &listener_stats::TABLE);
         let worker_stats = (0..cx.server.concurrency)
@@ -168,6 +178,7 @@ impl Listener {
                 ignore_all: ignore_global_conn_limit,
             },
             balance,
+            overload,
             listener_filters_timeout: timeout.unwrap_or(DEFAULT_LISTENER_FILTERS_TIMEOUT),
             continue_on_listener_filters_timeout,
             per_connection_buffer_limit: per_connection_buffer_limit_bytes

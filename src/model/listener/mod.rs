@@ -19,6 +19,7 @@ use crate::{
         listener_filters::ListenerFilters,
         socket::{BindError, Sockets},
     },
+    overload::Overload,
     stats,
 };
 
@@ -105,6 +106,8 @@ pub struct Listener {
     pub limits: Limits,
     /// `exact_balance`: where its connections are counted by worker.
     pub balance: Option<Arc<Balance>>,
+    /// What is in force for it of the overload manager.
+    pub overload: Arc<Overload>,
     /// How long choosing a filter chain may take; zero is no limit.
     pub listener_filters_timeout: Duration,
     /// When that time runs out, go on with what is known instead of closing.

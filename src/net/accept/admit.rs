@@ -10,6 +10,7 @@ use crate::{
         Address, Connection, ConnectionInfo, Plain, Stream, balance::Share, filters, limits::Place,
         listener_filters::Stop, socket::Sockets,
     },
+    overload::Timer,
     server::{Chain, ChainHandle, ConnectionGuard, Door, Worker},
 };
 
@@ -20,7 +21,7 @@ pub(super) fn admit(
     sockets: &Arc<Sockets>,
     new: Accepted,
 ) {
-    let Some(places) = Places::enter(listener) else {
+    let Some(places) = Places::enter(worker, listener) else {
         return;
     };
     let (stream, remote) = new;
@@ -52,7 +53,8 @@ pub(super) struct Places {
 }
 
 impl Places {
-    fn enter(listener: &Listener) -> Option<Self> {
+    fn enter(worker: &Worker, listener: &Listener) -> Option<Self> {
+        let overload = &listener.overload;
         let limits = &listener.limits;
         let all = match limits.ignore_all {
             true => Some(limits.all.enter_anyway()),
@@ -62,8 +64,20 @@ impl Places {
             listener
                 .stats
                 .inc(listener_stats::downstream_global_cx_overflow);
+            if let Some(connections) = &overload.connections {
+                connections.refused();
+            }
             return None;
         };
+        let random = || worker.random();
+        if overload.tcp_listener_accept.sheds(random)
+            || overload.reject_incoming_connections.happens(random)
+        {
+            listener
+                .stats
+                .inc(listener_stats::downstream_cx_overload_reject);
+            return None;
+        }
         Some(Self {
             _own: own_place(listener)?,
             _all: all,
@@ -283,9 +297,11 @@ async fn end_tls(stream: Plain, info: &mut ConnectionInfo, chain: &Chain) -> Opt
         return None;
     };
     let handshake = transport.accept(tcp, [&info.local, &info.remote]);
+    let timers = &chain.listener.overload.reduce_timeouts;
+    let scaled = |limit| timers.scale(Timer::TransportConnect, limit);
     let ended = match filter_chain.transport_connect_timeout {
         None => handshake.await,
-        Some(limit) => match tokio::time::timeout(limit, handshake).await {
+        Some(limit) => match tokio::time::timeout(scaled(limit), handshake).await {
             Ok(ended) => ended,
             Err(_elapsed) => {
                 let counter = listener_stats::downstream_cx_transport_socket_connect_timeout;

@@ -142,6 +142,7 @@ impl AcceptLoop {
             stop: Signal::new(),
         };
         let mut stop = accept.stop.wait();
+        let mut turn = worker.phase_changed().wait();
         let (worker, sockets) = (worker.clone(), sockets.clone());
         let (socket, name) = (accept.socket.clone(), accept.listener.clone());
         tokio::task::spawn_local(async move {
@@ -149,7 +150,11 @@ impl AcceptLoop {
                 let mut accepted = tokio::select! {
                     biased;
                     () = &mut stop => return,
-                    accepted = socket.accept() => accepted,
+                    () = &mut turn => {
+                        turn = worker.phase_changed().wait();
+                        continue;
+                    }
+                    accepted = socket.accept(), if !is_paused(&worker, &name) => accepted,
                 };
                 let Some(listener) = worker.listener(&name.borrow()) else {
                     continue;
@@ -195,6 +200,12 @@ impl AcceptLoop {
             }
         }
     }
+}
+
+/// Whether the kernel's queue is left as it is for now.
+fn is_paused(worker: &Worker, name: &RefCell<Arc<str>>) -> bool {
+    let listener = worker.listener(&name.borrow());
+    listener.is_some_and(|l| l.overload.stop_accepting_connections.is_full())
 }
 
 /// Errors of `accept` that concern a connection that is already gone.

@@ -9,7 +9,7 @@ mod edf;
 mod loads;
 mod policy;
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 pub use loads::{Availability, Loads, PriorityHealth};
 pub use policy::{Balancing, LeastRequest, Policy};
@@ -26,6 +26,8 @@ pub struct LbContext<'a> {
     pub random: u64,
     /// The request's hash, for a policy that hashes; the random number stands in.
     pub hash: Option<u64>,
+    /// Where an `ORIGINAL_DST` cluster is to go.
+    pub destination: Option<SocketAddr>,
     /// Hosts to stay away from, such as those tried before.
     pub avoid: Option<&'a dyn Fn(&Endpoint) -> bool>,
     /// How often to choose again when the choice is to be avoided:

@@ -20,6 +20,7 @@ fn endpoint(port: u16, weight: u32, priority: u32, status: EndpointStatus) -> Ar
         locality: Arc::new(Locality::default()),
         status,
         metadata: None,
+        asks: Arc::default(),
         transport: Arc::default(),
     })
 }

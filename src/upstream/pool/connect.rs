@@ -11,9 +11,10 @@ use std::{
     time::Instant,
 };
 
+use nix::sys::socket::sockopt;
 use tokio::{
     io::AsyncWriteExt,
-    net::{TcpSocket, TcpStream, UnixStream},
+    net::{TcpSocket, UnixStream},
 };
 
 use super::{
@@ -24,8 +25,8 @@ use super::{
 };
 use crate::{
     formatter::{Protocol as Spoken, UpstreamConnection},
-    model::cluster::Cluster,
-    net::{Address, TlsInfo},
+    model::cluster::{Cluster, SocketOptions},
+    net::{Address, TlsInfo, socket_option::SocketMoment},
     stats::Block,
     upstream::{
         Alpn, Endpoint, Host, HostStat, TlsError, TlsTarget, UpstreamTls, WorkerCluster,
@@ -206,39 +207,59 @@ async fn secure(io: Io, tls: &UpstreamTls, target: &TlsTarget<'_>) -> Result<Io,
 async fn open_address(cluster: &Cluster, address: &Address) -> Result<Io, ConnectError> {
     match address {
         Address::Ip(address) => {
-            let tcp = open_tcp(cluster, *address)
-                .await
-                .map_err(ConnectError::of)?;
+            let socket = prepare(&cluster.socket, *address);
+            let socket = socket.map_err(|error| ConnectError::Local(Arc::new(error)))?;
+            let tcp = socket.connect(*address).await.map_err(ConnectError::of)?;
             Ok(Io::Tcp(tcp))
         }
         Address::Pipe(path) => {
-            let unix = UnixStream::connect(path).await.map_err(ConnectError::of)?;
+            let unix = match path.to_str().and_then(|path| path.strip_prefix('@')) {
+                // In the abstract namespace.
+                Some(name) => UnixStream::connect(format!("\0{name}")).await,
+                None => UnixStream::connect(path).await,
+            };
+            let unix = unix.map_err(ConnectError::of)?;
             Ok(Io::Unix(unix))
         }
     }
 }
 
-async fn open_tcp(cluster: &Cluster, address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = match address {
+/// A socket that is told everything before it connects.
+fn prepare(options: &SocketOptions, to: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = match to {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_nodelay(true)?;
-    let options = &cluster.socket;
+    let source = options.bind.source(to);
+    if options.bind.freebind && source.is_some() {
+        let socket = socket2::SockRef::from(&socket);
+        match to {
+            SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+            SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+        }
+    }
     if let Some(keepalive) = &options.keepalive {
         keepalive.apply(&socket)?;
     }
-    if let Some(source) = options.source.filter(|s| s.is_ipv4() == address.is_ipv4()) {
-        if options.freebind {
-            let socket = socket2::SockRef::from(&socket);
-            match address {
-                SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
-                SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
-            }
+    if let Some(source) = source {
+        let told = source
+            .options
+            .apply(&socket, SocketMoment::Prebind, Some(to.is_ipv6()));
+        if let Err(error) = told {
+            tracing::warn!(target: "connection", "{error}");
+            return Err(error.cause);
         }
-        socket.bind(source)?;
+        if let Some(address) = source.address {
+            if address.port() == 0 {
+                // The port is chosen when it is known to where, so that it need not be
+                // free towards everybody.
+                nix::sys::socket::setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+            }
+            socket.bind(address)?;
+        }
     }
-    socket.connect(address).await
+    Ok(socket)
 }
 
 /// Makes a connection that a pool can use.

@@ -37,7 +37,7 @@ impl Wire {
             transport: transport.identity(),
             server_name: server_name.then(|| Arc::clone(&endpoint.hostname)),
             subject: None,
-            header: header.map(|(protocol, client)| protocol.header(client).into()),
+            header: header.map(|(protocol, client)| protocol.header(client, &endpoint.asks).into()),
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use tokio::io::AsyncWriteExt;
 
 use super::{Exchange, SharedExchange, TcpExchange, failure::Failure, forward::Attempt};
@@ -218,6 +218,12 @@ impl Attempt<'_> {
             hash: self.hash,
             ..LbContext::default()
         };
+        let cluster = &self.cluster.cluster;
+        if let Some(original) = cluster.original_dst() {
+            let (headers, info) = (&stream.request.headers, &stream.session.info);
+            let header = |name: &HeaderName| headers.get(name).map(HeaderValue::as_bytes);
+            context.destination = original.destination(cluster, info, header);
+        }
         let was_tried = |endpoint: &Endpoint| self.tried.borrow().contains(&endpoint.host.id());
         let policy = self
             .forward
@@ -343,7 +349,7 @@ impl Attempt<'_> {
         let header = self
             .ends_here
             .and_then(|config| config.proxy_protocol.as_ref());
-        let header = header.map(|protocol| protocol.header(&stream.session.info));
+        let header = header.map(|protocol| protocol.header(&stream.session.info, &[]));
         let wire = Wire::new(endpoint, Alpn::None, Some(&stream.session.info));
         let opening = async {
             let opened = TcpConnection::open(self.cluster, endpoint, &wire, self.priority);
