@@ -472,12 +472,9 @@ fn certificates_and_keys_of_every_wrong_kind() {
 #[tokio::test]
 async fn a_field_that_is_not_supported_yet() {
     let watched = Watched::start().await;
-    let text = CLUSTERS.replace(
-        "type: STATIC",
-        "type: ORIGINAL_DST\n  lb_policy: CLUSTER_PROVIDED",
-    );
+    let text = CLUSTERS.replace("type: STATIC", "type: STATIC\n  lb_policy: MAGLEV");
     watched
-        .refuses_clusters(&text, Counted::Rejected, &["cds.yaml:5:", "ORIGINAL_DST"])
+        .refuses_clusters(&text, Counted::Rejected, &["cds.yaml:6:", "MAGLEV"])
         .await;
 }
 
