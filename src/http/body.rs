@@ -204,10 +204,11 @@ impl Body for RequestBody {
                 let mut hint = source
                     .as_ref()
                     .map_or(SizeHint::with_exact(0), Body::size_hint);
-                hint.set_lower(hint.lower() + left as u64);
+                // First, for the lower bound may not be above it.
                 if let Some(upper) = hint.upper() {
                     hint.set_upper(upper + left as u64);
                 }
+                hint.set_lower(hint.lower() + left as u64);
                 hint
             }
         }
