@@ -132,6 +132,9 @@ pub fn drop_nominated(headers: &mut Headers) -> Result<(), ()> {
             };
             match name.as_str() {
                 "close" | "keep-alive" | "upgrade" | "te" => {}
+                // Where the body ends is not the client's to take back: the origin would
+                // read the body as another request.
+                "content-length" => {}
                 _ if KEPT.contains(&name) => return Err(()),
                 _ => nominated.push(name),
             }
@@ -455,6 +458,14 @@ mod tests {
         assert_eq!(request("keep-alive"), Ok(true));
         assert_eq!(request("X-Forwarded-For"), Err(()));
         assert_eq!(request("host"), Err(()));
+        let mut headers = Headers::new();
+        headers.insert(
+            header::CONNECTION,
+            HeaderValue::from_static("Content-Length"),
+        );
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("3"));
+        assert_eq!(drop_nominated(&mut headers), Ok(()));
+        assert!(headers.contains_key(header::CONTENT_LENGTH));
     }
 
     #[test]
