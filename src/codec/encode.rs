@@ -3,17 +3,27 @@
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::Headers;
+use super::{Case, Headers};
 
 /// Writes a line for each header.
-pub fn lines(headers: &Headers, out: &mut BytesMut) {
-    headers
-        .iter()
-        .for_each(|(name, value)| line(name, value, out));
+pub fn lines(headers: &Headers, case: Case<'_>, out: &mut BytesMut) {
+    match case {
+        Case::Lower => headers
+            .iter()
+            .for_each(|(name, value)| line(name, value, out)),
+        case => headers.iter().for_each(|(name, value)| {
+            case.put(name, out);
+            end_line(value, out);
+        }),
+    }
 }
 
 fn line(name: &HeaderName, value: &HeaderValue, out: &mut BytesMut) {
     out.put_slice(name.as_str().as_bytes());
+    end_line(value, out);
+}
+
+fn end_line(value: &HeaderValue, out: &mut BytesMut) {
     out.put_slice(b": ");
     out.put_slice(value.as_bytes());
     out.put_slice(b"\r\n");
@@ -37,7 +47,7 @@ pub fn chunk_size(n: usize, out: &mut BytesMut) {
     out.put_slice(&line[at..]);
 }
 
-/// Writes the end of a chunked body.
+/// Writes the end of a chunked body. Names in trailers are in lower case always.
 pub fn last_chunk(trailers: &HeaderMap, out: &mut BytesMut) {
     out.put_slice(b"0\r\n");
     trailers

@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use http::HeaderValue;
 
-use super::{Headers, HopHeaders, Malformed, names};
+use super::{Headers, HopHeaders, Malformed, NameFormat, Spelling, names};
 
 /// Headers parsed without an allocation; a message with more is parsed again
 /// with room up to its limit.
@@ -64,4 +64,13 @@ pub fn headers(
         headers.append(name, value);
     }
     Ok((headers, hop))
+}
+
+/// The names of a head as they stand there, where that is to be remembered.
+pub fn spelling(head: &Bytes, places: &Places, format: NameFormat) -> Option<Box<Spelling>> {
+    let NameFormat::Preserve(preserve) = format else {
+        return None;
+    };
+    let names = places.iter().map(|place| head.slice(place.name()));
+    Some(Box::new(Spelling::new(names.collect(), preserve)))
 }

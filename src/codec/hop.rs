@@ -79,8 +79,9 @@ pub struct HopHeaders {
     pub length: Length,
     /// `transfer-encoding`.
     pub coding: Coding,
-    /// `expect: 100-continue`.
+    /// `expect: 100-continue` and nothing else.
     pub expects_continue: bool,
+    expects: bool,
     connection: Persistence,
     proxy_connection: Persistence,
 }
@@ -99,7 +100,10 @@ impl HopHeaders {
                 _ => Coding::Other,
             };
         } else if *name == header::EXPECT {
-            self.expects_continue |= value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+            // Among other expectations it is the upstream's to meet.
+            let alone = !std::mem::replace(&mut self.expects, true);
+            let continues = value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+            self.expects_continue = alone && continues;
         } else if *name == PROXY_CONNECTION {
             self.proxy_connection.note(value);
         }

@@ -2,7 +2,7 @@
 
 use http::{Method, StatusCode, Uri, Version};
 
-use super::Headers;
+use super::{Headers, Spelling};
 
 /// The head of a request.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +18,8 @@ pub struct RequestHead {
     pub scheme: Option<&'static str>,
     /// Its fields.
     pub headers: Headers,
+    /// How their names came, where that is remembered.
+    pub spelling: Option<Box<Spelling>>,
 }
 
 impl From<http::request::Parts> for RequestHead {
@@ -28,6 +30,7 @@ impl From<http::request::Parts> for RequestHead {
             version: parts.version,
             scheme: None,
             headers: parts.headers.into(),
+            spelling: None,
         }
     }
 }
@@ -41,6 +44,8 @@ pub struct ResponseHead {
     pub version: Version,
     /// Its fields.
     pub headers: Headers,
+    /// How their names came, where that is remembered.
+    pub spelling: Option<Box<Spelling>>,
 }
 
 impl From<http::response::Parts> for ResponseHead {
@@ -49,6 +54,7 @@ impl From<http::response::Parts> for ResponseHead {
             status: parts.status,
             version: parts.version,
             headers: parts.headers.into(),
+            spelling: None,
         }
     }
 }

@@ -14,12 +14,14 @@ mod hop;
 pub mod hpack;
 mod message;
 mod names;
+mod spelling;
 
 pub use buffer::{Inbound, Outbound, take};
 pub use chunked::{ChunkedDecoder, Step};
 pub use headers::{Headers, Name};
 pub use hop::{Coding, HopHeaders, Length};
 pub use message::{RequestHead, ResponseHead};
+pub use spelling::{Case, NameFormat, Preserve, Spelling};
 
 /// What came is not HTTP/1, or could be read in two ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

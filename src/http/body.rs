@@ -10,10 +10,16 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::{http1::Http1Body, http2::Http2Body};
 
-/// The client's request ended before its body did.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the request's body ended early")]
-pub struct BodyAborted;
+/// How a request's body came to no good end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyAborted {
+    /// The client left before its end.
+    #[error("the request's body ended early")]
+    Left,
+    /// What came is no body.
+    #[error("the request's body is not valid HTTP/1")]
+    Malformed,
+}
 
 /// A request's body as the codec of its connection reads it.
 #[derive(Debug)]
@@ -62,6 +68,7 @@ pub struct RequestBody {
     source: Option<ClientBody>,
     trailers: bool,
     kept: Option<Box<Kept>>,
+    malformed: bool,
     /// Bytes read from the client.
     pub received: u64,
 }
@@ -86,6 +93,7 @@ impl RequestBody {
             source,
             trailers,
             kept: None,
+            malformed: false,
             received: 0,
         }
     }
@@ -96,6 +104,7 @@ impl RequestBody {
             source: None,
             trailers: false,
             kept: None,
+            malformed: false,
             received: 0,
         }
     }
@@ -125,6 +134,11 @@ impl RequestBody {
             Some(_) => false,
             None => self.received == 0,
         }
+    }
+
+    /// Whether it failed for what came from the client.
+    pub fn is_malformed(&self) -> bool {
+        self.malformed
     }
 
     /// Whether all of it has been read from the client.
@@ -158,7 +172,10 @@ impl Body for RequestBody {
             };
             let frame = match ready!(Pin::new(source).poll_frame(cx)) {
                 Some(Ok(frame)) => frame,
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Err(error)) => {
+                    this.malformed = error == BodyAborted::Malformed;
+                    return Poll::Ready(Some(Err(error)));
+                }
                 None => {
                     this.source = None;
                     return Poll::Ready(None);

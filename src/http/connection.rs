@@ -8,7 +8,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -37,6 +37,10 @@ use crate::{
 use bytes::Bytes;
 use http::Version;
 use tokio::sync::oneshot;
+
+/// How long after a response a connection that drains counts as being between two
+/// requests, not as idle: an end without a word might meet a request on its way.
+const BETWEEN_REQUESTS: Duration = Duration::from_millis(100);
 
 /// `overload.premature_reset_total_stream_count`: on fewer streams than so many, as
 /// many resets are needed as would be half of them.
@@ -91,6 +95,10 @@ pub struct Session {
     requests: Cell<u32>,
     last_active: Cell<Instant>,
     closing: Cell<bool>,
+    /// It closes with the next response: `http1_safe_max_connection_duration`.
+    one_more: Cell<bool>,
+    /// When it closes if it stays idle, once it has been idle or open too long.
+    idle_end: Cell<Option<Instant>>,
     task: RefCell<Option<Waker>>,
 }
 
@@ -264,7 +272,7 @@ impl Session {
             let counter = http_stats::downstream_cx_overload_disable_keepalive;
             manager.stats.inc(counter);
         }
-        let close = enough || drained || overloaded;
+        let close = enough || drained || overloaded || self.one_more.get();
         if close {
             self.close();
         }
@@ -289,12 +297,6 @@ impl Session {
     pub(super) fn is_idle(&self) -> bool {
         self.active.get() == 0
     }
-
-    /// When the last request ended, or else the connection was accepted.
-    pub(super) fn last_active(&self) -> Instant {
-        self.last_active.get()
-    }
-
     /// Whether it takes no more requests than those under way.
     pub(super) fn is_closing(&self) -> bool {
         self.closing.get()
@@ -306,6 +308,12 @@ impl Session {
     /// Cancel-safe.
     pub(super) async fn drained(&self) {
         self.chain.drain_deadline().await;
+    }
+
+    /// When it closes if no request comes, now that it takes no more than one.
+    pub(super) fn idle_end(&self) -> Instant {
+        let drained = self.idle_end.get();
+        drained.unwrap_or_else(|| self.last_active.get() + BETWEEN_REQUESTS)
     }
 
     /// Names the task to wake when that changes, or when a stream ends after it has.
@@ -343,8 +351,9 @@ pub async fn serve(connection: Connection) {
         Some(http2) => (http2, Bytes::new()),
         None => {
             let sniffed = sniff::speaks_http2(&mut stream);
-            let idle = manager.common.idle_timeout;
-            match within(idle, sniffed).await {
+            let common = &manager.common;
+            let limits = [common.idle_timeout, common.max_connection_duration];
+            match within(limits.into_iter().flatten().min(), sniffed).await {
                 Some(Ok((http2, read))) => (known.unwrap_or(http2), read),
                 // It failed or said nothing: there is nobody to answer.
                 Some(Err(_)) | None => return,
@@ -375,6 +384,8 @@ pub async fn serve(connection: Connection) {
         requests: Cell::new(0),
         last_active: Cell::new(accepted),
         closing: Cell::new(false),
+        one_more: Cell::new(false),
+        idle_end: Cell::new(None),
         task: RefCell::default(),
         chain,
     });
@@ -388,7 +399,7 @@ pub async fn serve(connection: Connection) {
     drop(counted);
 }
 
-async fn within<F: Future>(limit: Option<std::time::Duration>, future: F) -> Option<F::Output> {
+async fn within<F: Future>(limit: Option<Duration>, future: F) -> Option<F::Output> {
     match limit {
         Some(limit) => tokio::time::timeout(limit, future).await.ok(),
         None => Some(future.await),
@@ -411,9 +422,7 @@ impl<'a> Watch<'a> {
         let drain = pin!(session.chain.idle_drain());
         let mut drain = Quietly::new(drain);
         poll_fn(|cx| {
-            if !session.closing.get() && self.poll_age(cx).is_ready() {
-                session.closing.set(true);
-            }
+            while !session.closing.get() && self.poll_age(cx).is_ready() {}
             Pin::new(&mut drain).poll(cx)
         })
         .await;
@@ -421,7 +430,7 @@ impl<'a> Watch<'a> {
         session.chain.drain_deadline().await;
     }
 
-    /// Ready when it has been idle too long or open too long.
+    /// Ready when it has been idle too long or open too long, of which note is taken.
     fn poll_age(&self, cx: &mut Context<'_>) -> Poll<()> {
         let session = self.session;
         let managed = session.managed.borrow();
@@ -429,6 +438,7 @@ impl<'a> Watch<'a> {
         let timers = &managed.chain().listener.overload.reduce_timeouts;
         let old = common
             .max_connection_duration
+            .filter(|_| !session.one_more.get())
             .map(|limit| session.info.accepted + timers.scale(Timer::ConnectionMax, limit));
         let idle = match session.is_idle() {
             true => common.idle_timeout.map(|limit| {
@@ -442,10 +452,20 @@ impl<'a> Watch<'a> {
         if session.alarm.poll(cx, deadline).is_pending() {
             return Poll::Pending;
         }
-        manager.stats.inc(match idle == Some(deadline) {
+        let is_idle = idle == Some(deadline);
+        manager.stats.inc(match is_idle {
             true => http_stats::downstream_cx_idle_timeout,
             false => http_stats::downstream_cx_max_duration_reached,
         });
+        if !is_idle && !session.http2 && manager.http1_safe_max_duration {
+            session.one_more.set(true);
+            let soft = http_stats::downstream_cx_http1_soft_drain;
+            manager.stats.gauge_add(soft, 1);
+        } else {
+            session.closing.set(true);
+            let end = Instant::now() + manager.timeouts.drain;
+            session.idle_end.set(Some(end));
+        }
         Poll::Ready(())
     }
 }
@@ -491,6 +511,9 @@ impl Drop for Counted {
         if !self.session.is_idle() {
             stats.inc(http_stats::downstream_cx_destroy_active_rq);
             stats.inc(side_active);
+        }
+        if self.session.one_more.get() {
+            stats.gauge_sub(http_stats::downstream_cx_http1_soft_drain, 1);
         }
         stats.gauge_sub(http_stats::downstream_cx_active, 1);
         stats.gauge_sub(codec_stats(self.session.http2).1, 1);

@@ -2,26 +2,23 @@
 
 use std::rc::Rc;
 
-use http::{HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderValue, Method, StatusCode, header};
 
 use super::{
     LocalReply, RequestBody, ResponseBody, StreamError,
-    config::{ConnectionManager, protocol::Underscores},
+    admit::{Found, admit, check_upgrade, find_route, overloaded},
     connection::Session,
     filters::{Passing, router},
-    path::{self, Normalized},
-    request::{self, Seen},
     response,
     response_body::Source,
     stats::{http_stats, router_stats},
     stream::Stream,
-    strict, target,
     upgrade::{self, Kind, Tunnel, Upgrade},
 };
 use crate::{
     codec::{Headers, RequestHead, ResponseHead},
     formatter::{HeaderView, ResponseFlag, is_grpc_content_type},
-    model::route::{Action, DirectResponse, Outcome, RouteHandle, https_location},
+    model::route::{Action, DirectResponse, https_location},
 };
 
 /// The answer to a request.
@@ -82,15 +79,21 @@ pub(super) async fn handle(
     }
 }
 
-/// What became of looking for a request's route.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Found {
-    /// It is the stream's.
-    Route,
-    /// There is none.
-    Nothing,
-    /// The virtual host wants https.
-    TlsRequired,
+/// Answers what is no request that can be handled.
+pub(super) fn refuse(session: Rc<Session>, reply: LocalReply) -> Response {
+    answer(headless(session), reply)
+}
+
+/// Notes that the client has left before its request's head was there.
+pub(super) fn left_in_head(session: Rc<Session>) {
+    drop(headless(session));
+}
+
+fn headless(session: Rc<Session>) -> Box<Stream> {
+    let managed = session.current();
+    let mut stream = Stream::begin(session, managed, RequestHead::default());
+    stream.headless = true;
+    stream
 }
 
 /// Leads a request through the filters.
@@ -114,228 +117,6 @@ async fn filter(
             // The route may say something to filters that have been passed.
             passing = Box::new(Passing::new(stream));
         }
-    }
-}
-
-/// Checks and prepares a request, and finds its route.
-fn admit(stream: &mut Stream) -> Result<(Seen, Option<Upgrade>, Found), LocalReply> {
-    let managed = stream.managed.clone();
-    let manager = managed.manager();
-    let session = stream.session.clone();
-    let seen = Seen::of(&stream.request.headers, manager.minds_underscores());
-    let upgrade = match seen.connection || stream.request.method == Method::CONNECT {
-        true => upgrade::requested(&stream.request),
-        false => None,
-    };
-    check_version(stream, manager)?;
-    if !session.is_http2() {
-        strict::check(&stream.request, manager.http1.custom_methods)?;
-    }
-    shed(stream, manager)?;
-    // HTTP/2 says its scheme itself; HTTP/1's is only known from who speaks it.
-    let said = stream.request.scheme;
-    if seen.connection && request::drop_nominated(&mut stream.request.headers).is_err() {
-        return Err(LocalReply::text(
-            StatusCode::BAD_REQUEST,
-            "http1.connection_header_rejected",
-            "Bad Request",
-        )
-        .flag(ResponseFlag::DownstreamProtocolError)
-        .closing());
-    }
-    if target::to_origin_form(&mut stream.request).is_err() {
-        manager
-            .stats
-            .inc(http_stats::downstream_rq_non_relative_path);
-        return Err(
-            LocalReply::empty(StatusCode::NOT_FOUND, "absolute_path_rejected")
-                .flag(ResponseFlag::NoRouteFound),
-        );
-    }
-    check_host(stream)?;
-    if seen.underscore {
-        mind_underscores(stream, manager)?;
-    }
-    if !manager.path.is_noop() {
-        normalize_path(stream, manager)?;
-    }
-    target::plain_host(&mut stream.request.headers, manager, &session.info.local);
-    let worker = session.worker();
-    stream.origin = request::prepare(
-        &mut stream.request.headers,
-        seen,
-        upgrade.is_some(),
-        manager,
-        &session.peer,
-        session.info.tls.as_ref(),
-        || worker.random(),
-    );
-    if let Some(scheme) = said.filter(|_| manager.scheme.is_none()) {
-        stream.origin.scheme = scheme;
-    }
-    if let Some(ip) = stream.origin.remote {
-        stream.info.downstream_remote = Some(std::net::SocketAddr::new(ip, 0).into());
-    }
-    let found = find_route(stream, manager);
-    check_upgrade(stream, found, upgrade.as_ref())?;
-    Ok((seen, upgrade, found))
-}
-
-/// Where there is no route, that is what the client is told, not that it may not
-/// upgrade.
-fn check_upgrade(
-    stream: &mut Stream,
-    found: Found,
-    upgrade: Option<&Upgrade>,
-) -> Result<(), LocalReply> {
-    let (Some(upgrade), Found::Route) = (upgrade, found) else {
-        return Ok(());
-    };
-    let manager = stream.manager();
-    if !upgrade.is_allowed(stream.route.as_ref(), manager) {
-        let stats = &manager.stats;
-        stats.inc(http_stats::downstream_rq_ws_on_non_ws_route);
-        return Err(LocalReply::empty(StatusCode::FORBIDDEN, "upgrade_failed").closing());
-    }
-    stream.upgrades();
-    Ok(())
-}
-
-/// Refuses the request where there is too much to do.
-fn shed(stream: &Stream, manager: &ConnectionManager) -> Result<(), LocalReply> {
-    let session = &stream.session;
-    let overload = &stream.managed.chain().listener.overload;
-    let random = || session.worker().random();
-    if overload.http2_server_go_away_on_dispatch.sheds(random) {
-        session.close();
-    }
-    if !session.is_http2() && overload.http1_server_abort_dispatch.sheds(random) {
-        manager.stats.inc(http_stats::downstream_rq_overload_close);
-        let reply = LocalReply::text(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "overload",
-            "Internal Server Error",
-        );
-        return Err(reply.flag(ResponseFlag::DownstreamProtocolError).closing());
-    }
-    let point = &overload.http_connection_manager_decode_headers;
-    if point.sheds(random) || overload.stop_accepting_requests.happens(random) {
-        manager.stats.inc(http_stats::downstream_rq_overload_close);
-        return Err(overloaded());
-    }
-    Ok(())
-}
-
-fn overloaded() -> LocalReply {
-    LocalReply::text(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "overload",
-        "envoy overloaded",
-    )
-}
-
-fn check_version(stream: &mut Stream, manager: &ConnectionManager) -> Result<(), LocalReply> {
-    if stream.request.version != Version::HTTP_10 {
-        return Ok(());
-    }
-    if !manager.http1.accept_http_10 {
-        let reply = LocalReply::text(
-            StatusCode::UPGRADE_REQUIRED,
-            "low_version",
-            "Upgrade Required",
-        );
-        return Err(reply.closing());
-    }
-    if let Some(host) = &manager.http1.default_host {
-        let headers = &mut stream.request.headers;
-        headers.insert_if_absent(header::HOST, || host.clone());
-    }
-    Ok(())
-}
-
-/// A request has one host; what to make of two, each proxy on its way would
-/// decide for itself (RFC 9112, 3.2).
-fn check_host(stream: &Stream) -> Result<(), LocalReply> {
-    let headers = &stream.request.headers;
-    let mut hosts = headers.get_all(header::HOST);
-    let details = match (hosts.next(), hosts.next()) {
-        (Some(_), None) => return Ok(()),
-        (None, _) => "missing_host_header",
-        (Some(_), Some(_)) => "http1.codec_error",
-    };
-    Err(LocalReply::empty(StatusCode::BAD_REQUEST, details)
-        .flag(ResponseFlag::DownstreamProtocolError)
-        .closing())
-}
-
-fn mind_underscores(stream: &mut Stream, manager: &ConnectionManager) -> Result<(), LocalReply> {
-    let headers = &mut stream.request.headers;
-    if manager.common.underscores == Underscores::Reject {
-        return Err(LocalReply::text(
-            StatusCode::BAD_REQUEST,
-            "http1.unexpected_underscore",
-            "Bad Request",
-        )
-        .flag(ResponseFlag::DownstreamProtocolError)
-        .closing());
-    }
-    let names: Vec<_> = headers
-        .keys()
-        .filter(|n| n.as_str().contains('_'))
-        .cloned()
-        .collect();
-    names.iter().for_each(|name| drop(headers.remove(name)));
-    Ok(())
-}
-
-fn normalize_path(stream: &mut Stream, manager: &ConnectionManager) -> Result<(), LocalReply> {
-    let bad = || {
-        manager
-            .stats
-            .inc(http_stats::downstream_rq_failed_path_normalization);
-        LocalReply::empty(StatusCode::BAD_REQUEST, "path_normalization_failed")
-    };
-    let old = stream
-        .request
-        .uri
-        .path_and_query()
-        .map_or("/", |p| p.as_str());
-    match path::normalize(old, manager.path) {
-        Normalized::Reject => Err(bad()),
-        Normalized::Redirect(location) => {
-            manager
-                .stats
-                .inc(http_stats::downstream_rq_redirected_with_normalized_path);
-            let mut reply = LocalReply::redirect(StatusCode::TEMPORARY_REDIRECT, &location);
-            reply.details = "path_normalization_failed".into();
-            Err(reply)
-        }
-        Normalized::Path(std::borrow::Cow::Borrowed(_)) => Ok(()),
-        Normalized::Path(std::borrow::Cow::Owned(new)) => {
-            target::set_path(&mut stream.request, new).map_err(|()| bad())
-        }
-    }
-}
-
-fn find_route(stream: &mut Stream, manager: &ConnectionManager) -> Found {
-    let session = stream.session.clone();
-    let Some(table) = session.routes(manager, || stream.view()) else {
-        return Found::Nothing;
-    };
-    if !stream.origin.internal {
-        for name in table.internal_only_headers() {
-            stream.request.headers.remove(name);
-        }
-    }
-    match table.find(&stream.view(), session.worker().random()) {
-        Outcome::Found(index) => {
-            let route = RouteHandle::new(table, index);
-            stream.info.route = Some(route.clone());
-            stream.route = Some(route);
-            Found::Route
-        }
-        Outcome::TlsRequired(_) => Found::TlsRequired,
-        Outcome::NoVirtualHost | Outcome::NoRoute(_) => Found::Nothing,
     }
 }
 
@@ -426,11 +207,16 @@ fn answer(mut stream: Box<Stream>, mut reply: LocalReply) -> Response {
     if (reply.close || connect || !stream.request_received) && !stream.session.is_http2() {
         stream.session.close();
     }
-    if !stream.request_received {
-        stream
-            .manager()
-            .stats
-            .inc(http_stats::downstream_rq_response_before_rq_complete);
+    let stats = &stream.manager().stats;
+    let invalid = reply.flag == Some(ResponseFlag::DownstreamProtocolError);
+    if invalid {
+        stats.inc(http_stats::downstream_cx_protocol_error);
+    }
+    if invalid || !stream.request_received {
+        stats.inc(http_stats::downstream_rq_response_before_rq_complete);
+        if !stream.session.is_http2() {
+            stats.inc(http_stats::downstream_rq_rx_reset);
+        }
     }
     let source = match reply.body.is_empty() || stream.request.method == Method::HEAD {
         true => Source::Empty,

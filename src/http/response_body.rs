@@ -194,6 +194,16 @@ impl Body for ResponseBody {
                         stream.complete = true;
                         return Poll::Ready(Some(Err(StreamError::Timeout)));
                     }
+                    Limit::Upstream => {
+                        if let Some(upstream) = &stream.upstream {
+                            upstream.took_too_long();
+                        }
+                        (
+                            ResponseFlag::UpstreamMaxStreamDurationReached,
+                            "upstream_max_stream_duration_reached",
+                            StreamError::Timeout,
+                        )
+                    }
                     Limit::Deadline | Limit::Try | Limit::Request => (
                         ResponseFlag::UpstreamRequestTimeout,
                         "response_timeout",

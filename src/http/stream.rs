@@ -76,6 +76,12 @@ impl Upstream {
         stats.inc(cluster_stats::upstream_rq_total);
         self.endpoint.host.inc(HostStat::rq_total);
     }
+
+    /// Counts that it has taken as long as its cluster allows.
+    pub fn took_too_long(&self) {
+        let stats = &self.cluster.cluster.stats;
+        stats.inc(cluster_stats::upstream_rq_max_duration_reached);
+    }
 }
 
 impl Drop for Upstream {
@@ -126,10 +132,14 @@ pub struct Stream {
     pub idle_timeout: Option<Duration>,
     /// The same for one try, `per_try_idle_timeout`.
     pub try_idle_timeout: Option<Duration>,
+    /// The host's part of it has to be over by then, the cluster's `max_stream_duration`.
+    pub upstream_deadline: Option<Instant>,
     /// The whole request has to have come by then.
     pub request_deadline: Option<Instant>,
     /// When a byte last moved.
     pub last_moved: Instant,
+    /// No head came that could be read.
+    pub headless: bool,
     /// It may become a tunnel.
     pub upgraded: bool,
     /// The response has been handed over to the end.
@@ -179,8 +189,10 @@ impl Stream {
             route_deadline: false,
             idle_timeout,
             try_idle_timeout: None,
+            upstream_deadline: None,
             request_deadline,
             last_moved: now,
+            headless: false,
             upgraded: false,
             complete: false,
             rerouted: false,
@@ -190,7 +202,10 @@ impl Stream {
 
     /// The request as routes and formats see it.
     pub fn view(&self) -> RequestView<'_> {
-        RequestView::of(&self.request, self.origin.scheme)
+        match self.headless {
+            true => RequestView::default(),
+            false => RequestView::of(&self.request, self.origin.scheme),
+        }
     }
 
     /// So many bytes of the request's body have come by now.
@@ -238,6 +253,7 @@ impl Stream {
         let limits = [
             (extra, Limit::Try),
             (self.try_idle_timeout.map(after), Limit::TryIdle),
+            (self.upstream_deadline, Limit::Upstream),
             (self.deadline, Limit::Deadline),
             (self.request_deadline, Limit::Request),
             (self.idle_timeout.map(after), Limit::Idle),
@@ -375,6 +391,8 @@ pub enum Limit {
     Try,
     /// Nothing moved in one try.
     TryIdle,
+    /// The cluster's, [`Stream::upstream_deadline`].
+    Upstream,
     /// The request has not come in time.
     Request,
 }

@@ -4,7 +4,7 @@
 use http::{HeaderValue, StatusCode, header};
 
 use super::LocalReply;
-use crate::{codec::RequestHead, formatter::ResponseFlag};
+use crate::{codec::RequestHead, formatter::ResponseFlag, model::http1::Http1Options};
 
 /// Methods that pass without `allow_custom_methods`: Envoy's list.
 const METHODS: [&str; 34] = [
@@ -44,19 +44,25 @@ const METHODS: [&str; 34] = [
     "UNSUBSCRIBE",
 ];
 
-/// Checks a request as it came off the wire. `custom_methods` lets any method pass.
+/// Checks a request as it came off the wire.
 ///
 /// # Errors
 /// The answer to give, after which the connection closes.
-pub fn check(request: &RequestHead, custom_methods: bool) -> Result<(), LocalReply> {
+pub fn check(request: &RequestHead, options: &Http1Options) -> Result<(), LocalReply> {
     let headers = &request.headers;
     let method = request.method.as_str();
     let common = matches!(method, "GET" | "POST" | "PUT" | "HEAD" | "DELETE");
-    if !common && !custom_methods && !METHODS.contains(&method) {
+    if !common && !options.custom_methods && !METHODS.contains(&method) {
         return Err(bad_request("http1.codec_error"));
     }
     if !headers.get_all(header::HOST).all(is_authority) {
         return Err(bad_request("http.invalid_authority"));
+    }
+    if options.absolute_targets
+        && let Some(scheme) = request.uri.scheme_str()
+        && !matches!(scheme, "http" | "https")
+    {
+        return Err(bad_request("http1.invalid_scheme"));
     }
     Ok(())
 }
@@ -83,7 +89,11 @@ mod tests {
             request = request.header(*name, *value);
         }
         let parts = request.body(()).unwrap().into_parts().0.into();
-        check(&parts, custom_methods).map_or_else(|reply| reply.status.as_u16(), |()| 200)
+        let options = Http1Options {
+            custom_methods,
+            ..Http1Options::default()
+        };
+        check(&parts, &options).map_or_else(|reply| reply.status.as_u16(), |()| 200)
     }
 
     #[test]

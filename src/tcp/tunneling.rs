@@ -171,7 +171,7 @@ impl Tunneling {
             false => RequestFraming::Connect,
         };
         let http1 = &mut connection.http1;
-        http1.start(head, framing);
+        http1.start(head, "http", framing);
         let mut piece = Piece::default();
         let answer = poll_fn(|cx| http1.poll_head(cx, Pin::new(&mut piece))).await?;
         accepted(answer.status)?;

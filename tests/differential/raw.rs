@@ -115,7 +115,7 @@ const ALIKE: &[&[u8]] = &[
     b"GET /1 HTTP/1.1\r\nhost: a\r\n\r\nGET /2 HTTP/1.1\r\nhost: a\r\n\r\n",
     b"GET /1 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\nGET /2 HTTP/1.1\r\nhost: a\r\n\r\n",
     b"GET /1 HTTP/1.1\r\nhost: a\r\n\r\ngarbage\r\n\r\n",
-    b"HEAD / HTTP/1.1\r\nhost: a\r\n\r\n",
+    b"HEAD / HTTP/1.1\r\nhost: a\r\nx-origin-size: 5\r\n\r\n",
     b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\nabc",
     b"POST / HTTP/1.1\r\nhost: a\r\nexpect: other\r\ncontent-length: 3\r\n\r\nabc",
     b"GET / HTTP/1.1\r\nhost: a\r\nupgrade: h2c\r\nconnection: upgrade, http2-settings\r\nhttp2-settings: x\r\n\r\n",

@@ -20,6 +20,7 @@ use crate::{
     },
     model::{
         Context,
+        http1::Http1Options,
         route::{RouteTable, Routes},
     },
     refuse,
@@ -27,10 +28,11 @@ use crate::{
 };
 
 use super::{
-    CertDetails, Codec, ConnectionManager, DEFAULT_DELAYED_CLOSE, DEFAULT_MAX_REQUEST_HEAD,
-    DEFAULT_STREAM_IDLE_TIMEOUT, EscapedSlashes, ForwardClientCert, HostOptions, Internal,
-    PathOptions, PeerOptions, RequestIdOptions, ServerHeader, StripPort, Timeouts, Upgrade,
-    protocol::{CommonOptions, Http1Options, Http2Options, timeout},
+    CertDetails, Codec, ConnectionManager, DEFAULT_DELAYED_CLOSE, DEFAULT_DRAIN_TIMEOUT,
+    DEFAULT_MAX_REQUEST_HEAD, DEFAULT_STREAM_IDLE_TIMEOUT, EscapedSlashes, ForwardClientCert,
+    HostOptions, Internal, PathOptions, PeerOptions, RequestIdOptions, ServerHeader, StripPort,
+    Timeouts, Upgrade,
+    protocol::{CommonOptions, Http2Options, timeout},
     scoped,
 };
 
@@ -50,8 +52,7 @@ impl ConnectionManager {
             http_protocol_options,
             http2_protocol_options,
             server_name,
-            // How long a connection drains is the server's --drain-time-s.
-            drain_timeout: _,
+            drain_timeout,
             access_log,
             use_remote_address,
             generate_request_id,
@@ -77,9 +78,8 @@ impl ConnectionManager {
             always_set_request_id_in_response,
             local_reply_config,
             strip_matching_host_port,
-            // A malformed HTTP/1 request closes its connection after a 400; a
-            // malformed HTTP/2 one resets its stream.
-            stream_error_on_invalid_http_message: _,
+            // A malformed HTTP/2 request resets its stream in any case.
+            stream_error_on_invalid_http_message,
             request_headers_timeout,
             path_normalization_options,
             http3_protocol_options,
@@ -114,7 +114,7 @@ impl ConnectionManager {
             proxy_status_config, typed_header_validation_config, early_header_mutation_extensions,
             access_log_flush_interval, flush_access_log_on_new_request, access_log_options,
             append_local_overload, stream_flush_timeout, forward_client_cert_matcher,
-            forward_proto_config, drain_timeout_jitter, http1_safe_max_connection_duration,
+            forward_proto_config, drain_timeout_jitter,
         );
         if let Err(reported) = check_request_id(request_id_extension, at) {
             outcome = Err(reported);
@@ -162,6 +162,7 @@ impl ConnectionManager {
                 stream_idle_timeout,
                 request_timeout,
                 request_headers_timeout,
+                drain_timeout,
             ],
             at,
         );
@@ -184,6 +185,10 @@ impl ConnectionManager {
             _ if strip_matching_host_port => Ok(StripPort::Matching),
             _ => Ok(StripPort::Keep),
         };
+        let http1 = http1.map(|options| Http1Options {
+            goes_on: options.goes_on.or(stream_error_on_invalid_http_message),
+            ..options
+        });
         outcome?;
         // hyper writes a response out before it closes, however long that takes;
         // the client's own close or the idle timeout ends it.
@@ -198,6 +203,7 @@ impl ConnectionManager {
             stat_prefix: stat_prefix.into(),
             registry: cx.stats.clone(),
             listener_stats: OnceLock::new(),
+            http1_stats: OnceLock::new(),
             http2_stats: OnceLock::new(),
             codec: codec?,
             routes: routes?,
@@ -228,6 +234,7 @@ impl ConnectionManager {
             },
             common: common?,
             http1: http1?,
+            http1_safe_max_duration: http1_safe_max_connection_duration,
             http2: http2?,
             max_request_head: max_request_headers_kb
                 .map_or(DEFAULT_MAX_REQUEST_HEAD, |kb| kb as usize * 1024),
@@ -324,7 +331,7 @@ fn compile_client_cert(
 }
 
 fn compile_timeouts(
-    [stream_idle, request, headers]: [Option<prost_types::Duration>; 3],
+    [stream_idle, request, headers, drain]: [Option<prost_types::Duration>; 4],
     at: &At<'_>,
 ) -> Result<Timeouts, Reported> {
     let stream_idle = timeout(
@@ -334,10 +341,15 @@ fn compile_timeouts(
     );
     let request = timeout(request, None, &at.field("request_timeout"));
     let headers = timeout(headers, None, &at.field("request_headers_timeout"));
+    let place = at.field("drain_timeout");
+    let drain = drain.map_or(Ok(DEFAULT_DRAIN_TIMEOUT), |drain| {
+        crate::config::duration(&drain, &place)
+    });
     Ok(Timeouts {
         stream_idle: stream_idle?,
         request: request?,
         request_headers: headers?,
+        drain: drain?,
     })
 }
 

@@ -15,23 +15,25 @@ use http::HeaderValue;
 
 use crate::{
     access_log::AccessLogs,
-    model::{listener::Listener, route::Routes},
+    model::{http1::Http1Options, listener::Listener, route::Routes},
     net::http2::stats::http2_stats,
     stats::{Block, Registry},
 };
 
 pub use peer::{CertDetails, ForwardClientCert, Internal, PeerOptions};
-use protocol::{CommonOptions, Http1Options, Http2Options, Underscores};
+use protocol::{CommonOptions, Http2Options, Underscores};
 
 use super::{
     filters::{FilterChain, Router},
-    stats::listener_http_stats,
+    stats::{http1_stats, listener_http_stats},
 };
 
 /// `stream_idle_timeout` when it is not set.
 pub const DEFAULT_STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// `max_request_headers_kb` when it is not set, in bytes.
 pub const DEFAULT_MAX_REQUEST_HEAD: usize = 60 * 1024;
+/// `drain_timeout` when it is not set.
+pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// `delayed_close_timeout` when it is not set.
 pub const DEFAULT_DELAYED_CLOSE: Duration = Duration::from_secs(1);
 
@@ -128,6 +130,9 @@ pub struct Timeouts {
     pub request: Option<Duration>,
     /// `request_headers_timeout`: until its head has come.
     pub request_headers: Option<Duration>,
+    /// `drain_timeout`, 5 s unless set: how long a connection that has been idle or open
+    /// too long waits for one more request.
+    pub drain: Duration,
 }
 
 /// One kind of upgrade, `websocket` being the usual one.
@@ -152,6 +157,7 @@ pub struct ConnectionManager {
     pub tracing_stats: Arc<Block>,
     registry: Arc<Registry>,
     listener_stats: OnceLock<Arc<Block>>,
+    http1_stats: OnceLock<Arc<Block>>,
     http2_stats: OnceLock<Arc<Block>>,
     /// `codec_type`.
     pub codec: Codec,
@@ -175,6 +181,9 @@ pub struct ConnectionManager {
     pub common: CommonOptions,
     /// HTTP/1.
     pub http1: Http1Options,
+    /// `http1_safe_max_connection_duration`: a connection of HTTP/1 that has been open too
+    /// long closes with its next response alone.
+    pub http1_safe_max_duration: bool,
     /// HTTP/2.
     pub http2: Http2Options,
     /// Bytes a request head may have: `max_request_headers_kb`, 60 unless set.
@@ -200,7 +209,8 @@ impl ConnectionManager {
         let state = foldhash::quality::FixedState::with_seed(0);
         let mut hasher = state.build_hasher();
         self.codec.hash(&mut hasher);
-        self.http1.proper_case.hash(&mut hasher);
+        self.http1.wire.hash(&mut hasher);
+        self.http1.accept_http_10.hash(&mut hasher);
         self.http2.hash(&mut hasher);
         self.max_request_head.hash(&mut hasher);
         self.common.max_headers.hash(&mut hasher);
@@ -213,6 +223,12 @@ impl ConnectionManager {
             let prefix = format!("{}http.{}.", listener.stats.prefix(), self.stat_prefix);
             self.registry.block(&prefix, &listener_http_stats::TABLE)
         })
+    }
+
+    /// `http1.`, of all connection managers.
+    pub fn http1_stats(&self) -> &Arc<Block> {
+        self.http1_stats
+            .get_or_init(|| self.registry.block("http1.", &http1_stats::TABLE))
     }
 
     /// `http2.`, of all connection managers.

@@ -1,9 +1,7 @@
-//! Options of the codecs, both sides: `HttpProtocolOptions`,
-//! `Http1ProtocolOptions`, `Http2ProtocolOptions`.
+//! Options of the codecs towards clients: `HttpProtocolOptions`,
+//! `Http2ProtocolOptions`.
 
 use std::time::Duration;
-
-use http::HeaderValue;
 
 use crate::{
     api::envoy::config::core::v3 as pb,
@@ -137,92 +135,6 @@ impl CommonOptions {
                 Ok(Action::DropHeader) => Underscores::Drop,
                 Ok(Action::Allow) | Err(_) => Underscores::Allow,
             },
-        })
-    }
-}
-
-/// `envoy.config.core.v3.Http1ProtocolOptions`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Http1Options {
-    /// `accept_http_10`, and the host for requests that have none.
-    pub accept_http_10: bool,
-    /// `default_host_for_http_10`.
-    pub default_host: Option<HeaderValue>,
-    /// `enable_trailers`.
-    pub trailers: bool,
-    /// `header_key_format.proper_case_words`.
-    pub proper_case: bool,
-    /// `allow_custom_methods`: methods nobody has registered pass, downstream only.
-    pub custom_methods: bool,
-    /// `send_fully_qualified_url`, upstream only.
-    pub absolute_url: bool,
-}
-
-impl Http1Options {
-    /// Compiles the options; absent ones are the defaults.
-    ///
-    /// # Errors
-    /// What is wrong has been reported.
-    pub fn compile(
-        message: Option<pb::Http1ProtocolOptions>,
-        at: &At<'_>,
-    ) -> Result<Self, Reported> {
-        use pb::http1_protocol_options::{HeaderKeyFormat, header_key_format::HeaderFormat};
-        let Some(message) = message else {
-            return Ok(Self::default());
-        };
-        let pb::Http1ProtocolOptions {
-            allow_absolute_url,
-            accept_http_10,
-            default_host_for_http_10,
-            header_key_format,
-            enable_trailers,
-            allow_chunked_length,
-            override_stream_error_on_invalid_http_message,
-            send_fully_qualified_url,
-            // Chooses between two parsers inside Envoy.
-            use_balsa_parser: _,
-            allow_custom_methods,
-            ignore_http_11_upgrade,
-        } = message;
-        // The default, `true`, is what is done here.
-        let allow_absolute_url = allow_absolute_url.filter(|allow| !allow);
-        let override_stream_error_on_invalid_http_message =
-            override_stream_error_on_invalid_http_message.filter(|keep_open| *keep_open);
-        let refused = refuse!(at;
-            allow_absolute_url, allow_chunked_length, ignore_http_11_upgrade,
-            override_stream_error_on_invalid_http_message,
-        );
-        let proper_case = match header_key_format {
-            None => Ok(false),
-            Some(HeaderKeyFormat { header_format }) => {
-                let at = at.field("header_key_format");
-                match header_format {
-                    Some(HeaderFormat::ProperCaseWords(_)) => Ok(true),
-                    Some(HeaderFormat::StatefulFormatter(_)) => {
-                        Err(at.field("stateful_formatter").unsupported())
-                    }
-                    None => {
-                        Err(at.error("one of proper_case_words, stateful_formatter is required"))
-                    }
-                }
-            }
-        };
-        let default_host = match default_host_for_http_10.as_str() {
-            "" => Ok(None),
-            host => HeaderValue::from_str(host).map(Some).map_err(|_| {
-                at.field("default_host_for_http_10")
-                    .error(format_args!("{host:?} cannot stand in a header"))
-            }),
-        };
-        refused?;
-        Ok(Self {
-            accept_http_10,
-            default_host: default_host?,
-            trailers: enable_trailers,
-            proper_case: proper_case?,
-            custom_methods: allow_custom_methods,
-            absolute_url: send_fully_qualified_url,
         })
     }
 }

@@ -283,7 +283,7 @@ fn exceeded(stream: &mut Stream, limit: Limit) -> LocalReply {
             LocalReply::text(late, "stream_idle_timeout", "stream timeout")
                 .flag(ResponseFlag::StreamIdleTimeout)
         }
-        Limit::Deadline | Limit::Try => {
+        Limit::Deadline | Limit::Try | Limit::Upstream => {
             stats.inc(http_stats::downstream_rq_max_duration_reached);
             LocalReply::text(late, "max_duration_timeout", "downstream duration timeout")
                 .grpc_status(DEADLINE_EXCEEDED)

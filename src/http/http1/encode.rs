@@ -3,7 +3,7 @@
 use bytes::{BufMut, BytesMut};
 use http::{HeaderName, StatusCode, Version, header};
 
-use crate::codec::{Headers, encode};
+use crate::codec::{Case, NameFormat, ResponseHead, encode};
 
 /// How a response's body is told apart from what follows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +25,8 @@ pub struct Asked {
     pub version: Version,
     /// The request was a HEAD.
     pub head: bool,
-    /// Names are written `Like-This`.
-    pub proper_case: bool,
+    /// How names are written that did not come from a host.
+    pub names: NameFormat,
 }
 
 impl ResponseFraming {
@@ -45,13 +45,13 @@ impl ResponseFraming {
 
 /// Writes the status line and the headers.
 pub fn head(
-    status: StatusCode,
-    headers: &mut Headers,
+    head: &mut ResponseHead,
     framing: ResponseFraming,
     length: Option<u64>,
     asked: Asked,
     out: &mut BytesMut,
 ) {
+    let (status, headers) = (head.status, &mut head.headers);
     let described = headers.contains_key(header::CONTENT_LENGTH);
     let mut announced = None;
     match framing {
@@ -76,22 +76,24 @@ pub fn head(
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
         .sum();
     out.reserve(size + 96);
-    match status {
-        StatusCode::OK => out.put_slice(b"HTTP/1.1 200 OK\r\n"),
+    let spelling = head.spelling.as_deref();
+    let reason = spelling.and_then(|spelling| spelling.reason_phrase.as_deref());
+    match (status, reason, asked.version) {
+        (StatusCode::OK, None, Version::HTTP_11) => out.put_slice(b"HTTP/1.1 200 OK\r\n"),
         _ => {
-            out.put_slice(b"HTTP/1.1 ");
+            out.put_slice(version(asked.version));
+            out.put_u8(b' ');
             out.put_slice(status.as_str().as_bytes());
             out.put_u8(b' ');
-            out.put_slice(status.canonical_reason().unwrap_or("Unknown").as_bytes());
+            let own = || status.canonical_reason().unwrap_or("Unknown").as_bytes();
+            out.put_slice(reason.unwrap_or_else(own));
             out.put_slice(b"\r\n");
         }
     }
-    match asked.proper_case {
-        false => encode::lines(headers, out),
-        true => proper_case_lines(headers, out),
-    }
+    let case = Case::of(spelling, asked.names);
+    encode::lines(headers, case, out);
     if let Some(length) = announced {
-        name(&header::CONTENT_LENGTH, asked.proper_case, out);
+        name(&header::CONTENT_LENGTH, case, out);
         out.put_slice(itoa::Buffer::new().format(length).as_bytes());
         out.put_slice(b"\r\n");
     }
@@ -100,40 +102,23 @@ pub fn head(
     if framing == ResponseFraming::Chunked
         || (unknown && asked.version != Version::HTTP_10 && status != StatusCode::NO_CONTENT)
     {
-        name(&header::TRANSFER_ENCODING, asked.proper_case, out);
+        name(&header::TRANSFER_ENCODING, case, out);
         out.put_slice(b"chunked\r\n");
     }
     out.put_slice(b"\r\n");
 }
 
-fn name(name: &HeaderName, proper_case: bool, out: &mut BytesMut) {
-    match proper_case {
-        false => out.put_slice(name.as_str().as_bytes()),
-        true => proper_case_name(name.as_str(), out),
+/// The version of answers: never one above the request's.
+pub fn version(asked: Version) -> &'static [u8] {
+    match asked {
+        Version::HTTP_10 => b"HTTP/1.0",
+        _ => b"HTTP/1.1",
     }
+}
+
+fn name(name: &HeaderName, case: Case<'_>, out: &mut BytesMut) {
+    case.put(name, out);
     out.put_slice(b": ");
-}
-
-fn proper_case_lines(headers: &Headers, out: &mut BytesMut) {
-    for (key, value) in headers.iter() {
-        name(key, true, out);
-        out.put_slice(value.as_bytes());
-        out.put_slice(b"\r\n");
-    }
-}
-
-/// A letter at the beginning, and one after a character that is neither a letter
-/// nor a digit, is upper case: `ProperCaseWords`.
-fn proper_case_name(name: &str, out: &mut BytesMut) {
-    let mut first = true;
-    for byte in name.bytes() {
-        out.put_u8(if first {
-            byte.to_ascii_uppercase()
-        } else {
-            byte
-        });
-        first = !byte.is_ascii_alphanumeric();
-    }
 }
 
 #[cfg(test)]
@@ -147,20 +132,24 @@ mod tests {
         headers: &[(&'static str, &str)],
     ) -> String {
         let status = StatusCode::from_u16(status).unwrap();
-        let mut map = Headers::new();
+        let mut response = ResponseHead {
+            status,
+            ..ResponseHead::default()
+        };
         for (name, value) in headers {
-            map.append(HeaderName::from_static(name), value.parse().unwrap());
+            let name = HeaderName::from_static(name);
+            response.headers.append(name, value.parse().unwrap());
         }
         let framing = ResponseFraming::of(status, asked, length);
         let mut out = BytesMut::new();
-        head(status, &mut map, framing, length, asked, &mut out);
+        head(&mut response, framing, length, asked, &mut out);
         String::from_utf8(out.to_vec()).unwrap()
     }
 
     const GET: Asked = Asked {
         version: Version::HTTP_11,
         head: false,
-        proper_case: false,
+        names: NameFormat::Lower,
     };
 
     #[test]
@@ -194,7 +183,7 @@ mod tests {
     #[test]
     fn names_in_proper_case() {
         let asked = Asked {
-            proper_case: true,
+            names: NameFormat::ProperCase,
             ..GET
         };
         let out = written(200, asked, None, &[("x-a_b1c", "v")]);

@@ -3,13 +3,14 @@
 use std::{mem::MaybeUninit, ops::Range};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{Method, Uri, Version};
+use http::{Method, Uri, Version, header};
 
 use crate::codec::{
     Coding, HopHeaders, Length, RequestHead,
-    head::{Place, Places, USUAL_HEADERS, headers, place_in},
+    head::{Place, Places, USUAL_HEADERS, headers, place_in, spelling},
     take,
 };
+use crate::model::http1::Http1Wire;
 
 /// What a request head may be at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct HeadLimits {
     pub headers: usize,
     /// HTTP/1.0 is spoken too: `accept_http_10`.
     pub http_10: bool,
+    /// How it is read.
+    pub wire: Http1Wire,
 }
 
 /// How the end of a request's body is found.
@@ -57,12 +60,18 @@ pub enum BadHead {
     /// A transfer coding other than chunked.
     #[error("the transfer coding is not supported")]
     Coding,
+    /// A length and a transfer coding.
+    #[error("the request has both a length and a transfer coding")]
+    Both,
     /// The target has a fragment, which is none of a server's business.
     #[error("the target has a fragment")]
     Fragment,
-    /// It exceeds its limits.
+    /// It is longer than the limit.
     #[error("the head is too large")]
     TooLarge,
+    /// It has more headers than the limit.
+    #[error("the head has too many headers")]
+    TooMany,
 }
 
 /// Room for what the proxy adds to a request.
@@ -92,9 +101,7 @@ pub fn head(buffer: &mut BytesMut, limits: HeadLimits) -> Result<Option<Head>, B
     let mut few = [const { MaybeUninit::uninit() }; USUAL_HEADERS];
     let mut places = Places::new();
     let parsed = match parse(buffer, &mut few, &mut places, limits) {
-        Err(BadHead::TooLarge)
-            if limits.headers > USUAL_HEADERS && buffer.len() <= limits.bytes =>
-        {
+        Err(BadHead::TooMany) if limits.headers > USUAL_HEADERS && buffer.len() <= limits.bytes => {
             let mut many = vec![MaybeUninit::uninit(); limits.headers];
             parse(buffer, &mut many, &mut places, limits)?
         }
@@ -106,20 +113,26 @@ pub fn head(buffer: &mut BytesMut, limits: HeadLimits) -> Result<Option<Head>, B
     let head = take(buffer, parsed.length);
     let uri = target(&parsed.method, head.slice(parsed.target))?;
     let (headers, hop) = headers(&head, &places, HEADERS_ADDED).map_err(|_| BadHead::Malformed)?;
-    let parts = RequestHead {
+    let mut parts = RequestHead {
         method: parsed.method,
         uri,
         version: parsed.version,
         scheme: None,
         headers,
+        spelling: spelling(&head, &places, limits.wire.names),
     };
     if parts.version == Version::HTTP_10 && !limits.http_10 {
         return Err(BadHead::Version);
     }
+    let framing = framing(hop, &parts, limits.wire.chunked_length)?;
+    if framing == Framing::Chunked && hop.length != Length::None {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
     Ok(Some(Head {
-        framing: framing(hop, &parts.method, parts.version)?,
+        framing,
         keeps_alive: hop.client_keeps_alive(parts.version),
-        waits: hop.expects_continue,
+        // Who speaks 1.0 knows no interim answers (RFC 9110, 10.1.1).
+        waits: hop.expects_continue && parts.version != Version::HTTP_10,
         parts,
     }))
 }
@@ -140,13 +153,13 @@ fn parse<'b>(
             return Err(BadHead::TooLarge);
         }
         Ok(httparse::Status::Partial) => return Ok(None),
-        Err(httparse::Error::TooManyHeaders) => return Err(BadHead::TooLarge),
+        Err(httparse::Error::TooManyHeaders) => return Err(BadHead::TooMany),
         Err(_) if names_other_version(buffer) => return Err(BadHead::Version),
         Err(_) => return Err(BadHead::Malformed),
     };
     let method = request.method.unwrap_or_default().as_bytes();
     if request.headers.len() > limits.headers {
-        return Err(BadHead::TooLarge);
+        return Err(BadHead::TooMany);
     }
     places.extend(
         request
@@ -208,26 +221,29 @@ fn names_other_version(buffer: &[u8]) -> bool {
     }
 }
 
-/// How the body of a request ends (RFC 9112, 6.3).
+/// How the body of a request ends (RFC 9112, 6.3). `both` lets it have a length where
+/// chunks tell its end.
 ///
 /// # Errors
 /// When the head contradicts itself, which is how requests are smuggled.
-fn framing(hop: HopHeaders, method: &Method, version: Version) -> Result<Framing, BadHead> {
+fn framing(hop: HopHeaders, head: &RequestHead, both: bool) -> Result<Framing, BadHead> {
+    let connect = head.method == Method::CONNECT;
+    let old = head.version == Version::HTTP_10;
     match (hop.coding, hop.length) {
         // What follows a CONNECT belongs to the tunnel (RFC 9110, 9.3.6).
-        (Coding::Chunked | Coding::Other, Length::None | Length::Once(_))
-            if *method == Method::CONNECT =>
-        {
+        (Coding::Chunked | Coding::Other, Length::None | Length::Once(_)) if connect => {
             Err(BadHead::Coding)
         }
-        (Coding::None, Length::Once(1..)) if *method == Method::CONNECT => Err(BadHead::Malformed),
+        (Coding::None, Length::Once(1..)) if connect => Err(BadHead::Malformed),
         (Coding::None, Length::None) => Ok(Framing::Length(0)),
         (Coding::None, Length::Once(length)) => Ok(Framing::Length(length)),
         // Who speaks 1.0 does not know of chunks (RFC 9112, 6.1).
-        (Coding::Chunked, Length::None) if version == Version::HTTP_10 => Err(BadHead::Malformed),
+        (Coding::Chunked, Length::None) if old => Err(BadHead::Malformed),
         (Coding::Chunked, Length::None) => Ok(Framing::Chunked),
+        (Coding::Chunked, Length::Once(_)) if both && !old => Ok(Framing::Chunked),
         (Coding::Other, Length::None) => Err(BadHead::Coding),
-        // Two lengths, a length and a coding, or what is no length.
+        (Coding::Chunked | Coding::Other, Length::Once(_)) => Err(BadHead::Both),
+        // Two lengths, or what is no length.
         _ => Err(BadHead::Malformed),
     }
 }
@@ -235,12 +251,19 @@ fn framing(hop: HopHeaders, method: &Method, version: Version) -> Result<Framing
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::NameFormat;
     use proptest::prelude::*;
 
     const LIMITS: HeadLimits = HeadLimits {
         bytes: 1000,
         headers: 50,
         http_10: false,
+        wire: Http1Wire {
+            names: NameFormat::Lower,
+            trailers: false,
+            chunked_length: false,
+            absolute_url: false,
+        },
     };
 
     fn read(input: &[u8]) -> Result<Option<Head>, BadHead> {
@@ -260,11 +283,11 @@ mod tests {
             ("transfer-encoding: Chunked\r\n", Ok(Framing::Chunked)),
             (
                 "content-length: 3\r\ntransfer-encoding: chunked\r\n",
-                Err(BadHead::Malformed),
+                Err(BadHead::Both),
             ),
             (
                 "transfer-encoding: chunked\r\ncontent-length: 3\r\n",
-                Err(BadHead::Malformed),
+                Err(BadHead::Both),
             ),
             (
                 "content-length: 3\r\ncontent-length: 3\r\n",
@@ -311,10 +334,7 @@ mod tests {
         assert_eq!(read(&[b'G'; 1001]).unwrap_err(), BadHead::TooLarge);
         let of_count = |n| format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(n));
         assert!(read(of_count(50).as_bytes()).unwrap().is_some());
-        assert_eq!(
-            read(of_count(51).as_bytes()).unwrap_err(),
-            BadHead::TooLarge
-        );
+        assert_eq!(read(of_count(51).as_bytes()).unwrap_err(), BadHead::TooMany);
     }
 
     proptest! {

@@ -7,6 +7,7 @@
 
 mod encode;
 mod head;
+mod refused;
 mod wire;
 
 use std::{
@@ -18,14 +19,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Version, header};
 use http_body::Body;
 
 pub use self::wire::Http1Body;
 use self::{
     encode::{Asked, ResponseFraming},
-    head::{BadHead, Framing, Head, HeadLimits},
+    head::{Framing, Head, HeadLimits},
+    refused::Refused,
     wire::{Begin, Wire},
 };
 use super::{
@@ -34,18 +35,14 @@ use super::{
     config::ConnectionManager,
     connection::{Session, Watch},
     downstream::DownstreamIo,
-    handle::{Response, handle},
+    handle::{self, Response},
     stats::http_stats,
     upgrade::Tunnel,
 };
-use crate::{codec::Headers, net::Stream};
+use crate::{codec::ResponseHead, net::Stream};
 
 /// How long the end of a connection waits for the client to close it too.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// How long after a response a connection that drains counts as being between two
-/// requests, not as idle: an end without a word might meet a request on its way.
-const BETWEEN_REQUESTS: Duration = Duration::from_millis(100);
 
 /// How a request left its connection.
 enum Next {
@@ -69,6 +66,7 @@ pub(super) async fn serve(
         bytes: manager.max_request_head,
         headers: manager.common.max_headers,
         http_10: manager.http1.accept_http_10,
+        wire: manager.http1.wire,
     };
     let wire = Rc::new(RefCell::new(Wire::new(io, limits)));
     let served = {
@@ -114,10 +112,7 @@ impl Server<'_> {
             let next = match self.next_request().await {
                 None => return None,
                 Some(Ok(head)) => self.one(*head).await,
-                Some(Err(refused)) => {
-                    self.refuse(refused);
-                    self.flush().await
-                }
+                Some(Err(refused)) => self.refuse(refused).await,
             };
             match next {
                 Next::Request => {}
@@ -138,7 +133,12 @@ impl Server<'_> {
             let mut wire = self.wire.borrow_mut();
             match wire.poll_head(cx) {
                 Poll::Ready(Begin::Request(head)) => return Poll::Ready(Some(Ok(head))),
-                Poll::Ready(Begin::Closed) => return Poll::Ready(None),
+                Poll::Ready(Begin::Closed) => {
+                    if wire.is_in_head() {
+                        handle::left_in_head(self.session.clone());
+                    }
+                    return Poll::Ready(None);
+                }
                 Poll::Ready(Begin::Bad(bad)) => return Poll::Ready(Some(Err(Refused::Bad(bad)))),
                 Poll::Pending => {}
             }
@@ -147,8 +147,7 @@ impl Server<'_> {
                     return Poll::Pending;
                 }
                 // One that comes yet is answered, and its response asks the client to go.
-                let idle = self.session.last_active() + BETWEEN_REQUESTS;
-                ready!(self.session.alarm().poll(cx, idle));
+                ready!(self.session.alarm().poll(cx, self.session.idle_end()));
                 return Poll::Ready(None);
             }
             let began = *began.get_or_insert_with(Instant::now);
@@ -157,6 +156,7 @@ impl Server<'_> {
                 (timeouts.request_headers, Refused::HeadersTimeout),
                 (timeouts.stream_idle, Refused::Idle),
                 (timeouts.request, Refused::Timeout),
+                (self.manager.common.max_stream_duration, Refused::Duration),
             ];
             let set = limits
                 .iter()
@@ -181,7 +181,7 @@ impl Server<'_> {
         let asked = Asked {
             version: parts.version,
             head: parts.method == Method::HEAD,
-            proper_case: self.manager.http1.proper_case,
+            names: self.manager.http1.wire.names,
         };
         if !keeps_alive {
             self.session.close();
@@ -190,13 +190,12 @@ impl Server<'_> {
         let body = match framing {
             Framing::Length(0) => RequestBody::empty(),
             framing => {
-                let trailers = self.session.current().manager().http1.trailers;
                 let body = Http1Body::new(self.wire.clone(), framing);
-                RequestBody::new(ClientBody::Http1(body), trailers)
+                RequestBody::new(ClientBody::Http1(body), self.manager.http1.wire.trailers)
             }
         };
         let response = {
-            let mut handled = pin!(handle(self.session.clone(), parts, body));
+            let mut handled = pin!(handle::handle(self.session.clone(), parts, body));
             poll_fn(|cx| match handled.as_mut().poll(cx) {
                 Poll::Ready(response) => Poll::Ready(response.ok()),
                 Poll::Pending => self.wire.borrow_mut().poll_left(cx).map(|()| None),
@@ -210,15 +209,14 @@ impl Server<'_> {
     }
 
     async fn respond(&self, response: Response, asked: Asked) -> Next {
+        if self.wire.borrow_mut().take_told() {
+            let stats = &self.manager.stats;
+            stats.inc(http_stats::downstream_rq_1xx);
+            stats.inc(http_stats::downstream_rq_completed);
+        }
         let Response { mut head, mut body } = response;
         if let Some(tunnel) = body.take_tunnel() {
-            self.write_head(
-                head.status,
-                &mut head.headers,
-                ResponseFraming::None,
-                None,
-                asked,
-            );
+            self.write_head(&mut head, ResponseFraming::None, None, asked);
             return match self.flush().await {
                 Next::Cut => Next::Cut,
                 _ => Next::Tunnel(tunnel),
@@ -241,11 +239,11 @@ impl Server<'_> {
             }
             _ => {}
         }
-        self.write_head(head.status, &mut head.headers, framing, length, asked);
+        self.write_head(&mut head, framing, length, asked);
         let mut sending = Sending {
             // Of a body that nobody gets, nothing is asked.
             framing: (framing != ResponseFraming::None).then_some(framing),
-            trailers: self.manager.http1.trailers,
+            trailers: self.manager.http1.wire.trailers,
             blocked: None,
         };
         let sent = poll_fn(|cx| sending.poll(cx, self, Pin::new(&mut body))).await;
@@ -272,43 +270,29 @@ impl Server<'_> {
     }
 
     /// Answers what is no request.
-    fn refuse(&self, refused: Refused) {
-        let manager = self.session.current().manager().clone();
-        let (status, text) = refused.answer();
-        manager.stats.inc(refused.counter());
-        manager.stats.inc(http_stats::downstream_rq_4xx);
-        let date = self.session.worker().clock.date(Instant::now());
-        let mut headers = Headers::new();
-        headers.insert(header::CONTENT_LENGTH, text.len().into());
-        if !text.is_empty() {
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    async fn refuse(&self, refused: Refused) -> Next {
+        if let Some(counter) = refused.counter() {
+            let managed = self.session.current();
+            managed.manager().stats.inc(counter);
         }
-        headers.insert(header::DATE, date);
-        headers.insert(header::SERVER, manager.server_name.clone());
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         let asked = Asked {
             version: Version::HTTP_11,
             head: false,
-            proper_case: manager.http1.proper_case,
+            names: self.manager.http1.wire.names,
         };
-        let length = Some(text.len() as u64);
-        let framing = ResponseFraming::of(status, asked, length);
-        let out: &mut BytesMut = &mut self.wire.borrow_mut().outbound.head;
-        encode::head(status, &mut headers, framing, length, asked, out);
-        out.extend_from_slice(text.as_bytes());
-        self.session.close();
+        let response = handle::refuse(self.session.clone(), refused.reply());
+        self.respond(response, asked).await
     }
 
     fn write_head(
         &self,
-        status: StatusCode,
-        headers: &mut Headers,
+        head: &mut ResponseHead,
         framing: ResponseFraming,
         length: Option<u64>,
         asked: Asked,
     ) {
         let out = &mut self.wire.borrow_mut().outbound.head;
-        encode::head(status, headers, framing, length, asked, out);
+        encode::head(head, framing, length, asked, out);
     }
 
     fn has_room(&self) -> bool {
@@ -358,7 +342,12 @@ impl Sending {
             while let Some(framing) = self.framing.filter(|_| server.has_room()) {
                 let frame = match body.as_mut().poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => frame,
-                    Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(Broken)),
+                    Poll::Ready(Some(Err(_))) => {
+                        let stats = &server.manager.stats;
+                        stats.inc(http_stats::downstream_rq_tx_reset);
+                        server.session.close();
+                        return Poll::Ready(Err(Broken));
+                    }
                     Poll::Ready(None) => {
                         self.finish(server, framing, None)?;
                         break;
@@ -452,44 +441,5 @@ impl Sending {
             stats.inc(http_stats::downstream_rq_idle_timeout);
             Err(Broken)
         })
-    }
-}
-
-/// Why there is no request to handle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refused {
-    Bad(BadHead),
-    /// `request_headers_timeout`.
-    HeadersTimeout,
-    /// `request_timeout`.
-    Timeout,
-    /// `stream_idle_timeout`.
-    Idle,
-}
-
-impl Refused {
-    fn answer(self) -> (StatusCode, &'static str) {
-        match self {
-            Self::Bad(BadHead::Malformed) => (StatusCode::BAD_REQUEST, "Bad Request"),
-            Self::Bad(BadHead::Fragment) => (StatusCode::BAD_REQUEST, ""),
-            Self::Bad(BadHead::Version) => (StatusCode::UPGRADE_REQUIRED, "Upgrade Required"),
-            Self::Bad(BadHead::Coding) => (StatusCode::NOT_IMPLEMENTED, "Not Implemented"),
-            Self::Bad(BadHead::TooLarge) => (
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "Request Header Fields Too Large",
-            ),
-            Self::HeadersTimeout => (StatusCode::REQUEST_TIMEOUT, "request header timeout"),
-            Self::Timeout => (StatusCode::REQUEST_TIMEOUT, "request timeout"),
-            Self::Idle => (StatusCode::REQUEST_TIMEOUT, "stream timeout"),
-        }
-    }
-
-    fn counter(self) -> crate::stats::Counter {
-        match self {
-            Self::Bad(_) => http_stats::downstream_cx_protocol_error,
-            Self::HeadersTimeout => http_stats::downstream_rq_header_timeout,
-            Self::Timeout => http_stats::downstream_rq_timeout,
-            Self::Idle => http_stats::downstream_rq_idle_timeout,
-        }
     }
 }

@@ -31,7 +31,7 @@ enum Reading {
     Chunked(ChunkedDecoder),
     Done,
     /// It broke off or was malformed.
-    Failed,
+    Failed(BodyAborted),
 }
 
 /// What came of waiting for a request.
@@ -57,6 +57,8 @@ pub struct Wire {
     reading: Reading,
     /// The client waits to be told to send the body.
     waits: bool,
+    /// It has been told.
+    told: bool,
     /// A head has begun to come, or more has come of it, since it was last parsed.
     fresh: bool,
     sent: u64,
@@ -72,6 +74,7 @@ impl Wire {
             limits,
             reading: Reading::Done,
             waits: false,
+            told: false,
             fresh: false,
             sent: 0,
         }
@@ -110,6 +113,11 @@ impl Wire {
             Framing::Chunked => Reading::Chunked(ChunkedDecoder::default()),
         };
         self.waits = waits && !self.is_received();
+    }
+
+    /// Whether the client has been told to send the body since this was last asked.
+    pub fn take_told(&mut self) -> bool {
+        std::mem::take(&mut self.told)
     }
 
     /// Whether the request has been read to its end.
@@ -153,17 +161,18 @@ impl Wire {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyAborted>>> {
         if self.waits {
             self.waits = false;
+            self.told = true;
             self.outbound.head.extend_from_slice(CONTINUE);
         }
         if !self.outbound.is_empty()
             && let Poll::Ready(Err(_)) = self.poll_write(cx)
         {
-            return self.fail();
+            return self.fail(BodyAborted::Left);
         }
         loop {
             match &mut self.reading {
                 Reading::Done => return Poll::Ready(None),
-                Reading::Failed => return Poll::Ready(Some(Err(BodyAborted))),
+                Reading::Failed(how) => return Poll::Ready(Some(Err(*how))),
                 Reading::Length(left) => {
                     let buffered = self.inbound.bytes.len();
                     let n = buffered.min(usize::try_from(*left).unwrap_or(usize::MAX));
@@ -195,19 +204,19 @@ impl Wire {
                         return Poll::Ready(None);
                     }
                     Ok(Step::More) => {}
-                    Err(_) => return self.fail(),
+                    Err(_) => return self.fail(BodyAborted::Malformed),
                 },
             }
             match ready!(self.inbound.poll_more(cx, &mut self.io)) {
-                Ok(0) | Err(_) => return self.fail(),
+                Ok(0) | Err(_) => return self.fail(BodyAborted::Left),
                 Ok(_) => self.fresh = true,
             }
         }
     }
 
-    fn fail<T>(&mut self) -> Poll<Option<Result<T, BodyAborted>>> {
-        self.reading = Reading::Failed;
-        Poll::Ready(Some(Err(BodyAborted)))
+    fn fail<T>(&mut self, how: BodyAborted) -> Poll<Option<Result<T, BodyAborted>>> {
+        self.reading = Reading::Failed(how);
+        Poll::Ready(Some(Err(how)))
     }
 
     /// Ready when a connection that is over may be let go: at once when all that

@@ -44,7 +44,7 @@ impl Body for Http2Body {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyAborted>>> {
         let this = &mut *self;
         if this.state.reset.get().is_some() {
-            return Poll::Ready(Some(Err(BodyAborted)));
+            return Poll::Ready(Some(Err(BodyAborted::Left)));
         }
         let mut unread = this.state.unread.borrow_mut();
         if let Some(data) = unread.data.pop_front() {

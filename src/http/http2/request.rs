@@ -224,6 +224,7 @@ impl Reading {
             version: Version::HTTP_2,
             scheme,
             headers,
+            spelling: None,
         };
         Ok(Asked {
             head,

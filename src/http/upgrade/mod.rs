@@ -15,7 +15,10 @@ use http::{HeaderValue, Method, StatusCode, header};
 use super::config::ConnectionManager;
 use crate::{
     codec::{Headers, RequestHead, ResponseHead},
-    model::route::{Action, RouteHandle},
+    model::{
+        matcher::StringMatcher,
+        route::{Action, RouteHandle},
+    },
 };
 
 pub use tunnel::Tunnel;
@@ -51,6 +54,22 @@ pub fn requested(request: &RequestHead) -> Option<Upgrade> {
         name: upgrade(&request.headers)?,
         kind: Kind::Upgrade,
     })
+}
+
+/// Makes it as if upgrades that these matchers match had not been asked for.
+pub fn drop_ignored(headers: &mut Headers, ignored: &[StringMatcher]) {
+    if ignored.is_empty() {
+        return;
+    }
+    let asked = headers.get(header::UPGRADE).map(HeaderValue::as_bytes);
+    let Some(asked) = asked else { return };
+    let is_kept = |name: &&[u8]| !ignored.iter().any(|matcher| matcher.is_match(name));
+    let all = asked.split(|b| *b == b',').map(<[u8]>::trim_ascii);
+    let kept: Vec<&[u8]> = all.filter(is_kept).collect();
+    match HeaderValue::from_bytes(&kept.join(&b","[..])) {
+        Ok(kept) if !kept.is_empty() => headers.insert(header::UPGRADE, kept),
+        Ok(_) | Err(_) => drop(headers.remove(header::UPGRADE)),
+    }
 }
 
 fn upgrade(headers: &Headers) -> Option<Box<str>> {

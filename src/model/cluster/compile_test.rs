@@ -67,7 +67,7 @@ fn what_is_not_supported_is_refused_by_name() {
     let yaml = format!(
         "{}\nhealth_checks: [{{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {{}}}}]\n\
          outlier_detection: {{}}\ntrack_cluster_stats: {{timeout_budgets: true}}\n\
-         lb_policy: MAGLEV\nhttp_protocol_options: {{header_key_format: {{proper_case_words: {{}}}}}}\n\
+         lb_policy: MAGLEV\n\
          circuit_breakers: {{thresholds: [{{max_connection_pools: 1}}], per_host_thresholds: [{{max_connections: 1}}]}}\ncommon_lb_config: {{override_host_status: {{statuses: [HEALTHY]}}}}\n",
         at(&[80])
     );
@@ -75,7 +75,6 @@ fn what_is_not_supported_is_refused_by_name() {
     for path in [
         "health_checks: is not",
         "outlier_detection: is not",
-        "http_protocol_options.header_key_format: is not",
         "circuit_breakers.per_host_thresholds: is not",
         "circuit_breakers.thresholds[0].max_connection_pools: is not",
         "track_cluster_stats.timeout_budgets: is not",

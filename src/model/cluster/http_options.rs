@@ -4,7 +4,7 @@ use std::{hash::Hash, time::Duration};
 
 use http::HeaderName;
 
-use crate::net::http2::FrameLimits;
+use crate::{model::http1::Http1Wire, net::http2::FrameLimits};
 
 /// `idle_timeout` of connections, unless set.
 pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -40,6 +40,8 @@ pub struct HttpOptions {
     pub auto_san_validation: bool,
     /// `override_auto_sni_header`: the server name comes from this header.
     pub auto_sni_header: Option<HeaderName>,
+    /// HTTP/1.
+    pub http1: Http1Wire,
     /// HTTP/2.
     pub http2: Http2Options,
 }
@@ -56,6 +58,7 @@ impl Default for HttpOptions {
             auto_sni: false,
             auto_san_validation: false,
             auto_sni_header: None,
+            http1: Http1Wire::default(),
             http2: Http2Options::default(),
         }
     }
@@ -66,6 +69,7 @@ impl HttpOptions {
     /// cannot stand in for each other.
     pub(super) fn wire(&self) -> impl Hash {
         (
+            self.http1,
             self.http2.clone(),
             self.max_response_headers_kb,
             self.max_headers,

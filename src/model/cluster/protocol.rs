@@ -20,7 +20,10 @@ use crate::{
         },
     },
     config::{At, Reported, duration, unpack},
-    model::Context,
+    model::{
+        Context,
+        http1::{Http1Options, Http1Wire},
+    },
     refuse,
 };
 
@@ -115,7 +118,7 @@ fn compile_deprecated(
         compile_upstream(upstream, &mut options, &at)?;
     }
     if let Some(http1) = http_protocol_options {
-        compile_http1(http1, &at.field("http_protocol_options"))?;
+        options.http1 = compile_http1(http1, &at.field("http_protocol_options"))?;
     }
     if let Some(http2) = http2_protocol_options {
         options.http2 = compile_http2(http2, &at.field("http2_protocol_options"))?;
@@ -152,15 +155,23 @@ fn compile_options(
     }
     let versions = compile_versions(upstream_protocol_options, at);
     outcome?;
-    let (protocol, http2) = versions?;
-    options.http2 = http2;
+    let Versions {
+        protocol,
+        http1,
+        http2,
+    } = versions?;
+    (options.http1, options.http2) = (http1, http2);
     Ok((protocol, options))
 }
 
-fn compile_versions(
-    message: Option<Options>,
-    at: &At<'_>,
-) -> Result<(Protocol, Http2Options), Reported> {
+/// What is spoken, and how each version is.
+struct Versions {
+    protocol: Protocol,
+    http1: Http1Wire,
+    http2: Http2Options,
+}
+
+fn compile_versions(message: Option<Options>, at: &At<'_>) -> Result<Versions, Reported> {
     match message {
         Some(Options::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config })) => {
             compile_explicit(protocol_config, &at.field("explicit_http_config"))
@@ -173,8 +184,9 @@ fn compile_versions(
                 http3_protocol_options,
             } = config;
             let outcome = refuse!(at; http3_protocol_options);
-            let http2 = compile_both(http_protocol_options, http2_protocol_options, &at);
-            outcome.and(http2.map(|http2| (Protocol::UseDownstream, http2)))
+            let http1 = http_protocol_options;
+            let both = compile_both(Protocol::UseDownstream, http1, http2_protocol_options, &at);
+            outcome.and(both)
         }
         Some(Options::AutoConfig(config)) => {
             let at = at.field("auto_config");
@@ -185,8 +197,9 @@ fn compile_versions(
                 alternate_protocols_cache_options,
             } = config;
             let outcome = refuse!(at; http3_protocol_options, alternate_protocols_cache_options);
-            let http2 = compile_both(http_protocol_options, http2_protocol_options, &at);
-            outcome.and(http2.map(|http2| (Protocol::Auto, http2)))
+            let http1 = http_protocol_options;
+            let both = compile_both(Protocol::Auto, http1, http2_protocol_options, &at);
+            outcome.and(both)
         }
         None => Err(at.error(
             "one of explicit_http_config, use_downstream_protocol_config, auto_config is required",
@@ -196,31 +209,32 @@ fn compile_versions(
 
 /// The options of a cluster that may speak both.
 fn compile_both(
+    protocol: Protocol,
     http1: Option<core::Http1ProtocolOptions>,
     http2: Option<core::Http2ProtocolOptions>,
     at: &At<'_>,
-) -> Result<Http2Options, Reported> {
-    let http1 = http1.map_or(Ok(()), |message| {
+) -> Result<Versions, Reported> {
+    let http1 = http1.map_or(Ok(Http1Wire::default()), |message| {
         compile_http1(message, &at.field("http_protocol_options"))
     });
     let http2 = http2.map_or(Ok(Http2Options::default()), |message| {
         compile_http2(message, &at.field("http2_protocol_options"))
     });
-    http1.and(http2)
+    let (http1, http2) = (http1?, http2?);
+    Ok(Versions {
+        protocol,
+        http1,
+        http2,
+    })
 }
 
-fn compile_explicit(
-    message: Option<ProtocolConfig>,
-    at: &At<'_>,
-) -> Result<(Protocol, Http2Options), Reported> {
+fn compile_explicit(message: Option<ProtocolConfig>, at: &At<'_>) -> Result<Versions, Reported> {
     match message {
         Some(ProtocolConfig::HttpProtocolOptions(message)) => {
-            compile_http1(message, &at.field("http_protocol_options"))?;
-            Ok((Protocol::Http1, Http2Options::default()))
+            compile_both(Protocol::Http1, Some(message), None, at)
         }
         Some(ProtocolConfig::Http2ProtocolOptions(message)) => {
-            let http2 = compile_http2(message, &at.field("http2_protocol_options"))?;
-            Ok((Protocol::Http2, http2))
+            compile_both(Protocol::Http2, None, Some(message), at)
         }
         Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
             Err(at.field("http3_protocol_options").unsupported())
@@ -319,27 +333,20 @@ fn compile_upstream(
     Ok(())
 }
 
-/// What is left of HTTP/1.1's options towards an origin is either always so or refused.
-fn compile_http1(message: core::Http1ProtocolOptions, at: &At<'_>) -> Result<(), Reported> {
-    let core::Http1ProtocolOptions {
-        // Requests from clients only.
-        allow_absolute_url: _,
+/// Of HTTP/1.1's options towards an origin, those that do not concern clients alone.
+fn compile_http1(message: core::Http1ProtocolOptions, at: &At<'_>) -> Result<Http1Wire, Reported> {
+    let Http1Options {
+        wire,
         accept_http_10: _,
-        default_host_for_http_10: _,
-        ignore_http_11_upgrade: _,
-        header_key_format,
-        // Trailers are always passed on.
-        enable_trailers: _,
-        allow_chunked_length,
-        // The connection ends either way: a stream error would tell nobody.
-        override_stream_error_on_invalid_http_message: _,
-        send_fully_qualified_url,
-        // There is one parser.
-        use_balsa_parser: _,
+        default_host: _,
+        absolute_targets: _,
         // Any method that is a token is passed on.
-        allow_custom_methods: _,
-    } = message;
-    refuse!(at; header_key_format, allow_chunked_length, send_fully_qualified_url)
+        custom_methods: _,
+        // The connection ends either way: a stream error would tell nobody.
+        goes_on: _,
+        ignored_upgrades: _,
+    } = Http1Options::compile(Some(message), at)?;
+    Ok(wire)
 }
 
 fn compile_http2(

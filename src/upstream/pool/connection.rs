@@ -101,6 +101,10 @@ impl ConnectionFacts {
                 .stats
                 .inc(cluster_stats::upstream_cx_max_requests);
         }
+        !enough && !self.is_old(now, options)
+    }
+
+    fn is_old(&self, now: Instant, options: &HttpOptions) -> bool {
         let old = options
             .max_connection_duration
             .is_some_and(|max| now - self.made >= max);
@@ -109,7 +113,7 @@ impl ConnectionFacts {
                 .stats
                 .inc(cluster_stats::upstream_cx_max_duration_reached);
         }
-        !enough && !old
+        old
     }
 
     /// The limits in force when it was made.
@@ -174,6 +178,7 @@ impl Connection {
         let limits = HeadLimits {
             bytes: options.max_response_headers_kb as usize * 1024,
             headers: options.max_headers as usize,
+            wire: options.http1,
         };
         facts
             .cluster
@@ -229,7 +234,19 @@ impl Connection {
         self.idle_since = now;
     }
 
+    /// When it has to be closed if it goes on resting.
+    pub(super) fn ends_at(&self) -> Option<Instant> {
+        let options = self.facts.options();
+        let idle = options.idle_timeout.map(|limit| self.idle_since + limit);
+        let old = options.max_connection_duration;
+        let old = old.map(|limit| self.facts.made + limit);
+        [idle, old].into_iter().flatten().min()
+    }
+
     pub(super) fn has_rested_enough(&self, now: Instant) -> bool {
+        if self.facts.is_old(now, self.facts.options()) {
+            return true;
+        }
         let limit = self.facts.options().idle_timeout;
         let enough =
             limit.is_some_and(|limit| now.saturating_duration_since(self.idle_since) >= limit);

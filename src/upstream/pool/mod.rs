@@ -46,7 +46,7 @@ use super::{
 };
 use crate::formatter::UpstreamHost;
 
-/// How often the idle connections of a pool are looked over.
+/// How often the idle connections of a pool are looked over at least.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why there is no connection for a request.
@@ -328,8 +328,19 @@ impl Pool {
         }
     }
 
+    /// How long none of the idle connections has to be closed; a second at most.
+    fn rest(&self) -> Duration {
+        let now = Instant::now();
+        let idle = self.idle.borrow();
+        let first = idle.iter().filter_map(|connection| connection.ends_at());
+        first.min().map_or(SWEEP_INTERVAL, |end| {
+            let left = end.saturating_duration_since(now);
+            left.clamp(Duration::from_millis(1), SWEEP_INTERVAL)
+        })
+    }
+
     /// Closes idle connections that the host has closed or that have been idle
-    /// too long. Registers `cx` with the rest.
+    /// or open too long. Registers `cx` with the rest.
     fn look_over(&self, cx: &mut Context<'_>) {
         let now = Instant::now();
         let mut idle = self.idle.borrow_mut();
@@ -354,7 +365,8 @@ impl Pool {
 /// those that were idle already is closed by the host.
 async fn sweep(pool: Weak<Pool>) {
     loop {
-        let mut rest = std::pin::pin!(tokio::time::sleep(SWEEP_INTERVAL));
+        let interval = pool.upgrade().map_or(SWEEP_INTERVAL, |pool| pool.rest());
+        let mut rest = std::pin::pin!(tokio::time::sleep(interval));
         poll_fn(|cx| {
             if let Some(pool) = pool.upgrade() {
                 pool.look_over(cx);

@@ -96,6 +96,12 @@ impl Attempt<'_> {
                 stats.inc(cluster_stats::upstream_rq_per_try_idle_timeout);
                 Failure::PerTryIdle
             }
+            Limit::Upstream => {
+                if let Some(upstream) = &stream.upstream {
+                    upstream.took_too_long();
+                }
+                Failure::UpstreamDuration
+            }
             Limit::Idle => {
                 http_stats(stream).inc(downstream::downstream_rq_idle_timeout);
                 Failure::Idle {
@@ -186,6 +192,7 @@ impl Attempt<'_> {
                     pool,
                     self.cluster.clone(),
                     &stream.request,
+                    stream.origin.scheme,
                     body,
                     self.tunnel,
                 );
@@ -205,7 +212,9 @@ impl Attempt<'_> {
     }
 
     /// Counts a try that has a connection.
-    fn attached(&self, stream: &Stream) {
+    fn attached(&self, stream: &mut Stream) {
+        let limit = self.cluster.cluster.http.max_stream_duration;
+        stream.upstream_deadline = limit.map(|limit| Instant::now() + limit);
         if let Some(upstream) = &stream.upstream {
             upstream.attached();
         }
@@ -326,7 +335,12 @@ impl Attempt<'_> {
             Err(Ok(error)) => {
                 let unseen = matches!(error, Http1Error::Closed | Http1Error::Io(_));
                 let reused = exchange.requests_on_connection() > 1;
-                let mut body = exchange.fail(true);
+                let invalid = matches!(error, Http1Error::Protocol(_) | Http1Error::HeadTooLarge);
+                if invalid {
+                    let stats = &self.cluster.cluster.stats;
+                    stats.inc(cluster_stats::upstream_cx_protocol_error);
+                }
+                let mut body = exchange.fail(!invalid && !matches!(error, Http1Error::RequestBody));
                 let safe = is_idempotent(&stream.request.method) && body.rewind();
                 match unseen && reused && safe {
                     true => Err((Failure::Stale, body)),

@@ -40,6 +40,7 @@ impl Exchange {
         pool: Rc<Pool>,
         cluster: Rc<WorkerCluster>,
         request: &RequestHead,
+        scheme: &str,
         body: RequestBody,
         tunnel: Option<Kind>,
     ) -> Self {
@@ -51,7 +52,7 @@ impl Exchange {
             None => RequestFraming::Chunked,
         };
         connection.facts.begin();
-        connection.http1.start(request, framing);
+        connection.http1.start(request, scheme, framing);
         Self {
             connection: Some(connection),
             pool,

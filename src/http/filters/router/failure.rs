@@ -35,6 +35,8 @@ pub enum Failure {
     PerTryTimeout,
     /// Nothing moved in one try.
     PerTryIdle,
+    /// The cluster's `max_stream_duration`.
+    UpstreamDuration,
     /// Nothing moved.
     Idle {
         /// All of the request had come.
@@ -49,6 +51,8 @@ pub enum Failure {
     },
     /// The client's request ended early.
     RequestBody,
+    /// The client's request has no valid body.
+    MalformedBody,
 }
 
 impl From<PoolError> for Failure {
@@ -104,14 +108,16 @@ impl Failure {
             | Self::Reset
             | Self::Protocol
             | Self::PerTryTimeout
-            | Self::PerTryIdle => on.intersects(reset),
+            | Self::PerTryIdle
+            | Self::UpstreamDuration => on.intersects(reset),
             Self::Overflow
             | Self::NoHealthyUpstream
             | Self::Timeout
             | Self::Idle { .. }
             | Self::Request
             | Self::Duration { .. }
-            | Self::RequestBody => false,
+            | Self::RequestBody
+            | Self::MalformedBody => false,
         }
     }
 
@@ -134,14 +140,16 @@ impl Failure {
     /// The status that stands for it.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Timeout | Self::PerTryTimeout | Self::PerTryIdle => StatusCode::GATEWAY_TIMEOUT,
+            Self::Timeout | Self::PerTryTimeout | Self::PerTryIdle | Self::UpstreamDuration => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::Idle { received: true } | Self::Duration { received: true } => {
                 StatusCode::GATEWAY_TIMEOUT
             }
             Self::Idle { .. } | Self::Duration { .. } | Self::Request => {
                 StatusCode::REQUEST_TIMEOUT
             }
-            Self::RequestBody => StatusCode::BAD_REQUEST,
+            Self::RequestBody | Self::MalformedBody => StatusCode::BAD_REQUEST,
             Self::Protocol => StatusCode::BAD_GATEWAY,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -181,6 +189,11 @@ impl Failure {
                 .flag(ResponseFlag::UpstreamRequestTimeout),
             Self::PerTryIdle => text("upstream_per_try_idle_timeout", "upstream request timeout")
                 .flag(ResponseFlag::StreamIdleTimeout),
+            Self::UpstreamDuration => text(
+                "upstream_max_stream_duration_reached",
+                "upstream max stream duration reached",
+            )
+            .flag(ResponseFlag::UpstreamMaxStreamDurationReached),
             Self::Request => text("request_overall_timeout", "request timeout"),
             Self::Idle { .. } => {
                 text("stream_idle_timeout", "stream timeout").flag(ResponseFlag::StreamIdleTimeout)
@@ -189,6 +202,9 @@ impl Failure {
                 .grpc_status(DEADLINE_EXCEEDED),
             Self::RequestBody => text("downstream_remote_disconnect", "Bad Request")
                 .flag(ResponseFlag::DownstreamConnectionTermination)
+                .closing(),
+            Self::MalformedBody => text("http1.codec_error", "Bad Request")
+                .flag(ResponseFlag::DownstreamProtocolError)
                 .closing(),
             _ => self.reset_reply(retried),
         }

@@ -231,6 +231,9 @@ impl Attempt<'_> {
                     stats.count_code("retry.upstream_rq", status.as_u16());
                     body = answered.give_up();
                 }
+                Err((Failure::RequestBody, back)) if back.is_malformed() => {
+                    return Err(Failure::MalformedBody);
+                }
                 Err((failure, back)) => {
                     body = back;
                     if let (Failure::Stale, true) = (&failure, stale < MAX_STALE) {

@@ -1,14 +1,14 @@
 //! Response heads off the wire.
 
-use std::mem::MaybeUninit;
+use std::{mem::MaybeUninit, ops::Range};
 
 use bytes::BytesMut;
-use http::{StatusCode, Version};
+use http::{StatusCode, Version, header};
 
 use super::{ChunkedDecoder, HeadLimits, Http1Error};
 use crate::codec::{
-    Coding, HopHeaders, Length, ResponseHead,
-    head::{Place, Places, USUAL_HEADERS, headers},
+    Coding, HopHeaders, Length, NameFormat, ResponseHead,
+    head::{Place, Places, USUAL_HEADERS, headers, place_in, spelling},
     take,
 };
 
@@ -53,6 +53,7 @@ struct Parsed {
     length: usize,
     status: StatusCode,
     version: Version,
+    reason: Range<usize>,
 }
 
 /// Takes a response head off the buffer, or gives `None` when it is not all there.
@@ -71,10 +72,16 @@ pub(super) fn head(buffer: &mut BytesMut, limits: HeadLimits) -> Result<Option<H
     };
     let head = take(buffer, parsed.length);
     let (headers, hop) = headers(&head, &places, HEADERS_ADDED)?;
+    let mut spelling = spelling(&head, &places, limits.wire.names);
+    if let (NameFormat::Preserve(preserve), Some(spelling)) = (limits.wire.names, &mut spelling) {
+        let passed = preserve.reason_phrase && !parsed.reason.is_empty();
+        spelling.reason_phrase = passed.then(|| head.slice(parsed.reason));
+    }
     let parts = ResponseHead {
         status: parsed.status,
         version: parsed.version,
         headers,
+        spelling,
     };
     Ok(Some(Head { parts, hop }))
 }
@@ -100,7 +107,7 @@ fn parse<'b>(
         Err(httparse::Error::TooManyHeaders) => return Err(Http1Error::HeadTooLarge),
         Err(_) => return Err(Http1Error::Protocol("malformed head")),
     };
-    if length > limits.bytes {
+    if length > limits.bytes || response.headers.len() > limits.headers {
         return Err(Http1Error::HeadTooLarge);
     }
     let status = response
@@ -114,6 +121,10 @@ fn parse<'b>(
     );
     Ok(Some(Parsed {
         length,
+        reason: match response.reason {
+            Some(reason) if !reason.is_empty() => place_in(buffer, reason.as_bytes()),
+            _ => 0..0,
+        },
         status: status.ok_or(Http1Error::Protocol("status code"))?,
         version: if response.version == Some(0) {
             Version::HTTP_10
@@ -127,11 +138,16 @@ fn parse<'b>(
 /// a few of the route's own.
 const HEADERS_ADDED: usize = 6;
 
-/// How the body of a response ends (RFC 9112, 6.3).
+/// How the body of a response ends (RFC 9112, 6.3). `both` lets it have a length where
+/// chunks tell its end.
 ///
 /// # Errors
 /// When the head contradicts itself, which is how responses are smuggled.
-pub(super) fn framing(head: &Head, head_request: bool) -> Result<ResponseFraming, Http1Error> {
+pub(super) fn framing(
+    head: &mut Head,
+    head_request: bool,
+    both: bool,
+) -> Result<ResponseFraming, Http1Error> {
     let Head { parts: head, hop } = head;
     if head.status == StatusCode::NO_CONTENT {
         // RFC 9110, 8.6, 15.3.5: what announces a body all the same cannot be trusted
@@ -160,6 +176,10 @@ pub(super) fn framing(head: &Head, head_request: bool) -> Result<ResponseFraming
         (Coding::None, Some(0)) => Ok(ResponseFraming::Done),
         (Coding::None, Some(length)) => Ok(ResponseFraming::Length(length)),
         (Coding::None, None) => Ok(ResponseFraming::Close),
+        (Coding::Chunked, Some(_)) if both => {
+            head.headers.remove(header::CONTENT_LENGTH);
+            Ok(ResponseFraming::Chunked(ChunkedDecoder::default()))
+        }
         (_, Some(_)) => Err(Http1Error::Protocol(
             "content-length with transfer-encoding",
         )),

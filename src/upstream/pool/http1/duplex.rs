@@ -148,7 +148,7 @@ mod tests {
         let (near, mut far) = duplex(64);
         let mut http1 = Http1Connection::new(near, HeadLimits::default());
         let (parts, ()) = http::Request::post("/p").body(()).unwrap().into_parts();
-        http1.start(&parts.into(), RequestFraming::Chunked);
+        http1.start(&parts.into(), "http", RequestFraming::Chunked);
         let host = tokio::spawn(async move {
             let mut read = Vec::new();
             while !read.ends_with(b"\r\n\r\n") {

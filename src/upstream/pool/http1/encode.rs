@@ -3,7 +3,10 @@
 use bytes::{BufMut, BytesMut};
 use http::{Method, header};
 
-use crate::codec::{RequestHead, encode::lines};
+use crate::{
+    codec::{Case, RequestHead, encode::lines},
+    model::http1::Http1Wire,
+};
 
 /// How the length of a request's body is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,10 +52,17 @@ fn tells_empty_body(method: &Method) -> bool {
 /// Writes the request line and headers. The URI is in origin form and the
 /// authority in `host`, as everywhere behind the connection manager; the target
 /// of a CONNECT is its authority.
-pub(super) fn head(request: &RequestHead, framing: RequestFraming, out: &mut BytesMut) {
+pub(super) fn head(
+    request: &RequestHead,
+    scheme: &str,
+    framing: RequestFraming,
+    wire: Http1Wire,
+    out: &mut BytesMut,
+) {
     let host = request.headers.get(header::HOST);
+    let host = host.map_or(&b""[..], |host| host.as_bytes());
     let target = match request.method {
-        Method::CONNECT => host.map_or(&b""[..], |host| host.as_bytes()),
+        Method::CONNECT => host,
         _ => request
             .uri
             .path_and_query()
@@ -68,20 +78,37 @@ pub(super) fn head(request: &RequestHead, framing: RequestFraming, out: &mut Byt
     out.reserve(method.len() + target.len() + headers + 64);
     out.put_slice(method.as_bytes());
     out.put_u8(b' ');
+    if wire.absolute_url && request.method != Method::CONNECT {
+        out.put_slice(scheme.as_bytes());
+        out.put_slice(b"://");
+        out.put_slice(host);
+    }
     out.put_slice(target);
     out.put_slice(b" HTTP/1.1\r\n");
-    lines(&request.headers, out);
-    match framing {
-        RequestFraming::Chunked => out.put_slice(b"transfer-encoding: chunked\r\n"),
-        RequestFraming::None
-            if tells_empty_body(&request.method)
-                && !request.headers.contains_key(header::CONTENT_LENGTH) =>
-        {
-            out.put_slice(b"content-length: 0\r\n");
+    let case = Case::of(request.spelling.as_deref(), wire.names);
+    lines(&request.headers, case, out);
+    let announced = match framing {
+        RequestFraming::Chunked => {
+            case.put(&header::TRANSFER_ENCODING, out);
+            out.put_slice(b": chunked\r\n");
+            None
         }
-        _ => {}
+        RequestFraming::None => tells_empty_body(&request.method).then_some(0),
+        // Whatever became of the client's own on the way here.
+        RequestFraming::Length(length) => Some(length),
+        RequestFraming::Upgrade | RequestFraming::Connect => None,
+    };
+    if let Some(length) = announced.filter(|_| !has_length(request)) {
+        case.put(&header::CONTENT_LENGTH, out);
+        out.put_slice(b": ");
+        out.put_slice(itoa::Buffer::new().format(length).as_bytes());
+        out.put_slice(b"\r\n");
     }
     out.put_slice(b"\r\n");
+}
+
+fn has_length(request: &RequestHead) -> bool {
+    request.headers.contains_key(header::CONTENT_LENGTH)
 }
 
 #[cfg(test)]
@@ -89,13 +116,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_post_without_a_body_says_so_and_a_get_does_not() {
-        for (method, expected) in [
+    fn a_length_is_told_also_where_no_header_says_it() {
+        for (method, framing, expected) in [
             (
                 "POST",
+                RequestFraming::Length(3),
+                "POST /a?b HTTP/1.1\r\nhost: h\r\ncontent-length: 3\r\n\r\n",
+            ),
+            (
+                "POST",
+                RequestFraming::None,
                 "POST /a?b HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n",
             ),
-            ("GET", "GET /a?b HTTP/1.1\r\nhost: h\r\n\r\n"),
+            (
+                "GET",
+                RequestFraming::None,
+                "GET /a?b HTTP/1.1\r\nhost: h\r\n\r\n",
+            ),
         ] {
             let (parts, ()) = http::Request::builder()
                 .method(method)
@@ -105,7 +142,13 @@ mod tests {
                 .unwrap()
                 .into_parts();
             let mut out = BytesMut::new();
-            head(&parts.into(), RequestFraming::None, &mut out);
+            head(
+                &parts.into(),
+                "http",
+                framing,
+                Http1Wire::default(),
+                &mut out,
+            );
             assert_eq!(out, expected);
         }
     }

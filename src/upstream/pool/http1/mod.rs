@@ -31,6 +31,7 @@ use crate::codec::{
     ChunkedDecoder, Inbound, Malformed, Outbound, RequestHead, ResponseHead, Step,
     encode::last_chunk,
 };
+use crate::model::http1::Http1Wire;
 
 /// What a response head may be at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub struct HeadLimits {
     pub bytes: usize,
     /// Headers, `max_headers_count`, 100 unless set.
     pub headers: usize,
+    /// How it is read, and requests are written.
+    pub wire: Http1Wire,
 }
 
 impl Default for HeadLimits {
@@ -46,6 +49,7 @@ impl Default for HeadLimits {
         Self {
             bytes: 60 * 1024,
             headers: 100,
+            wire: Http1Wire::default(),
         }
     }
 }
@@ -121,9 +125,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
     }
 
     /// Begins an exchange: the request's head waits to be written.
-    pub fn start(&mut self, request: &RequestHead, framing: RequestFraming) {
+    /// `scheme` is for a target in absolute form.
+    pub fn start(&mut self, request: &RequestHead, scheme: &str, framing: RequestFraming) {
         debug_assert!(self.is_complete(), "one exchange at a time");
-        encode::head(request, framing, &mut self.outbound.head);
+        let out = &mut self.outbound.head;
+        encode::head(request, scheme, framing, self.limits.wire, out);
         self.head_request = request.method == Method::HEAD;
         self.tunnel =
             matches!(framing, RequestFraming::Upgrade | RequestFraming::Connect).then_some(framing);
@@ -178,9 +184,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
             }
             Err(frame) => frame,
         };
-        if let Ok(trailers) = frame.into_trailers()
+        if let Ok(mut trailers) = frame.into_trailers()
             && self.sending == RequestFraming::Chunked
         {
+            if !self.limits.wire.trailers {
+                trailers.clear();
+            }
             last_chunk(&trailers, &mut self.outbound.head);
             self.sending = RequestFraming::None;
         }
@@ -229,8 +238,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
             if !self.inbound.bytes.is_empty() {
                 match decode::head(&mut self.inbound.bytes, self.limits)? {
                     Some(head) if head.is_interim() => continue,
-                    Some(head) => {
-                        self.accept(&head)?;
+                    Some(mut head) => {
+                        self.accept(&mut head)?;
                         return Poll::Ready(Ok(head.parts));
                     }
                     None => {}
@@ -253,7 +262,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
         }
     }
 
-    fn accept(&mut self, head: &Head) -> Result<(), Http1Error> {
+    fn accept(&mut self, head: &mut Head) -> Result<(), Http1Error> {
         self.keep_alive = head.keeps_alive();
         let status = head.parts.status;
         self.receiving = match self.tunnel {
@@ -264,7 +273,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
             _ if status == StatusCode::SWITCHING_PROTOCOLS => {
                 return Err(Http1Error::Protocol("101 to a request without upgrade"));
             }
-            _ => decode::framing(head, self.head_request)?,
+            _ => decode::framing(head, self.head_request, self.limits.wire.chunked_length)?,
         };
         if matches!(
             self.receiving,
@@ -335,7 +344,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
                         }
                         Ok(Step::Trailers(trailers)) => {
                             self.receiving = ResponseFraming::Done;
-                            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                            let passed = self.limits.wire.trailers;
+                            let frame = passed.then(|| Ok(Frame::trailers(trailers)));
+                            return Poll::Ready(frame);
                         }
                         Ok(Step::End) => {
                             self.receiving = ResponseFraming::Done;

@@ -31,7 +31,7 @@ async fn exchange(
     Http1Connection<DuplexStream>,
 ) {
     let (mut connection, mut far) = pair();
-    connection.start(&request(method), RequestFraming::None);
+    connection.start(&request(method), "http", RequestFraming::None);
     far.write_all(answer).await.unwrap();
     if close {
         far.shutdown().await.unwrap();
@@ -196,7 +196,7 @@ async fn a_request_body_goes_out_as_it_is_framed() {
     ] {
         let (mut connection, mut far) = pair();
         let mut body = Full::new(Bytes::from(vec![b'x'; 10_000]));
-        connection.start(&request("POST"), framing);
+        connection.start(&request("POST"), "http", framing);
         far.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
             .await
             .unwrap();
@@ -218,7 +218,7 @@ async fn a_request_body_goes_out_as_it_is_framed() {
 #[tokio::test]
 async fn a_body_shorter_than_its_length_fails() {
     let (mut connection, _far) = pair();
-    connection.start(&request("POST"), RequestFraming::Length(5));
+    connection.start(&request("POST"), "http", RequestFraming::Length(5));
     let frames = [Ok::<_, std::convert::Infallible>(Frame::data(
         Bytes::from_static(b"abc"),
     ))];
@@ -230,7 +230,7 @@ async fn a_body_shorter_than_its_length_fails() {
 #[tokio::test]
 async fn an_upgrade_gives_the_stream_back_with_what_came_early() {
     let (mut connection, mut far) = pair();
-    connection.start(&request("GET"), RequestFraming::Upgrade);
+    connection.start(&request("GET"), "http", RequestFraming::Upgrade);
     far.write_all(b"HTTP/1.1 101 X\r\nupgrade: websocket\r\n\r\nearly")
         .await
         .unwrap();
