@@ -11,7 +11,7 @@ use crate::common::client::{header, request};
 use crate::common::config::{
     address, answer, any_host, bootstrap, cluster, http, http_with, listener, route, typed,
 };
-use crate::common::tls::{Authority, acceptor, ends_tls};
+use crate::common::tls::{Authority, Identity, acceptor, ends_tls};
 use crate::common::{Home, Origin, Port, Proxy, Site, Value, json, with};
 
 fn tls(context: Value) -> Value {
@@ -446,5 +446,74 @@ async fn clients_present_certificates_and_resume_sessions() {
             let expected = if index < 3 { 2 } else { 0 };
             assert_eq!(reused, Some(expected), "{version} {index}");
         }
+    }
+}
+
+/// A certificate of X.509's version 1, which signed itself, and its key. It protects
+/// nothing.
+const OLD: [&str; 2] = [
+    "-----BEGIN CERTIFICATE-----\n\
+     MIIBLzCB1wIUNm5j/PgIUUidNysPn1q6mARKHjEwCgYIKoZIzj0EAwIwGjEYMBYG\n\
+     A1UEAwwPb2xkLmV4YW1wbGUuY29tMCAXDTI2MTEyODA5MzUwMloYDzIxMjYxMTA0\n\
+     MDkzNTAyWjAaMRgwFgYDVQQDDA9vbGQuZXhhbXBsZS5jb20wWTATBgcqhkjOPQIB\n\
+     BggqhkjOPQMBBwNCAASsVW/Vck4KJ1G0X3Z+y+AjJ23kkyuUHcSx50iDM2PR361w\n\
+     N2TxnZRcB/8dgHL0Em2AAgpWpCBkRtjKb5NHrEKyMAoGCCqGSM49BAMCA0cAMEQC\n\
+     IFilyTyqE9/T1sLfltFTQDtUGhw/xr4gSNNxG3uEsmZrAiADJUSDeIcxFVLTwQWR\n\
+     xyp3PVGjSGzvy3Mx9opm1ut+jQ==\n\
+     -----END CERTIFICATE-----",
+    "-----BEGIN PRIVATE KEY-----\n\
+     MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg3/1oAYV1CImorhGf\n\
+     L0wwRRYAjXLp4SmIIWn4Xhs66/uhRANCAASsVW/Vck4KJ1G0X3Z+y+AjJ23kkyuU\n\
+     HcSx50iDM2PR361wN2TxnZRcB/8dgHL0Em2AAgpWpCBkRtjKb5NHrEKy\n\
+     -----END PRIVATE KEY-----",
+];
+
+#[tokio::test]
+async fn certificates_of_version_1_are_shown_and_taken() {
+    let [certificate, key] = OLD.map(str::to_owned);
+    let old = Identity { certificate, key };
+    let (front, edge) = (Port::free(), Port::free());
+    let trusted = json!({ "validation_context": {
+        "trusted_ca": { "inline_string": old.certificate },
+    } });
+    let only = |version: &str| {
+        let version = json!(version);
+        json!({ "tls_params": {
+            "tls_minimum_protocol_version": version,
+            "tls_maximum_protocol_version": version,
+        } })
+    };
+    for common in [
+        json!({}),
+        trusted.clone(),
+        with(trusted, only("TLSv1_2")),
+        only("TLSv1_3"),
+    ] {
+        let home = Home::new();
+        let mut secure = listener(
+            "edge",
+            edge.number(),
+            http(vec![any_host(vec![answer("/", 200, "old")])]),
+        );
+        let context = json!({ "common_tls_context": { "tls_certificates": [old.inline()] } });
+        secure["filter_chains"][0]["transport_socket"] = ends_tls(context);
+        let plain = listener(
+            "front",
+            front.number(),
+            http(vec![any_host(vec![route("/", "edge")])]),
+        );
+        let socket = tls(json!({ "common_tls_context": common }));
+        let clusters = vec![with(
+            cluster("edge", &[edge.number()]),
+            json!({ "transport_socket": socket }),
+        )];
+        let proxy = Proxy::start(&home, &bootstrap(vec![secure, plain], clusters), &[]).await;
+        let reply = crate::common::get(front.number(), "/").await;
+        assert_eq!(
+            (reply.status.as_u16(), &*reply.text()),
+            (200, "old"),
+            "{common}"
+        );
+        drop(proxy);
     }
 }

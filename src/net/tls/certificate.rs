@@ -7,7 +7,9 @@ use std::{
 };
 
 use rustls::{
-    Error, InconsistentKeys, crypto::aws_lc_rs, pki_types::CertificateDer, sign::CertifiedKey,
+    crypto::aws_lc_rs,
+    pki_types::CertificateDer,
+    sign::{CertifiedKey, SigningKey},
 };
 
 use crate::{
@@ -22,6 +24,7 @@ use crate::{
 
 use super::{
     CertificateText, certificate_facts::CertificateFacts, pem, server_certificates::Names,
+    signature::public_key,
 };
 
 /// A certificate with its chain and its private key.
@@ -87,14 +90,14 @@ impl Certificate {
             ))
         })?;
         let mut certified = CertifiedKey::new(chain, key);
-        match certified.keys_match() {
-            // What a key does not tell of itself cannot be compared.
-            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
-            Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
-                return Err(at.error(mismatch(&certified, &path, &key_path)));
-            }
-            Err(error) => {
-                return Err(chain_place.error(format_args!("{path} cannot be used: {error}")));
+        let own = belongs(&certified.cert[0], &*certified.key);
+        match own {
+            Some(true) => {}
+            Some(false) => return Err(at.error(mismatch(&certified, &path, &key_path))),
+            None => {
+                return Err(chain_place.error(format_args!(
+                    "{path} has a certificate in it that cannot be read"
+                )));
             }
         }
         if let Some(staple) = ocsp_staple {
@@ -148,13 +151,17 @@ fn warn_of_dates(facts: &CertificateFacts, at: &At<'_>) {
     }
 }
 
+/// Whether a certificate is for a key; `None` when it cannot be read.
+fn belongs(certificate: &CertificateDer<'_>, key: &dyn SigningKey) -> Option<bool> {
+    let public_key = public_key(certificate)?;
+    // What a key does not tell of itself cannot be compared.
+    Some(key.public_key().is_none_or(|own| own == public_key))
+}
+
 /// Why a key does not go with a chain. Chains are often in the wrong order.
 fn mismatch(certified: &CertifiedKey, path: &str, key_path: &str) -> String {
-    let belongs = |certificate: &CertificateDer<'static>| {
-        let alone = CertifiedKey::new(vec![certificate.clone()], Arc::clone(&certified.key));
-        alone.keys_match().is_ok()
-    };
-    match certified.cert.iter().position(belongs) {
+    let own = |certificate| belongs(certificate, &*certified.key) == Some(true);
+    match certified.cert.iter().position(own) {
         Some(index) => format!(
             "the private_key ({key_path}) belongs to certificate {} of certificate_chain ({path}); \
              its certificate has to be the first",

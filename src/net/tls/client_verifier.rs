@@ -5,12 +5,11 @@ use std::sync::Arc;
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
     client::danger::HandshakeSignatureValid,
-    crypto::{verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
-use super::{Parameters, Side, SslStats, Validation};
+use super::{Parameters, Side, SslStats, Validation, signature};
 
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
@@ -56,12 +55,12 @@ impl ClientCertVerifier for ClientVerifier {
         &self,
         message: &[u8],
         certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
+        signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.parameters.check_scheme(signature.scheme)?;
+        self.parameters.check_scheme(signed.scheme)?;
         let algorithms = &self.parameters.provider.signature_verification_algorithms;
-        let valid = verify_tls12_signature(message, certificate, signature, algorithms)?;
-        self.stats.signed(signature.scheme);
+        let valid = signature::verify_tls12(message, certificate, signed, algorithms)?;
+        self.stats.signed(signed.scheme);
         Ok(valid)
     }
 
@@ -69,12 +68,12 @@ impl ClientCertVerifier for ClientVerifier {
         &self,
         message: &[u8],
         certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
+        signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.parameters.check_scheme(signature.scheme)?;
+        self.parameters.check_scheme(signed.scheme)?;
         let algorithms = &self.parameters.provider.signature_verification_algorithms;
-        let valid = verify_tls13_signature(message, certificate, signature, algorithms)?;
-        self.stats.signed(signature.scheme);
+        let valid = signature::verify_tls13(message, certificate, signed, algorithms)?;
+        self.stats.signed(signed.scheme);
         Ok(valid)
     }
 

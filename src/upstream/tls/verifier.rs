@@ -10,12 +10,11 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_name,
     },
-    crypto::{verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::ParsedCertificate,
 };
 
-use crate::net::tls::{Parameters, Side, Validation};
+use crate::net::tls::{Parameters, Side, Validation, signature};
 
 #[derive(Clone, Debug)]
 pub(super) struct OriginVerifier {
@@ -77,22 +76,22 @@ impl ServerCertVerifier for OriginVerifier {
         &self,
         message: &[u8],
         certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
+        signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.parameters.check_scheme(signature.scheme)?;
+        self.parameters.check_scheme(signed.scheme)?;
         let algorithms = &self.parameters.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
+        signature::verify_tls12(message, certificate, signed, algorithms)
     }
 
     fn verify_tls13_signature(
         &self,
         message: &[u8],
         certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
+        signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.parameters.check_scheme(signature.scheme)?;
+        self.parameters.check_scheme(signed.scheme)?;
         let algorithms = &self.parameters.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
+        signature::verify_tls13(message, certificate, signed, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
