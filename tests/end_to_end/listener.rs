@@ -2,7 +2,7 @@
 
 use crate::common::client::dial;
 use crate::common::config::{answer, any_host, bootstrap, http, listener, typed};
-use crate::common::{Home, Port, Proxy, Value, json, with};
+use crate::common::{Home, Port, Proxy, Value, get, json, with};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
@@ -129,4 +129,21 @@ async fn a_listener_holds_as_many_connections_as_the_runtime_says() {
         .stat_until(&stat("downstream_cx_active"), |n| n == 0)
         .await;
     assert!(exchange(&port, &[REQUEST]).await.ends_with("here"));
+}
+
+#[tokio::test]
+async fn listeners_need_no_names() {
+    let (home, ports) = (Home::new(), [Port::free(), Port::free()]);
+    let listeners = ports.iter().enumerate().map(|(number, port)| {
+        let routes = vec![answer("/", 200, &number.to_string())];
+        let one = listener("", port.number(), http(vec![any_host(routes)]));
+        with(one, json!({ "name": null }))
+    });
+    let bootstrap = bootstrap(listeners.collect(), vec![]);
+    let proxy = Proxy::start(&home, &bootstrap, &[]).await;
+    for (number, port) in ports.iter().enumerate() {
+        assert_eq!(get(port.number(), "/").await.text(), number.to_string());
+    }
+    let listed = proxy.admin().text("/listeners").await;
+    assert_eq!(listed.lines().count(), 2, "{listed}");
 }

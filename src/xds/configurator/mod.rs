@@ -17,6 +17,7 @@ mod view;
 
 use std::{
     cell::{Cell, RefCell},
+    hash::BuildHasher,
     path::PathBuf,
     rc::Rc,
     sync::Arc,
@@ -36,6 +37,7 @@ use crate::{
         core::v3::Node,
     },
     config::{At, Reported, Strictness},
+    http::request_id,
     model::{Snapshot, SnapshotSlot, context::ServerInfo},
     refuse,
     runtime::Runtime,
@@ -276,8 +278,12 @@ impl Configurator {
         }
         self.follow_clusters(clusters);
         let at_listeners = at_static.field("listeners");
-        for (i, listener) in listeners.into_iter().enumerate() {
+        for (i, mut listener) in listeners.into_iter().enumerate() {
             let at = at_listeners.index(i);
+            if listener.name.is_empty() {
+                // Several may be without one.
+                listener.name = unique_name();
+            }
             note(
                 state
                     .listeners
@@ -616,4 +622,11 @@ fn shared<'a, T: 'a, M: FromIterator<(Arc<str>, Arc<T>)>>(
     active
         .map(|built| (name(built).clone(), built.clone()))
         .collect()
+}
+
+/// A name for what has none: a UUID, as Envoy's.
+fn unique_name() -> String {
+    let random = || std::hash::RandomState::new().hash_one(());
+    let uuid = request_id::generate(random(), random());
+    String::from_utf8_lossy(uuid.as_bytes()).into_owned()
 }
