@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use crate::common::client::{header, once, request};
-use crate::common::config::{any_host, bootstrap, cluster, http, listener, route, tcp, typed};
+use crate::common::config::{
+    address, any_host, bootstrap, cluster, http, listener, route, tcp, typed,
+};
 use crate::common::{Home, Origin, Port, Proxy, Value, json, with};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -303,4 +305,49 @@ async fn hosts_may_be_unix_sockets_also_abstract_ones() {
         client.read_exact(&mut said).await.expect("said");
         assert_eq!(&said, b"hello");
     }
+}
+
+#[tokio::test]
+async fn a_host_is_told_what_its_metadata_asks_for() {
+    let origin = Watching::start().await;
+    let tlv = |kind: u32, value: &str| json!({ "type": kind, "value": value });
+    let asked = typed(
+        "envoy.config.core.v3.PerHostConfig",
+        // "h" and "i" in base64.
+        json!({ "added_tlvs": [tlv(0xe3, "aA=="), tlv(0xe1, "aQ==")] }),
+    );
+    let endpoint = json!({
+        "endpoint": { "address": address(origin.port()) },
+        "metadata": { "typed_filter_metadata": {
+            "envoy.transport_sockets.proxy_protocol": asked,
+        } },
+    });
+    let raw = typed(
+        "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer",
+        json!({}),
+    );
+    let transport = typed(
+        "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
+        json!({
+            "config": { "version": "V2", "added_tlvs": [tlv(0xe2, "Yw=="), tlv(0xe1, "Yw==")] },
+            "transport_socket": { "name": "raw", "typed_config": raw },
+        }),
+    );
+    let c = with(
+        cluster("c", &[]),
+        json!({
+            "load_assignment": { "endpoints": [{ "lb_endpoints": [endpoint] }] },
+            "transport_socket": { "name": "proxy", "typed_config": transport },
+        }),
+    );
+    let (_home, port, _proxy) = carry(c, json!({})).await;
+    let _client = dial(&port).await;
+    let (mut stream, _) = origin.0.accept().await.expect("accepted");
+    let mut header = [0; 28 + 12];
+    stream.read_exact(&mut header).await.expect("a header");
+    assert_eq!(
+        header[28..],
+        *b"\xe3\0\x01h\xe1\0\x01i\xe2\0\x01c",
+        "the host's come first and take the place of others"
+    );
 }
