@@ -38,7 +38,20 @@ fn main() -> Result<(), Box<dyn Error>> {
         .include_file("api.rs")
         .enable_type_names()
         .compile_fds(compiler.file_descriptor_set())?;
-    Ok(())
+    leave_encoded(&out)
+}
+
+/// Lets the virtual hosts of a route table be decoded one by one, when each is
+/// wanted: there may be ten thousand, of which one has changed.
+fn leave_encoded(out: &Path) -> Result<(), Box<dyn Error>> {
+    const FIELD: &str = "pub virtual_hosts: ::prost::alloc::vec::Vec<VirtualHost>";
+    const LAZY: &str = "pub virtual_hosts: ::prost::alloc::vec::Vec<crate::api::Lazy<VirtualHost>>";
+    let file = out.join("envoy.config.route.v3.rs");
+    let code = fs::read_to_string(&file)?;
+    match code.matches(FIELD).count() {
+        1 => Ok(fs::write(&file, code.replace(FIELD, LAZY))?),
+        count => Err(format!("{FIELD} stands {count} times in what prost generates").into()),
+    }
 }
 
 /// Sets `NUNCIO_REVISION` and `NUNCIO_REVISION_STATUS` for the code: from the

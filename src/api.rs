@@ -1,6 +1,8 @@
 //! The API description: generated message types and the descriptors from which
 //! documents are read, checked and printed.
 
+mod lazy;
+
 use std::sync::LazyLock;
 
 use prost_reflect::DescriptorPool;
@@ -11,6 +13,7 @@ mod generated {
 }
 
 pub use generated::{envoy, google, validate, xds};
+pub use lazy::Lazy;
 
 static DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/api.bin"));
 

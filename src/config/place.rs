@@ -134,8 +134,9 @@ impl Report {
         self.locate_since((0, 0), position);
     }
 
-    /// How many errors and warnings there are, for [`Report::locate_since`].
-    pub(super) fn marker(&self) -> (usize, usize) {
+    /// How many errors and warnings there are, so that what comes later
+    /// can be told apart.
+    pub fn marker(&self) -> (usize, usize) {
         (self.errors.borrow().len(), self.warnings.borrow().len())
     }
 

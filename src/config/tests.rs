@@ -448,7 +448,8 @@ fn elements_of_a_long_list_are_read_once() {
             Some(RouteSpecifier::RouteConfig(routes)) => {
                 assert!(routes.ignore_port_in_host_matching);
                 assert_eq!(routes.name, "r");
-                routes.virtual_hosts
+                let hosts = routes.virtual_hosts.into_iter();
+                hosts.map(|host| host.decode().unwrap()).collect::<Vec<_>>()
             }
             other => panic!("{other:?}"),
         }

@@ -115,6 +115,12 @@ pub trait Sources {
     /// What services are called by; nothing where none is called, as in validation.
     fn caller(&self) -> Option<Caller>;
 
+    /// How often it has been asked for anything: what was compiled meanwhile without
+    /// asking depends on its message alone. `None` when it does not count.
+    fn asked(&self) -> Option<u64> {
+        None
+    }
+
     /// Tells that these files are part of the resource being compiled (a
     /// certificate, a direct response body): it is compiled again when one of
     /// them is replaced.
@@ -177,6 +183,8 @@ pub struct Shared {
     pub balances: crate::net::balance::Balances,
     /// Tokens of network filters.
     pub token_buckets: Interned<crate::net::filters::TokenBucket>,
+    /// Virtual hosts that depend on nothing but what they say.
+    pub virtual_hosts: Interned<super::route::VirtualHost>,
     /// Who resolves names.
     pub resolvers: Interned<crate::upstream::dns::Resolver>,
 }

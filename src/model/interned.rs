@@ -26,16 +26,26 @@ impl<T> Interned<T> {
     /// # Errors
     /// Those of `make`.
     pub fn get<E>(&self, hash: u64, make: impl FnOnce() -> Result<T, E>) -> Result<Arc<T>, E> {
-        if let Some(value) = self.0.borrow().get(&hash).and_then(Weak::upgrade) {
+        if let Some(value) = self.known(hash) {
             return Ok(value);
         }
         let value = Arc::new(make()?);
+        self.keep(hash, &value);
+        Ok(value)
+    }
+
+    /// The value made of this content, where it is already there.
+    pub fn known(&self, hash: u64) -> Option<Arc<T>> {
+        self.0.borrow().get(&hash).and_then(Weak::upgrade)
+    }
+
+    /// Lets others have this value, made of this content.
+    pub fn keep(&self, hash: u64, value: &Arc<T>) {
         let mut values = self.0.borrow_mut();
         if values.len() == values.capacity() {
             values.retain(|_, value| value.strong_count() > 0);
         }
-        values.insert(hash, Arc::downgrade(&value));
-        Ok(value)
+        values.insert(hash, Arc::downgrade(value));
     }
 
     /// The value of this hash: the one that is already there, or this one.

@@ -85,6 +85,11 @@ fn slot<T>(slots: &RefCell<Vec<Arc<Slot<T>>>>, name: &str) -> Arc<Slot<T>> {
 }
 
 impl Sources for Given {
+    fn asked(&self) -> Option<u64> {
+        let files = self.files.borrow().len();
+        Some((self.endpoints.borrow().len() + self.secrets.borrow().len() + files) as u64)
+    }
+
     fn target(&self, service: &GrpcService, at: &At<'_>) -> Result<Target, Reported> {
         Target::compile(service, &Channels::default(), at)
     }

@@ -35,7 +35,6 @@ pub struct DiscoveredHosts {
 /// One virtual host that came by VHDS.
 #[derive(Debug)]
 pub struct DiscoveredHost {
-    domains: Box<[Box<str>]>,
     host: Arc<VirtualHost>,
 }
 
@@ -50,23 +49,19 @@ impl DiscoveredHost {
         cx: &Context<'_>,
         at: &At<'_>,
     ) -> Result<Self, Reported> {
-        let domains = message.domains.iter();
-        let domains = domains.map(|domain| domain.to_ascii_lowercase().into());
-        let domains = domains.collect();
         let limits = Limits {
             direct_response_body: wanted.max_direct_response_body,
         };
         let host = VirtualHost::compile(message, limits, cx, at)?;
         check_clusters(&host, wanted.validate_clusters, cx, at)?;
         Ok(Self {
-            domains,
             host: Arc::new(host),
         })
     }
 
     /// Its domains, in lower case.
-    pub fn domains(&self) -> &[Box<str>] {
-        &self.domains
+    pub fn domains(&self) -> &[Arc<str>] {
+        self.host.domains()
     }
 
     /// The host.
@@ -76,7 +71,8 @@ impl DiscoveredHost {
 
     /// A domain that is another's too.
     pub fn shares_domain(&self, other: &Self) -> Option<&str> {
-        let shared = self.domains.iter().find(|own| other.domains.contains(own));
+        let others = other.domains();
+        let shared = self.domains().iter().find(|own| others.contains(own));
         shared.map(|domain| &**domain)
     }
 }

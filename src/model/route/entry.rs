@@ -63,7 +63,7 @@ pub struct DirectResponse {
 }
 
 /// Limits that hold for all routes of a table.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(super) struct Limits {
     /// `max_direct_response_body_size_bytes`.
     pub direct_response_body: u64,

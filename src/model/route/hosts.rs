@@ -4,12 +4,15 @@
 //! `prefix*`, then `*`. Each is a hash lookup; wildcards are looked up once for
 //! each length there is.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
 
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
-type Map = HashMap<Box<str>, u32, RandomState>;
+type Map = HashMap<Arc<str>, u32, RandomState>;
 
 /// Domains of a route table, compiled.
 #[derive(Clone, Debug, Default)]
@@ -22,11 +25,18 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Adds a domain of a virtual host; false when it is there already.
+    /// None yet, with room for so many exact domains.
+    pub fn for_many(count: usize) -> Self {
+        Self {
+            exact: Map::with_capacity_and_hasher(count, RandomState::default()),
+            ..Self::default()
+        }
+    }
+
+    /// Adds a domain of a virtual host, in lower case; false when it is there already.
     #[must_use]
-    pub fn insert(&mut self, domain: &str, virtual_host: u32) -> bool {
-        let domain = domain.to_ascii_lowercase();
-        let map = if domain == "*" {
+    pub fn insert(&mut self, domain: &Arc<str>, virtual_host: u32) -> bool {
+        if **domain == *"*" {
             return match self.default {
                 Some(_) => false,
                 None => {
@@ -35,21 +45,13 @@ impl Hosts {
                 }
             };
         } else if let Some(suffix) = domain.strip_prefix('*') {
-            return insert(
-                by_length(&mut self.suffixes, suffix.len()),
-                suffix,
-                virtual_host,
-            );
+            let map = by_length(&mut self.suffixes, suffix.len());
+            return insert(map, suffix.into(), virtual_host);
         } else if let Some(prefix) = domain.strip_suffix('*') {
-            return insert(
-                by_length(&mut self.prefixes, prefix.len()),
-                prefix,
-                virtual_host,
-            );
-        } else {
-            &mut self.exact
-        };
-        insert(map, &domain, virtual_host)
+            let map = by_length(&mut self.prefixes, prefix.len());
+            return insert(map, prefix.into(), virtual_host);
+        }
+        insert(&mut self.exact, Arc::clone(domain), virtual_host)
     }
 
     /// The virtual host of a `host`, in any case.
@@ -97,12 +99,14 @@ fn by_length(maps: &mut Vec<(usize, Map)>, length: usize) -> &mut Map {
     &mut maps[at].1
 }
 
-fn insert(map: &mut Map, key: &str, virtual_host: u32) -> bool {
-    if map.contains_key(key) {
-        return false;
+fn insert(map: &mut Map, key: Arc<str>, virtual_host: u32) -> bool {
+    match map.entry(key) {
+        Entry::Occupied(_) => false,
+        Entry::Vacant(place) => {
+            place.insert(virtual_host);
+            true
+        }
     }
-    map.insert(key.into(), virtual_host);
-    true
 }
 
 /// A `host` without its port: `a:1` is `a`, `[::1]:1` is `[::1]`.
@@ -125,7 +129,10 @@ mod tests {
     fn hosts(domains: &[&str]) -> Hosts {
         let mut hosts = Hosts::default();
         for (i, domain) in (0u32..).zip(domains) {
-            assert!(hosts.insert(domain, i), "{domain}");
+            assert!(
+                hosts.insert(&domain.to_ascii_lowercase().into(), i),
+                "{domain}"
+            );
         }
         hosts
     }
@@ -156,7 +163,7 @@ mod tests {
     #[test]
     fn a_domain_stands_once() {
         let mut hosts = hosts(&["A.com", "*"]);
-        assert!(!hosts.insert("a.COM", 9));
-        assert!(!hosts.insert("*", 9));
+        assert!(!hosts.insert(&"a.com".into(), 9));
+        assert!(!hosts.insert(&"*".into(), 9));
     }
 }

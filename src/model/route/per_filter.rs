@@ -30,6 +30,11 @@ struct Said {
 }
 
 impl PerFilter {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Compiles the messages for filters.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use super::{
     headers::HeaderRules,
     hosts::{Hosts, without_port},
     per_filter::PerFilter,
-    virtual_host::VirtualHost,
+    virtual_host::{VirtualHost, lower_domains},
 };
 
 /// The largest body of a direct response unless the table says otherwise.
@@ -151,22 +151,34 @@ impl RouteTable {
                 }
             }
         }
-        let mut hosts = Hosts::default();
+        let mut hosts = Hosts::for_many(virtual_hosts.len());
         let mut compiled = Vec::with_capacity(virtual_hosts.len());
         let hosts_at = at.field("virtual_hosts");
         for (index, message) in (0u32..).zip(virtual_hosts) {
             let at = hosts_at.index(index as usize);
-            let domains_at = at.field("domains");
-            for (i, domain) in message.domains.iter().enumerate() {
-                if !hosts.insert(domain, index) {
-                    outcome = Err(domains_at.index(i).error(format_args!(
-                        "the domain {domain:?} stands twice in the route table {name:?}"
-                    )));
+            let mut insert = |domains: &[Arc<str>]| {
+                let at = at.field("domains");
+                for (i, domain) in domains.iter().enumerate() {
+                    if !hosts.insert(domain, index) {
+                        outcome = Err(at.index(i).error(format_args!(
+                            "the domain {domain:?} stands twice in the route table {name:?}"
+                        )));
+                    }
                 }
-            }
-            match VirtualHost::compile(message, limits, cx, &at) {
-                Ok(host) => compiled.push(Arc::new(host)),
-                Err(reported) => outcome = Err(reported),
+            };
+            match VirtualHost::shared(&message, limits, cx, &at) {
+                Ok(host) => {
+                    insert(host.domains());
+                    compiled.push(host);
+                }
+                Err(reported) => {
+                    insert(
+                        &message
+                            .decode()
+                            .map_or_else(|_| Box::default(), lower_domains),
+                    );
+                    outcome = Err(reported);
+                }
             }
         }
         let must_exist = validate_clusters.unwrap_or(false);

@@ -137,14 +137,53 @@ virtual_hosts:
     )
     .unwrap_err();
     let expected = [
-        "virtual_hosts[0].domains[1]: the domain \"A.com\" stands twice in the route table \"r\"",
         "virtual_hosts[0].rate_limits: is not supported yet",
         "virtual_hosts[0].routes[0].match.safe_regex.regex: \"a(\": unclosed group",
         "virtual_hosts[0].routes[1].route.weighted_clusters.clusters[0].weight: is required",
         "virtual_hosts[0].routes[1].request_headers_to_add[0].header.key: Host: headers that begin with a colon and host may not be modified",
         "virtual_hosts[0].routes[2].route.retry_policy.retry_on: \"conect-failure\" is not a known condition, did you mean connect-failure?",
+        "virtual_hosts[0].domains[1]: the domain \"a.com\" stands twice in the route table \"r\"",
     ];
     assert_eq!(errors.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_virtual_host_that_says_the_same_is_compiled_once() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let world = World::new();
+    let compile = |cluster: &str| {
+        let yaml = format!(
+            "virtual_hosts:
+- {{name: same, domains: [a], routes: [{{match: {{prefix: /}}, route: {{cluster: c}}}}]}}
+- {{name: other, domains: [b], routes: [{{match: {{prefix: /}}, route: {{cluster: {cluster}}}}}]}}
+- name: reads a file
+  domains: [c]
+  routes:
+  - match: {{prefix: /}}
+    direct_response: {{status: 200, body: {{filename: {path}}}}}
+- name: tells a filter
+  domains: [d]
+  typed_per_filter_config:
+    cors:
+      '@type': type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy
+",
+            path = file.path().display()
+        );
+        let report = Report::new();
+        let table = RouteTable::compile(read(&yaml), &world.cx(), &report.root());
+        table.unwrap_or_else(|_| panic!("{report}"))
+    };
+    let (first, second) = (compile("one"), compile("two"));
+    let same = |index| std::ptr::eq(first.virtual_host(index), second.virtual_host(index));
+    assert_eq!([0, 1, 2, 3].map(same), [true, false, false, false]);
+    // Another limit is another virtual host.
+    let limited = "max_direct_response_body_size_bytes: 5\nvirtual_hosts:
+- {name: same, domains: [a], routes: [{match: {prefix: /}, route: {cluster: c}}]}";
+    let limited = RouteTable::compile(read(limited), &world.cx(), &Report::new().root()).unwrap();
+    assert!(!std::ptr::eq(
+        limited.virtual_host(0),
+        first.virtual_host(0)
+    ));
 }
 
 /// What a scan from the top finds.

@@ -1,9 +1,14 @@
 //! `envoy.config.route.v3.VirtualHost`, compiled.
 
-use std::sync::Arc;
+use std::{hash::BuildHasher, sync::Arc};
+
+use foldhash::quality::FixedState;
 
 use crate::{
-    api::envoy::config::route::v3::{VirtualHost as Message, virtual_host::TlsRequirementType},
+    api::{
+        Lazy,
+        envoy::config::route::v3::{VirtualHost as Message, virtual_host::TlsRequirementType},
+    },
     config::{At, Reported},
     formatter::RequestView,
     model::Context,
@@ -23,6 +28,7 @@ use super::{
 #[derive(Debug)]
 pub struct VirtualHost {
     name: Arc<str>,
+    domains: Box<[Arc<str>]>,
     pub(super) routes: Box<[Route]>,
     paths: Paths,
     require_tls: TlsRequirementType,
@@ -40,6 +46,36 @@ pub struct VirtualHost {
 }
 
 impl VirtualHost {
+    /// The virtual host of a message. One that depends on nothing but what it says is
+    /// compiled once for all tables that have it, and for all their versions.
+    pub(super) fn shared(
+        message: &Lazy<Message>,
+        limits: Limits,
+        cx: &Context<'_>,
+        at: &At<'_>,
+    ) -> Result<Arc<Self>, Reported> {
+        let key = FixedState::default().hash_one((message.bytes(), limits));
+        let shared = &cx.shared.virtual_hosts;
+        if let Some(known) = shared.known(key) {
+            return Ok(known);
+        }
+        let so_far = || (cx.sources.asked(), at.report().marker());
+        let before = so_far();
+        let message = message.decode().map_err(|error| at.error(error))?;
+        let host = Arc::new(Self::compile(message, limits, cx, at)?);
+        let depends = before.0.is_none() || so_far() != before;
+        // What filters are told may hold their state, which is for one table.
+        if !depends && !host.configures_filters() {
+            shared.keep(key, &host);
+        }
+        Ok(host)
+    }
+
+    fn configures_filters(&self) -> bool {
+        let mut routes = self.routes.iter();
+        !self.per_filter.is_empty() || routes.any(|route| !route.per_filter.is_empty())
+    }
+
     pub(super) fn compile(
         message: Message,
         limits: Limits,
@@ -48,8 +84,7 @@ impl VirtualHost {
     ) -> Result<Self, Reported> {
         let Message {
             name,
-            // Compiled by the table, which looks hosts up.
-            domains: _,
+            domains,
             routes,
             require_tls,
             virtual_clusters,
@@ -118,6 +153,7 @@ impl VirtualHost {
         let paths = Paths::new(compiled.iter().map(|r| (&r.path, r.case_sensitive)));
         Ok(Self {
             name: name.into(),
+            domains: lower(domains),
             routes: compiled.into(),
             paths,
             require_tls: TlsRequirementType::try_from(require_tls).unwrap_or_default(),
@@ -135,6 +171,11 @@ impl VirtualHost {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its domains, in lower case.
+    pub fn domains(&self) -> &[Arc<str>] {
+        &self.domains
     }
 
     /// Whether `require_tls` sends this request to https.
@@ -165,6 +206,19 @@ impl VirtualHost {
         let mut candidates = self.paths.candidates(path.as_bytes(), connect_udp);
         candidates.find(holds)
     }
+}
+
+/// The domains of a message, in lower case.
+pub(super) fn lower_domains(message: Message) -> Box<[Arc<str>]> {
+    lower(message.domains)
+}
+
+fn lower(domains: Vec<String>) -> Box<[Arc<str>]> {
+    let domains = domains.into_iter().map(|mut domain| {
+        domain.make_ascii_lowercase();
+        domain.into()
+    });
+    domains.collect()
 }
 
 /// Whether it asks to be upgraded to `connect-udp` (RFC 9298).

@@ -2,13 +2,16 @@
 
 use crate::{
     admin::state,
-    api::envoy::{
-        config::{
-            core::v3::TypedExtensionConfig, endpoint::v3::ClusterLoadAssignment,
-            route::v3::RouteConfiguration,
+    api::{
+        Lazy,
+        envoy::{
+            config::{
+                core::v3::TypedExtensionConfig, endpoint::v3::ClusterLoadAssignment,
+                route::v3::RouteConfiguration,
+            },
+            extensions::transport_sockets::tls::v3::Secret as SecretMessage,
+            service::runtime::v3::Runtime as RuntimeMessage,
         },
-        extensions::transport_sockets::tls::v3::Secret as SecretMessage,
-        service::runtime::v3::Runtime as RuntimeMessage,
     },
     config::{At, Reported, Strictness},
     http::filters,
@@ -48,6 +51,7 @@ impl NamedKind for RouteKind {
         strictness: &Strictness,
     ) {
         let hosts = parts.filter_map(|host| host.peek(strictness));
+        let hosts = hosts.map(|host| Lazy::of(&host));
         message.virtual_hosts.extend(hosts);
     }
 

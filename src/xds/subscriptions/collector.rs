@@ -2,7 +2,7 @@
 //! compilation.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     path::{Path, PathBuf},
     rc::{Rc, Weak},
     sync::Arc,
@@ -49,6 +49,7 @@ pub struct Collector<'a> {
     /// Where the stats of its own subscription stand.
     prefix: &'a str,
     found: RefCell<Dependencies>,
+    asked: Cell<u64>,
 }
 
 impl<'a> Collector<'a> {
@@ -57,6 +58,7 @@ impl<'a> Collector<'a> {
             subscriptions,
             prefix,
             found: RefCell::default(),
+            asked: Cell::default(),
         }
     }
 }
@@ -71,6 +73,11 @@ impl Collector<'_> {
             shared: &self.subscriptions.shared,
             runtime: &self.subscriptions.runtime,
         }
+    }
+
+    /// Notes that something is asked for.
+    fn note(&self) {
+        self.asked.set(self.asked.get() + 1);
     }
 
     /// What was asked for.
@@ -216,11 +223,17 @@ impl Collector<'_> {
 }
 
 impl Sources for Collector<'_> {
+    fn asked(&self) -> Option<u64> {
+        Some(self.asked.get())
+    }
+
     fn target(&self, service: &GrpcService, at: &At<'_>) -> Result<Target, Reported> {
+        self.note();
         self.subscriptions.management.target(service, at)
     }
 
     fn caller(&self) -> Option<Caller> {
+        self.note();
         Some(self.subscriptions.streams.caller())
     }
 
@@ -231,6 +244,7 @@ impl Sources for Collector<'_> {
         stat_prefix: &str,
         at: &At<'_>,
     ) -> Result<Arc<Slot<RouteTable>>, Reported> {
+        self.note();
         let wanted = Wanted::named(name, &format!("{stat_prefix}rds.{name}."));
         self.subscribe(&self.subscriptions.routes, source, wanted, at)
     }
@@ -242,6 +256,7 @@ impl Sources for Collector<'_> {
         routes: ScopeRoutes<'_>,
         at: &At<'_>,
     ) -> Result<(Arc<Slot<ScopeTable>>, Demand), Reported> {
+        self.note();
         let subscriptions = self.subscriptions;
         let (through, management) = (Through::Primary, &subscriptions.management);
         let key = (
@@ -279,6 +294,7 @@ impl Sources for Collector<'_> {
         wanted: HostsWanted,
         at: &At<'_>,
     ) -> Result<DiscoveredHosts, Reported> {
+        self.note();
         let subscriptions = self.subscriptions;
         let (through, management) = (Through::Primary, &subscriptions.management);
         let compiled = ConfigSource::compile(source, through, management, at)?;
@@ -319,6 +335,7 @@ impl Sources for Collector<'_> {
         name: &str,
         at: &At<'_>,
     ) -> Result<Arc<Slot<Secret>>, Reported> {
+        self.note();
         if let Some(source) = source {
             let wanted = Wanted::named(name, &format!("sds.{name}."));
             return self.subscribe(&self.subscriptions.secrets, source, wanted, at);
@@ -340,6 +357,7 @@ impl Sources for Collector<'_> {
         stat_prefix: &str,
         at: &At<'_>,
     ) -> Result<Arc<Slot<EndpointSet>>, Reported> {
+        self.note();
         let wanted = Wanted::named(name, stat_prefix);
         self.subscribe(&self.subscriptions.endpoints, source, wanted, at)
     }
@@ -352,6 +370,7 @@ impl Sources for Collector<'_> {
         meanwhile: Meanwhile,
         at: &At<'_>,
     ) -> Result<Arc<Slot<Extension>>, Reported> {
+        self.note();
         let wanted = Wanted {
             name: name.into(),
             prefix: format!("extension_config_discovery.http_filter.{name}.").into(),
@@ -368,6 +387,7 @@ impl Sources for Collector<'_> {
     }
 
     fn cluster(&self, name: &str, must_exist: bool, at: &At<'_>) -> Result<(), Reported> {
+        self.note();
         let clusters = &self.subscriptions.clusters;
         let mut found = self.found.borrow_mut();
         if !found.clusters.contains_key(name) {
@@ -384,6 +404,7 @@ impl Sources for Collector<'_> {
     }
 
     fn depends_on_file(&self, path: &Path) {
+        self.note();
         match self.subscriptions.track(path) {
             Ok(file) => {
                 let version = file.version();
