@@ -15,6 +15,7 @@ pub mod hpack;
 mod message;
 mod names;
 mod spelling;
+pub mod stats;
 
 pub use buffer::{Inbound, Outbound, take};
 pub use chunked::{ChunkedDecoder, Step};

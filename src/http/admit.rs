@@ -8,13 +8,13 @@ use super::{
     config::{ConnectionManager, protocol::Underscores},
     path::{self, Normalized},
     request::{self, Seen},
-    stats::{http_stats, http1_stats},
+    stats::http_stats,
     stream::Stream,
     strict, target,
     upgrade::{self, Upgrade},
 };
 use crate::{
-    codec::RequestHead,
+    codec::{RequestHead, stats::http1_stats},
     formatter::ResponseFlag,
     model::{
         http1::Http1Options,

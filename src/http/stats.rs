@@ -1,20 +1,6 @@
 //! The names of a connection manager's stats, as Envoy's.
 
 crate::stat_table! {
-    /// `http1.`, of all connection managers.
-    pub mod http1_stats {
-        counters {
-            dropped_headers_with_underscores,
-            requests_rejected_with_underscores_in_headers,
-        }
-        gauges {}
-        histograms {}
-        texts {}
-        late { "dropped_headers_with_underscores", "requests_rejected_with_underscores_in_headers" }
-    }
-}
-
-crate::stat_table! {
     /// `http.STAT_PREFIX.`
     pub mod http_stats {
         counters {

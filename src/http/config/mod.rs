@@ -15,6 +15,7 @@ use http::HeaderValue;
 
 use crate::{
     access_log::AccessLogs,
+    codec::stats::http1_stats,
     model::{http1::Http1Options, listener::Listener, route::Routes},
     net::http2::stats::http2_stats,
     stats::{Block, Registry},
@@ -25,7 +26,7 @@ use protocol::{CommonOptions, Http2Options, Underscores};
 
 use super::{
     filters::{FilterChain, Router},
-    stats::{http1_stats, listener_http_stats},
+    stats::listener_http_stats,
 };
 
 /// `stream_idle_timeout` when it is not set.

@@ -62,6 +62,7 @@ pub(super) async fn serve(
     manager: &ConnectionManager,
     io: DownstreamIo<Stream>,
 ) {
+    manager.http1_stats();
     let limits = HeadLimits {
         bytes: manager.max_request_head,
         headers: manager.common.max_headers,

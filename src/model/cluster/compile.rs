@@ -249,6 +249,7 @@ impl Cluster {
             observability_name,
             stats,
             zone: (!cx.server.zone.is_empty()).then(|| cx.server.zone.as_str().into()),
+            http1_stats: OnceLock::new(),
             http2_stats: OnceLock::new(),
             registry: cx.stats.clone(),
             connect_timeout,

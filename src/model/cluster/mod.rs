@@ -26,6 +26,7 @@ use std::{
 
 use crate::{
     api::envoy::config::core::v3::Metadata,
+    codec::stats::http1_stats,
     net::http2::stats::http2_stats,
     stats::{Block, Registry, Table},
     upstream::{
@@ -56,6 +57,7 @@ pub struct Cluster {
     pub stats: Arc<Block>,
     /// The zone that this proxy is in, where it is in one.
     pub zone: Option<Box<str>>,
+    http1_stats: OnceLock<Arc<Block>>,
     http2_stats: OnceLock<Arc<Block>>,
     registry: Arc<Registry>,
     /// `connect_timeout`, 5 s unless set. TCP and TLS together.
@@ -97,6 +99,12 @@ impl Cluster {
         state.choose(&self.hosts, &self.balancing, cx, || {
             self.stats.inc(cluster_stats::lb_healthy_panic);
         })
+    }
+
+    /// `cluster.NAME.http1.`
+    pub fn http1_stats(&self) -> &Arc<Block> {
+        self.http1_stats
+            .get_or_init(|| self.part("http1.", &http1_stats::TABLE))
     }
 
     /// `cluster.NAME.http2.`

@@ -94,6 +94,7 @@ pub async fn connect(
     );
     let mut failed = Opening {
         stats,
+        alpn: wire.alpn,
         host: &endpoint.host,
         by_host: false,
     };
@@ -132,6 +133,7 @@ pub async fn connect(
 struct Opening<'a> {
     stats: &'a Block,
     host: &'a Host,
+    alpn: Alpn,
     by_host: bool,
 }
 
@@ -145,6 +147,11 @@ impl Drop for Opening<'_> {
             false => cluster_stats::upstream_cx_destroy_local,
         });
         self.host.inc(HostStat::cx_total);
+        match self.alpn {
+            Alpn::Http1 => stats.inc(cluster_stats::upstream_cx_http1_total),
+            Alpn::Http2 => stats.inc(cluster_stats::upstream_cx_http2_total),
+            Alpn::None | Alpn::Either => {}
+        }
     }
 }
 

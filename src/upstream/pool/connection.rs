@@ -184,6 +184,7 @@ impl Connection {
             .cluster
             .stats
             .inc(cluster_stats::upstream_cx_http1_total);
+        facts.cluster.http1_stats();
         Self {
             http1: Http1Connection::new(io, limits),
             facts,

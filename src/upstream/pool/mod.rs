@@ -44,7 +44,7 @@ use super::{
     Alpn, Breakers, Endpoint, Host, HostStat, Permit, Priority, Resource, WorkerCluster,
     stats::cluster_stats,
 };
-use crate::formatter::UpstreamHost;
+use crate::{formatter::UpstreamHost, stats::Block};
 
 /// How often the idle connections of a pool are looked over at least.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -227,7 +227,7 @@ impl Pool {
                     pool.serve_waiting(&cluster);
                 }
                 Err(error) => {
-                    pool.fail_waiting(&error.into());
+                    pool.fail_waiting(&error.into(), &cluster.cluster.stats);
                     pool.leave_if_unused();
                 }
             }
@@ -311,9 +311,10 @@ impl Pool {
         }
     }
 
-    fn fail_waiting(&self, error: &PoolError) {
+    fn fail_waiting(&self, error: &PoolError, stats: &Block) {
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         for waiter in waiting {
+            stats.inc(cluster_stats::upstream_rq_pending_failure_eject);
             // One who has left need not be told.
             drop(waiter.send(Err(error.clone())));
         }
