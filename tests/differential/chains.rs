@@ -181,7 +181,11 @@ fn predicate(random: &mut Random, port: u16, depth: usize) -> Value {
             let text = texts[random.below(texts.len())].clone();
             let part = text[..1 + random.below(text.len())].to_owned();
             let of_port = input.to_string().contains("PortInput");
+            // The two proxies listen on ports of their own, so what holds for a part
+            // of one need not for the other's.
+            let of_own_port = input.to_string().contains("DestinationPortInput");
             let condition = match random.below(6) {
+                1..=3 if of_own_port => json!({ "value_match": { "exact": text } }),
                 1 => json!({ "value_match": { "prefix": part } }),
                 2 => json!({ "value_match": { "suffix": text[text.len() - 1..] } }),
                 3 => {
