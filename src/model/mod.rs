@@ -8,6 +8,7 @@ pub mod http1;
 mod interned;
 pub mod listener;
 pub mod matcher;
+mod no_sources;
 pub mod route;
 pub mod secret;
 mod snapshot;
@@ -16,4 +17,5 @@ pub(crate) mod testing;
 
 pub use context::{Context, Shared, Sources};
 pub use interned::Interned;
+pub use no_sources::NoSources;
 pub use snapshot::{Clusters, Listeners, Snapshot, SnapshotSlot};

@@ -1,28 +1,17 @@
 //! The admin's place in the process: bound early, so that a port in use ends the
 //! start, and served once there is something to tell.
 
-use std::{fs, path::Path, rc::Rc, sync::Arc};
+use std::{fs, rc::Rc};
 
 use tokio::task;
 
 use crate::{
     access_log::AccessLogs,
     admin::{AllowedPaths, Config, Listening, Server, State},
-    api::envoy::config::{
-        bootstrap::v3::Admin as Message,
-        core::v3::{ConfigSource, GrpcService},
-    },
+    api::envoy::config::bootstrap::v3::Admin as Message,
     cli::Options,
     config::{At, Reported},
-    model::{
-        Context, Shared, Sources,
-        cluster::EndpointSet,
-        context::{Extension, FilterWanted, Meanwhile},
-        route::{DiscoveredHosts, HostsWanted, RouteTable, ScopeRoutes, ScopeTable},
-        secret::Secret,
-    },
-    upstream::grpc::{Caller, Target},
-    xds::{demand::Demand, slot::Slot},
+    model::{Context, NoSources, Shared},
 };
 
 use super::{ground::Ground, process::StartError};
@@ -41,7 +30,8 @@ pub struct Admin {
 pub fn check(message: Option<Message>, ground: &Ground, at: &At<'_>) -> Result<Config, Reported> {
     let cx = Context {
         stats: &ground.stats,
-        sources: &NoSources,
+        // It serves before any resource is there.
+        sources: &NoSources("the admin cannot refer to other resources"),
         server: &ground.info,
         shared: &Shared::default(),
         runtime: &ground.runtime,
@@ -96,85 +86,4 @@ impl Admin {
             tracing::error!(target: "admin", "the admin server ended: {error}");
         });
     }
-}
-
-/// The admin serves before any resource is there, so it can refer to none.
-struct NoSources;
-
-const NONE: &str = "the admin cannot refer to other resources";
-
-impl Sources for NoSources {
-    fn target(&self, _: &GrpcService, at: &At<'_>) -> Result<Target, Reported> {
-        Err(at.error(NONE))
-    }
-
-    fn caller(&self) -> Option<Caller> {
-        None
-    }
-
-    fn routes(
-        &self,
-        _: &ConfigSource,
-        _: &str,
-        _: &str,
-        at: &At<'_>,
-    ) -> Result<Arc<Slot<RouteTable>>, Reported> {
-        Err(at.error(NONE))
-    }
-
-    fn scopes(
-        &self,
-        _: &ConfigSource,
-        _: &str,
-        _: ScopeRoutes<'_>,
-        at: &At<'_>,
-    ) -> Result<(Arc<Slot<ScopeTable>>, Demand), Reported> {
-        Err(at.error(NONE))
-    }
-
-    fn virtual_hosts(
-        &self,
-        _: &ConfigSource,
-        _: HostsWanted,
-        at: &At<'_>,
-    ) -> Result<DiscoveredHosts, Reported> {
-        Err(at.error(NONE))
-    }
-
-    fn secret(
-        &self,
-        _: Option<&ConfigSource>,
-        _: &str,
-        at: &At<'_>,
-    ) -> Result<Arc<Slot<Secret>>, Reported> {
-        Err(at.error(NONE))
-    }
-
-    fn endpoints(
-        &self,
-        _: &ConfigSource,
-        _: &str,
-        _: &str,
-        at: &At<'_>,
-    ) -> Result<Arc<Slot<EndpointSet>>, Reported> {
-        Err(at.error(NONE))
-    }
-
-    fn filter(
-        &self,
-        _: &ConfigSource,
-        _: &str,
-        _: FilterWanted,
-        _: Meanwhile,
-        at: &At<'_>,
-    ) -> Result<Arc<Slot<Extension>>, Reported> {
-        Err(at.error(NONE))
-    }
-
-    fn cluster(&self, _: &str, _: bool, at: &At<'_>) -> Result<(), Reported> {
-        Err(at.error(NONE))
-    }
-
-    // Its settings are those of the bootstrap, which is read once.
-    fn depends_on_file(&self, _: &Path) {}
 }

@@ -105,51 +105,34 @@ pub(super) fn compile_fields(
         dns_jitter,
     } = message;
     let family = match DnsLookupFamily::try_from(dns_lookup_family) {
-        Ok(DnsLookupFamily::Auto) => Family::Auto,
-        Ok(DnsLookupFamily::V4Only) => Family::V4Only,
-        Ok(DnsLookupFamily::V6Only) => Family::V6Only,
-        Ok(DnsLookupFamily::V4Preferred) => Family::V4Preferred,
-        Ok(DnsLookupFamily::All) => Family::All,
-        Err(_) => {
-            return Err(at
-                .field("dns_lookup_family")
-                .error("is not a DnsLookupFamily"));
-        }
+        Ok(DnsLookupFamily::Auto) => Some(Family::Auto),
+        Ok(DnsLookupFamily::V4Only) => Some(Family::V4Only),
+        Ok(DnsLookupFamily::V6Only) => Some(Family::V6Only),
+        Ok(DnsLookupFamily::V4Preferred) => Some(Family::V4Preferred),
+        Ok(DnsLookupFamily::All) => Some(Family::All),
+        Err(_) => None,
     };
-    let given = ResolverFields {
-        typed_dns_resolver_config,
-        dns_resolution_config,
-        dns_resolvers,
-        use_tcp_for_dns_lookups,
-    };
-    let settings = ResolverSettings {
+    let fields = Fields {
         family,
-        ..given.compile(at)?.unwrap_or_else(|| cx.server.dns.clone())
-    };
-    let failure_refresh = dns_failure_refresh_rate.map(|rate| {
-        let RefreshRate {
-            base_interval,
-            max_interval,
-        } = rate;
-        failure_rate(
-            base_interval,
-            max_interval,
-            &at.field("dns_failure_refresh_rate"),
-        )
-    });
-    Ok(DnsSettings {
-        resolver: shared(settings, cx),
-        family,
-        refresh: or_default(
-            dns_refresh_rate,
-            DEFAULT_REFRESH,
-            &at.field("dns_refresh_rate"),
-        )?,
-        failure_refresh: failure_refresh.transpose()?,
+        resolver: ResolverFields {
+            typed_dns_resolver_config,
+            dns_resolution_config,
+            dns_resolvers,
+            use_tcp_for_dns_lookups,
+        },
+        refresh: dns_refresh_rate,
+        min_refresh: None,
+        failure_refresh: dns_failure_refresh_rate.map(|rate| {
+            let RefreshRate {
+                base_interval,
+                max_interval,
+            } = rate;
+            (base_interval, max_interval)
+        }),
         respect_ttl: respect_dns_ttl,
-        min_refresh: DEFAULT_MIN_REFRESH,
-        jitter: or_default(dns_jitter, Duration::ZERO, &at.field("dns_jitter"))?,
-    })
+        jitter: dns_jitter,
+    };
+    fields.compile(cx, at)
 }
 
 /// The settings, and whether all addresses are one endpoint: `LOGICAL_DNS`.
@@ -169,54 +152,79 @@ pub(super) fn compile_typed(
         dns_min_refresh_rate,
     } = message;
     let family = match TypedFamily::try_from(dns_lookup_family) {
-        Ok(TypedFamily::Unspecified | TypedFamily::Auto) => Family::Auto,
-        Ok(TypedFamily::V4Only) => Family::V4Only,
-        Ok(TypedFamily::V6Only) => Family::V6Only,
-        Ok(TypedFamily::V4Preferred) => Family::V4Preferred,
-        Ok(TypedFamily::All) => Family::All,
-        Err(_) => {
-            return Err(at
-                .field("dns_lookup_family")
-                .error("is not a DnsLookupFamily"));
-        }
+        Ok(TypedFamily::Unspecified | TypedFamily::Auto) => Some(Family::Auto),
+        Ok(TypedFamily::V4Only) => Some(Family::V4Only),
+        Ok(TypedFamily::V6Only) => Some(Family::V6Only),
+        Ok(TypedFamily::V4Preferred) => Some(Family::V4Preferred),
+        Ok(TypedFamily::All) => Some(Family::All),
+        Err(_) => None,
     };
-    let given = ResolverFields {
-        typed_dns_resolver_config,
-        ..ResolverFields::default()
-    };
-    let settings = ResolverSettings {
+    let fields = Fields {
         family,
-        ..given.compile(at)?.unwrap_or_else(|| cx.server.dns.clone())
-    };
-    let failure_refresh = dns_failure_refresh_rate.map(|rate| {
-        let TypedRefreshRate {
-            base_interval,
-            max_interval,
-        } = rate;
-        failure_rate(
-            base_interval,
-            max_interval,
-            &at.field("dns_failure_refresh_rate"),
-        )
-    });
-    let dns = DnsSettings {
-        resolver: shared(settings, cx),
-        family,
-        refresh: or_default(
-            dns_refresh_rate,
-            DEFAULT_REFRESH,
-            &at.field("dns_refresh_rate"),
-        )?,
-        failure_refresh: failure_refresh.transpose()?,
+        resolver: ResolverFields {
+            typed_dns_resolver_config,
+            ..ResolverFields::default()
+        },
+        refresh: dns_refresh_rate,
+        min_refresh: dns_min_refresh_rate,
+        failure_refresh: dns_failure_refresh_rate.map(|rate| {
+            let TypedRefreshRate {
+                base_interval,
+                max_interval,
+            } = rate;
+            (base_interval, max_interval)
+        }),
         respect_ttl: respect_dns_ttl,
-        min_refresh: or_default(
-            dns_min_refresh_rate,
-            DEFAULT_MIN_REFRESH,
-            &at.field("dns_min_refresh_rate"),
-        )?,
-        jitter: or_default(dns_jitter, Duration::ZERO, &at.field("dns_jitter"))?,
+        jitter: dns_jitter,
     };
-    Ok((dns, all_addresses_in_single_endpoint))
+    Ok((fields.compile(cx, at)?, all_addresses_in_single_endpoint))
+}
+
+/// What both messages say, by fields of the same names.
+struct Fields {
+    /// `None` when it is no value of the enumeration.
+    family: Option<Family>,
+    resolver: ResolverFields,
+    refresh: Option<prost_types::Duration>,
+    min_refresh: Option<prost_types::Duration>,
+    /// Its base and its maximum.
+    failure_refresh: Option<(Option<prost_types::Duration>, Option<prost_types::Duration>)>,
+    respect_ttl: bool,
+    jitter: Option<prost_types::Duration>,
+}
+
+impl Fields {
+    fn compile(self, cx: &Context<'_>, at: &At<'_>) -> Result<DnsSettings, Reported> {
+        let time = |value: Option<prost_types::Duration>, default, name| {
+            or_default(value, default, &at.field(name))
+        };
+        let unknown = || {
+            at.field("dns_lookup_family")
+                .error("is not a DnsLookupFamily")
+        };
+        let family = self.family.ok_or_else(unknown)?;
+        let resolver = self.resolver.compile(at)?;
+        let settings = ResolverSettings {
+            family,
+            ..resolver.unwrap_or_else(|| cx.server.dns.clone())
+        };
+        let failure_refresh = self
+            .failure_refresh
+            .map(|(base, max)| failure_rate(base, max, &at.field("dns_failure_refresh_rate")));
+        Ok(DnsSettings {
+            resolver: shared(settings, cx),
+            family,
+            refresh: time(self.refresh, DEFAULT_REFRESH, "dns_refresh_rate")?,
+            failure_refresh: failure_refresh.transpose()?,
+            respect_ttl: self.respect_ttl,
+            min_refresh: time(
+                self.min_refresh,
+                DEFAULT_MIN_REFRESH,
+                "dns_min_refresh_rate",
+            )?,
+            jitter: time(self.jitter, Duration::ZERO, "dns_jitter")?,
+        })
+    }
 }
 
 fn shared(settings: ResolverSettings, cx: &Context<'_>) -> Arc<Resolver> {

@@ -9,7 +9,7 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
-use super::{Parameters, Side, SslStats, Validation, signature};
+use super::{Parameters, Side, SslStats, Validation};
 
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
@@ -57,9 +57,7 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.parameters.check_scheme(signed.scheme)?;
-        let algorithms = &self.parameters.provider.signature_verification_algorithms;
-        let valid = signature::verify_tls12(message, certificate, signed, algorithms)?;
+        let valid = self.parameters.verify_tls12(message, certificate, signed)?;
         self.stats.signed(signed.scheme);
         Ok(valid)
     }
@@ -70,9 +68,7 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.parameters.check_scheme(signed.scheme)?;
-        let algorithms = &self.parameters.provider.signature_verification_algorithms;
-        let valid = signature::verify_tls13(message, certificate, signed, algorithms)?;
+        let valid = self.parameters.verify_tls13(message, certificate, signed)?;
         self.stats.signed(signed.scheme);
         Ok(valid)
     }

@@ -14,7 +14,7 @@ mod pem;
 mod presented;
 mod san;
 mod server_certificates;
-pub mod signature;
+mod signature;
 pub mod stats;
 mod tickets;
 mod validation;

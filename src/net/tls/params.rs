@@ -183,15 +183,6 @@ impl Parameters {
     pub fn allows(&self, scheme: SignatureScheme) -> bool {
         self.schemes.is_empty() || self.schemes.contains(&scheme)
     }
-
-    /// # Errors
-    /// When the other end signed by a scheme it was not offered.
-    pub fn check_scheme(&self, scheme: SignatureScheme) -> Result<(), rustls::Error> {
-        match self.allows(scheme) {
-            true => Ok(()),
-            false => Err(rustls::PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into()),
-        }
-    }
 }
 
 fn versions(

@@ -4,7 +4,8 @@
 //! `openssl x509 -req` makes it when it is told of no extension, has a key all the same.
 
 use rustls::{
-    CertificateError, DigitallySignedStruct, Error, OtherError, PeerIncompatible,
+    CertificateError, DigitallySignedStruct, Error, OtherError, PeerIncompatible, PeerMisbehaved,
+    SignatureScheme,
     client::danger::HandshakeSignatureValid,
     crypto::{
         WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
@@ -15,6 +16,8 @@ use rustls::{
 use webpki::RawPublicKeyEntity;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::Parameters;
+
 /// The public key of a certificate, with its algorithm; `None` when it is none.
 pub(super) fn public_key<'a>(
     certificate: &'a CertificateDer<'_>,
@@ -23,11 +26,50 @@ pub(super) fn public_key<'a>(
     Some(x509.tbs_certificate.subject_pki.raw.into())
 }
 
-/// Verifies the signature of a handshake of TLS 1.2.
-///
-/// # Errors
-/// When the certificate's key has not made it.
-pub fn verify_tls12(
+impl Parameters {
+    /// Verifies the signature of a handshake of TLS 1.2.
+    ///
+    /// # Errors
+    /// When it is made by a scheme that was not offered, or not by the certificate's key.
+    pub fn verify_tls12(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.check_scheme(signature.scheme)?;
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12(message, certificate, signature, algorithms)
+    }
+
+    /// Verifies the signature of a handshake of TLS 1.3.
+    ///
+    /// # Errors
+    /// When it is made by a scheme that was not offered, or not by the certificate's key.
+    pub fn verify_tls13(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.check_scheme(signature.scheme)?;
+        let algorithms = &self.provider.signature_verification_algorithms;
+        let outcome = verify_tls13_signature(message, certificate, signature, algorithms);
+        match unread_key(certificate, &outcome) {
+            None => outcome,
+            Some(key) => verify_tls13_signature_with_raw_key(message, &key, signature, algorithms),
+        }
+    }
+
+    fn check_scheme(&self, scheme: SignatureScheme) -> Result<(), Error> {
+        match self.allows(scheme) {
+            true => Ok(()),
+            false => Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into()),
+        }
+    }
+}
+
+fn verify_tls12(
     message: &[u8],
     certificate: &CertificateDer<'_>,
     signature: &DigitallySignedStruct,
@@ -50,23 +92,6 @@ pub fn verify_tls12(
     match made {
         true => Ok(HandshakeSignatureValid::assertion()),
         false => Err(bad()),
-    }
-}
-
-/// Verifies the signature of a handshake of TLS 1.3.
-///
-/// # Errors
-/// When the certificate's key has not made it.
-pub fn verify_tls13(
-    message: &[u8],
-    certificate: &CertificateDer<'_>,
-    signature: &DigitallySignedStruct,
-    algorithms: &WebPkiSupportedAlgorithms,
-) -> Result<HandshakeSignatureValid, Error> {
-    let outcome = verify_tls13_signature(message, certificate, signature, algorithms);
-    match unread_key(certificate, &outcome) {
-        None => outcome,
-        Some(key) => verify_tls13_signature_with_raw_key(message, &key, signature, algorithms),
     }
 }
 

@@ -8,7 +8,6 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
-    path::Path,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -17,10 +16,7 @@ use prost::{Message, Name};
 use prost_types::Any;
 use tonic::Code;
 
-use super::{
-    Caller, Target,
-    channel_uri::{Endpoints, TargetUri},
-};
+use super::channel_uri::{Endpoints, TargetUri};
 use crate::{
     api::envoy::{
         config::{
@@ -29,8 +25,8 @@ use crate::{
                 cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily},
             },
             core::v3::{
-                Address, ConfigSource, GrpcService, Http2ProtocolOptions, KeepaliveSettings, Pipe,
-                SocketAddress, TransportSocket, address,
+                Address, Http2ProtocolOptions, KeepaliveSettings, Pipe, SocketAddress,
+                TransportSocket, address,
                 grpc_service::{
                     GoogleGrpc,
                     google_grpc::{
@@ -54,17 +50,10 @@ use crate::{
         },
     },
     config::{At, ConfigError, Report, Reported},
-    model::{
-        Context, Shared, Sources,
-        cluster::{Cluster, EndpointSet},
-        context::{Extension, FilterWanted, Meanwhile, ServerInfo},
-        route::{DiscoveredHosts, HostsWanted, RouteTable, ScopeRoutes, ScopeTable},
-        secret::Secret,
-    },
+    model::{Context, NoSources, Shared, cluster::Cluster, context::ServerInfo},
     refuse,
     runtime::Runtime,
     stats::{self, Block},
-    xds::{demand::Demand, slot::Slot},
 };
 
 crate::stat_table! {
@@ -217,7 +206,8 @@ impl Channel {
         let report = Report::new();
         let cx = Context {
             stats: &channels.hidden,
-            sources: &Alone,
+            // The fields that could refer to one are not set.
+            sources: &NoSources("a channel refers to no other resource"),
             server: &channels.server,
             shared: &channels.shared,
             runtime: &channels.runtime,
@@ -460,91 +450,6 @@ fn tell(report: Report, at: &At<'_>) -> Reported {
         });
     }
     outcome.unwrap_or_else(|| at.error("cannot be reached"))
-}
-
-/// A channel refers to nothing: the fields that could are not set.
-struct Alone;
-
-impl Alone {
-    fn refuse<T>(at: &At<'_>) -> Result<T, Reported> {
-        Err(at.error("a channel refers to no other resource"))
-    }
-}
-
-impl Sources for Alone {
-    fn target(&self, _: &GrpcService, at: &At<'_>) -> Result<Target, Reported> {
-        Self::refuse(at)
-    }
-
-    fn caller(&self) -> Option<Caller> {
-        None
-    }
-
-    fn routes(
-        &self,
-        _source: &ConfigSource,
-        _name: &str,
-        _stat_prefix: &str,
-        at: &At<'_>,
-    ) -> Result<Arc<Slot<RouteTable>>, Reported> {
-        Self::refuse(at)
-    }
-
-    fn scopes(
-        &self,
-        _source: &ConfigSource,
-        _name: &str,
-        _routes: ScopeRoutes<'_>,
-        at: &At<'_>,
-    ) -> Result<(Arc<Slot<ScopeTable>>, Demand), Reported> {
-        Self::refuse(at)
-    }
-
-    fn virtual_hosts(
-        &self,
-        _: &ConfigSource,
-        _: HostsWanted,
-        at: &At<'_>,
-    ) -> Result<DiscoveredHosts, Reported> {
-        Self::refuse(at)
-    }
-
-    fn secret(
-        &self,
-        _source: Option<&ConfigSource>,
-        _name: &str,
-        at: &At<'_>,
-    ) -> Result<Arc<Slot<Secret>>, Reported> {
-        Self::refuse(at)
-    }
-
-    fn endpoints(
-        &self,
-        _source: &ConfigSource,
-        _name: &str,
-        _stat_prefix: &str,
-        at: &At<'_>,
-    ) -> Result<Arc<Slot<EndpointSet>>, Reported> {
-        Self::refuse(at)
-    }
-
-    fn filter(
-        &self,
-        _source: &ConfigSource,
-        _name: &str,
-        _want: FilterWanted,
-        _meanwhile: Meanwhile,
-        at: &At<'_>,
-    ) -> Result<Arc<Slot<Extension>>, Reported> {
-        Self::refuse(at)
-    }
-
-    fn cluster(&self, _name: &str, _must_exist: bool, at: &At<'_>) -> Result<(), Reported> {
-        Self::refuse(at)
-    }
-
-    /// Credentials are read once, in Envoy too.
-    fn depends_on_file(&self, _path: &Path) {}
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use rustls::{
     server::ParsedCertificate,
 };
 
-use crate::net::tls::{Parameters, Side, Validation, signature};
+use crate::net::tls::{Parameters, Side, Validation};
 
 #[derive(Clone, Debug)]
 pub(super) struct OriginVerifier {
@@ -78,9 +78,7 @@ impl ServerCertVerifier for OriginVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.parameters.check_scheme(signed.scheme)?;
-        let algorithms = &self.parameters.provider.signature_verification_algorithms;
-        signature::verify_tls12(message, certificate, signed, algorithms)
+        self.parameters.verify_tls12(message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -89,9 +87,7 @@ impl ServerCertVerifier for OriginVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.parameters.check_scheme(signed.scheme)?;
-        let algorithms = &self.parameters.provider.signature_verification_algorithms;
-        signature::verify_tls13(message, certificate, signed, algorithms)
+        self.parameters.verify_tls13(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
