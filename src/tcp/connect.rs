@@ -174,7 +174,7 @@ async fn tunnel(
     let pool = cluster.pool(&endpoint, Wire::new(&endpoint, alpn, Some(&log.connection)));
     let stats = &cluster.cluster.stats;
     let unless_cancelled = Cancelled(Some(stats));
-    let lease = match pool.take() {
+    let lease = match pool.take(cluster) {
         Some(lease) => Ok(lease),
         None => pool.wait(cluster, Priority::Default).await,
     };

@@ -32,7 +32,7 @@ use crate::{
         pool::{
             Carrier, Connection, Lease, Pool,
             http1::{Duplex, Http1Error, Piece, RequestFraming},
-            http2::{Http2Error, Http2Exchange, Place},
+            http2::{Http2Error, Http2Exchange},
         },
     },
 };
@@ -143,9 +143,8 @@ impl Tunneling {
                 };
                 self.open_http1(lent, &head).await
             }
-            Lease::Http2(connection) => {
-                let secure = connection.facts.info.tls.is_some();
-                let place = Place::new(connection, pool, cluster.clone());
+            Lease::Http2(place) => {
+                let secure = place.connection().facts.info.tls.is_some();
                 let request = http2_request(head, secure);
                 let mut exchange = Http2Exchange::start(place.connection(), request);
                 let mut body = Empty::<Bytes>::new();

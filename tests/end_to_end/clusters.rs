@@ -390,6 +390,53 @@ async fn connections_are_used_for_so_many_requests() {
     assert_eq!(origin.connections(), 4);
 }
 
+/// A cluster of one host that speaks HTTP/2, with these common options.
+fn shared(port: u16, common: Value) -> Value {
+    with(
+        cluster("origin", &[port]),
+        json!({ "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
+                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                json!({
+                    "explicit_http_config": { "http2_protocol_options": {} },
+                    "common_http_protocol_options": common,
+                }),
+            ),
+        } }),
+    )
+}
+
+#[tokio::test]
+async fn a_shared_connection_that_has_had_enough_is_closed() {
+    let origin = Origin::http2("origin").await;
+    let limited = shared(origin.port(), json!({ "max_requests_per_connection": 5 }));
+    let site = single(limited).await;
+    spread(&site, 20).await;
+    assert_eq!(origin.connections(), 4);
+    let admin = site.admin();
+    admin
+        .stat_reaches("cluster.origin.upstream_cx_destroy_local", 4)
+        .await;
+    assert_eq!(
+        admin.stat("cluster.origin.upstream_cx_max_requests").await,
+        Some(4)
+    );
+}
+
+#[tokio::test]
+async fn a_shared_connection_without_requests_is_closed() {
+    let origin = Origin::http2("origin").await;
+    let site = single(shared(origin.port(), json!({ "idle_timeout": "0.2s" }))).await;
+    spread(&site, 1).await;
+    let admin = site.admin();
+    admin
+        .stat_reaches("cluster.origin.upstream_cx_idle_timeout", 1)
+        .await;
+    admin
+        .stat_until("cluster.origin.upstream_cx_active", |value| value == 0)
+        .await;
+}
+
 #[tokio::test]
 async fn requests_survive_an_origin_that_closes_idle_connections() {
     let origin = Origin::http("first").await;

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    Lease, Wire,
+    Made, Wire,
     connection::{Connection, ConnectionFacts, ConnectionPermit},
     http2::Http2Connection,
     io::Io,
@@ -275,7 +275,7 @@ pub(super) async fn establish(
     wire: Wire,
     cluster: Rc<WorkerCluster>,
     permit: ConnectionPermit,
-) -> Result<Lease, ConnectError> {
+) -> Result<Made, ConnectError> {
     let cluster = &cluster.cluster;
     let (io, mut info) = connect(cluster, &endpoint, &wire).await?;
     let http2 = match wire.alpn {
@@ -292,9 +292,7 @@ pub(super) async fn establish(
     });
     let facts = ConnectionFacts::new(cluster.clone(), endpoint.host.clone(), info, permit);
     match http2 {
-        true => Http2Connection::handshake(io, facts)
-            .await
-            .map(Lease::Http2),
-        false => Ok(Lease::Http1(Box::new(Connection::new(io, facts)))),
+        true => Http2Connection::handshake(io, facts).await.map(Made::Http2),
+        false => Ok(Made::Http1(Box::new(Connection::new(io, facts)))),
     }
 }

@@ -17,12 +17,14 @@ pub mod http1;
 pub mod http2;
 mod io;
 mod tcp;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    future::poll_fn,
+    future::{Future, poll_fn},
     rc::{Rc, Weak},
     sync::Arc,
     task::{Context, Poll},
@@ -31,7 +33,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use self::http2::Http2Connection;
+use self::http2::{Http2Connection, Place};
 pub use self::{
     carrier::Carrier,
     connect::{ConnectError, connect},
@@ -65,7 +67,13 @@ pub enum PoolError {
 pub enum Lease {
     /// A connection of its own.
     Http1(Box<Connection>),
-    /// A share of one.
+    /// A place on one that is shared.
+    Http2(Place),
+}
+
+/// A connection that has just been made.
+enum Made {
+    Http1(Box<Connection>),
     Http2(Rc<Http2Connection>),
 }
 
@@ -128,13 +136,15 @@ impl Pool {
     }
 
     /// A connection that is ready now. Costs no system call.
-    pub fn take(&self) -> Option<Lease> {
+    pub fn take(self: &Rc<Self>, cluster: &Rc<WorkerCluster>) -> Option<Lease> {
         if self.wire.alpn != Alpn::Http1 {
+            let now = Instant::now();
             let mut shared = self.shared.borrow_mut();
-            shared.retain(|c| !c.is_closed());
+            shared.retain(|c| c.takes_more(now));
             let found = shared.iter().find(|c| c.has_room()).cloned();
             if let Some(connection) = found {
-                return Some(Lease::Http2(connection));
+                let place = Place::new(connection, self.clone(), cluster.clone());
+                return Some(Lease::Http2(place));
             }
         }
         let mut idle = self.idle.borrow_mut();
@@ -165,12 +175,24 @@ impl Pool {
         };
         let (sender, receiver) = oneshot::channel();
         self.waiting.borrow_mut().push_back(sender);
+        let mut waiting = Waiting {
+            receiver,
+            pool: self.clone(),
+            cluster: cluster.clone(),
+        };
         self.grow(cluster, priority);
-        match receiver.await {
+        match (&mut waiting.receiver).await {
             Ok(outcome) => outcome,
             // The pool was dropped with its cluster.
             Err(_) => Err(PoolError::Overflow),
         }
+    }
+
+    /// Who has waited longest and waits still: it takes what it is given, for nothing
+    /// else runs on this thread meanwhile.
+    fn next_waiting(&self) -> Option<Waiter> {
+        let mut waiting = self.waiting.borrow_mut();
+        std::iter::from_fn(|| waiting.pop_front()).find(|waiter| !waiter.is_closed())
     }
 
     /// Makes one more connection if those who wait need it and may have it.
@@ -213,7 +235,7 @@ impl Pool {
             let outcome = connecting.await;
             pool.connecting.set(pool.connecting.get() - 1);
             match outcome {
-                Ok(Lease::Http1(connection)) => {
+                Ok(Made::Http1(connection)) => {
                     pool.busy.set(pool.busy.get() + 1);
                     let shared = pool.shares.replace(false);
                     pool.put(connection, &cluster);
@@ -221,10 +243,14 @@ impl Pool {
                         pool.grow_for_each(&cluster);
                     }
                 }
-                Ok(Lease::Http2(connection)) => {
+                Ok(Made::Http2(connection)) => {
                     pool.shares.set(true);
                     pool.shared.borrow_mut().push(connection);
                     pool.serve_waiting(&cluster);
+                    match pool.drained.get() {
+                        true => pool.drain(),
+                        false => pool.watch(),
+                    }
                 }
                 Err(error) => {
                     pool.fail_waiting(&error.into(), &cluster.cluster.stats);
@@ -246,12 +272,14 @@ impl Pool {
     /// Is forgotten by its cluster when it holds nothing, if there is no end to how
     /// many pools like it there may be.
     fn leave_if_unused(self: &Rc<Self>) {
+        self.waiting.borrow_mut().retain(|w| !w.is_closed());
         let used = self.connecting.get() + self.busy.get() > 0
             || !self.waiting.borrow().is_empty()
             || !self.idle.borrow().is_empty()
             || !self.shared.borrow().is_empty();
         let owner = self.owner.borrow().upgrade();
-        if let (false, true, Some(owner)) = (used, self.wire.is_particular(), owner) {
+        let endless = self.wire.is_particular() && !self.drained.get();
+        if let (false, true, Some(owner)) = (used, endless, owner) {
             owner.forget(self.endpoint.host.id(), &self.wire);
         }
     }
@@ -265,23 +293,21 @@ impl Pool {
             drop(connection);
             return self.replace(cluster);
         }
-        loop {
-            let waiter = self.waiting.borrow_mut().pop_front();
-            let Some(waiter) = waiter else { break };
-            match waiter.send(Ok(Lease::Http1(connection))) {
-                Ok(()) => {
-                    self.busy.set(self.busy.get() + 1);
-                    return;
-                }
-                Err(Ok(Lease::Http1(back))) => connection = back,
-                Err(_) => return,
-            }
+        if let Some(waiter) = self.next_waiting() {
+            self.busy.set(self.busy.get() + 1);
+            drop(waiter.send(Ok(Lease::Http1(connection))));
+            return;
         }
         if self.drained.get() {
             return;
         }
         connection.rest(now);
         self.idle.borrow_mut().push(connection);
+        self.watch();
+    }
+
+    /// Looks over what rests here, as long as anything does.
+    fn watch(self: &Rc<Self>) {
         if !self.sweeping.replace(true) {
             tokio::task::spawn_local(sweep(Rc::downgrade(self)));
         }
@@ -301,13 +327,12 @@ impl Pool {
 
     /// Gives shares of HTTP/2 connections to those who wait.
     pub fn serve_waiting(self: &Rc<Self>, cluster: &Rc<WorkerCluster>) {
-        while !self.waiting.borrow().is_empty() {
-            let Some(lease) = self.take() else {
+        while let Some(waiter) = self.next_waiting() {
+            let Some(lease) = self.take(cluster) else {
+                self.waiting.borrow_mut().push_front(waiter);
                 return self.grow(cluster, Priority::Default);
             };
-            let waiter = self.waiting.borrow_mut().pop_front();
-            // One who has left needs nothing.
-            drop(waiter.map(|waiter| waiter.send(Ok(lease))));
+            drop(waiter.send(Ok(lease)));
         }
     }
 
@@ -329,7 +354,8 @@ impl Pool {
         }
     }
 
-    /// How long none of the idle connections has to be closed; a second at most.
+    /// How long none of the idle connections has to be closed; a second at most, which
+    /// is how late a shared one may be.
     fn rest(&self) -> Duration {
         let now = Instant::now();
         let idle = self.idle.borrow();
@@ -352,13 +378,9 @@ impl Pool {
             }
             !connection.has_rested_enough(now)
         });
-        self.shared.borrow_mut().retain(|c| {
-            let done = c.is_idle_for_long(now);
-            if done {
-                c.close_when_idle();
-            }
-            !done && !c.is_closed()
-        });
+        self.shared
+            .borrow_mut()
+            .retain(|c| c.takes_more(now) && !c.has_rested_enough(now));
     }
 }
 
@@ -389,6 +411,21 @@ async fn sweep(pool: Weak<Pool>) {
             pool.sweeping.set(false);
             pool.leave_if_unused();
             return;
+        }
+    }
+}
+
+/// One who waits for a connection. What comes when they have left is for the next.
+struct Waiting {
+    receiver: oneshot::Receiver<Result<Lease, PoolError>>,
+    pool: Rc<Pool>,
+    cluster: Rc<WorkerCluster>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Ok(Ok(Lease::Http1(connection))) = self.receiver.try_recv() {
+            self.pool.put(connection, &self.cluster);
         }
     }
 }

@@ -157,7 +157,7 @@ impl Attempt<'_> {
             self.start_clock(stream);
         }
         stream.info.upstream_host = Some(pool.described());
-        let lease = match pool.take() {
+        let lease = match pool.take(self.cluster) {
             Some(lease) => lease,
             None => {
                 let waited = self
@@ -198,13 +198,11 @@ impl Attempt<'_> {
                 );
                 self.exchange(stream, exchange, per_try).await
             }
-            Lease::Http2(connection) => {
-                stream.info.upstream_connection = Some(connection.facts.info.clone());
+            Lease::Http2(place) => {
+                let info = place.connection().facts.info.clone();
+                stream.info.upstream_connection = Some(info);
                 let request = http2_request(stream, self.tunnel);
-                let cluster = self.cluster.clone();
-                let tunnel = self.tunnel.is_some();
-                let exchange =
-                    SharedExchange::start(connection, pool, cluster, request, body, tunnel);
+                let exchange = SharedExchange::start(place, request, body, self.tunnel.is_some());
                 self.shared_exchange(stream, Box::new(exchange), per_try)
                     .await
             }

@@ -18,7 +18,7 @@ use crate::{
         pool::{
             Connection, Pool,
             http1::{Http1Error, RequestFraming},
-            http2::{Http2Connection, Http2Error, Http2Exchange, Place},
+            http2::{Http2Error, Http2Exchange, Place},
         },
     },
 };
@@ -182,14 +182,11 @@ pub struct SharedExchange {
 impl SharedExchange {
     /// Opens a stream for a request.
     pub fn start(
-        connection: Rc<Http2Connection>,
-        pool: Rc<Pool>,
-        cluster: Rc<WorkerCluster>,
+        place: Place,
         request: http::Request<()>,
         body: RequestBody,
         tunnel: bool,
     ) -> Self {
-        let place = Place::new(connection, pool, cluster);
         Self {
             http2: Http2Exchange::start(place.connection(), request),
             body,

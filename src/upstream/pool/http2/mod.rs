@@ -110,11 +110,19 @@ impl Http2Connection {
         self.closing.set(true);
     }
 
+    /// Whether it takes more requests, at once or when some have ended. One that has
+    /// had enough closes with its last stream, for then nobody holds a sender.
+    pub(super) fn takes_more(&self, now: Instant) -> bool {
+        if !self.is_closed() && !self.facts.may_go_on(now, self.facts.options()) {
+            self.close_when_idle();
+        }
+        !self.is_closed()
+    }
+
     /// Whether another stream may be opened.
     pub(super) fn has_room(&self) -> bool {
         let limit = self.facts.options().http2.max_concurrent_streams;
         self.facts.active() < limit.min(self.offered.get())
-            && self.facts.may_go_on(Instant::now(), self.facts.options())
     }
 
     /// Counts a stream that has ended.
@@ -123,15 +131,20 @@ impl Http2Connection {
         self.idle_since.set(Instant::now());
     }
 
-    pub(super) fn is_idle_for_long(&self, now: Instant) -> bool {
+    /// Whether it has been without a stream for so long that it has to be closed.
+    pub(super) fn has_rested_enough(&self, now: Instant) -> bool {
         let limit = self.facts.options().idle_timeout;
-        self.facts.active() == 0
-            && limit
-                .is_some_and(|limit| now.saturating_duration_since(self.idle_since.get()) >= limit)
+        let rested = now.saturating_duration_since(self.idle_since.get());
+        let enough = self.facts.active() == 0 && limit.is_some_and(|limit| rested >= limit);
+        if enough {
+            let stats = &self.facts.cluster().stats;
+            stats.inc(cluster_stats::upstream_cx_idle_timeout);
+            self.close_when_idle();
+        }
+        enough
     }
 
-    /// Takes no more requests. The connection closes when the last stream ends,
-    /// for then nobody holds a sender.
+    /// Takes no more requests.
     pub(super) fn close_when_idle(&self) {
         self.closing.set(true);
     }
