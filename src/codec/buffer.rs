@@ -35,6 +35,8 @@ thread_local! {
 pub struct Inbound {
     /// The bytes.
     pub bytes: BytesMut,
+    /// How many of them were there when a head was looked for in vain.
+    searched: usize,
     read_size: usize,
     read_max: usize,
 }
@@ -50,9 +52,33 @@ impl Inbound {
     pub fn up_to(read_max: usize) -> Self {
         Self {
             bytes: BytesMut::new(),
+            searched: 0,
             read_size: READ_MIN,
             read_max,
         }
+    }
+
+    /// Whether to look for a head: there is something, and a line has ended since the
+    /// last time, or there is more than `most` bytes. A head that comes byte by byte is
+    /// not parsed as often.
+    pub fn may_hold_head(&self, most: usize) -> bool {
+        let Some(new) = self.bytes.get(self.searched..) else {
+            return true;
+        };
+        match self.searched {
+            0 => !new.is_empty(),
+            _ => self.bytes.len() > most || memchr::memchr(b'\n', new).is_some(),
+        }
+    }
+
+    /// The head has not come to its end.
+    pub fn found_no_head(&mut self) {
+        self.searched = self.bytes.len();
+    }
+
+    /// The head was taken off; what is left is another message.
+    pub fn found_head(&mut self) {
+        self.searched = 0;
     }
 
     /// Reads once, for a message whose size nobody knows yet; ready with the
@@ -187,5 +213,28 @@ impl Outbound {
         }
         // Only TLS buffers; for a socket this is free.
         Pin::new(io).poll_flush(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_looked_for_where_a_line_has_ended() {
+        let mut inbound = Inbound::default();
+        assert!(!inbound.may_hold_head(100));
+        inbound.bytes.extend_from_slice(b"GET / HTTP/1.1\r\nho");
+        assert!(inbound.may_hold_head(100));
+        inbound.found_no_head();
+        assert!(!inbound.may_hold_head(100));
+        inbound.bytes.extend_from_slice(b"st: a");
+        assert!(!inbound.may_hold_head(100));
+        assert!(inbound.may_hold_head(20), "it is too long already");
+        inbound.bytes.extend_from_slice(b"\r\n");
+        assert!(inbound.may_hold_head(100));
+        inbound.bytes.clear();
+        inbound.found_head();
+        assert!(!inbound.may_hold_head(100));
     }
 }

@@ -47,6 +47,7 @@ pub(super) async fn handle(
     let mut stream = Stream::begin(session, managed, parts);
     stream.request_received = body.is_received();
     if stream.request_received {
+        stream.request_deadline = None;
         stream.info.timing.last_downstream_rx = Some(stream.info.start);
     }
     if let Some(reply) = misdirected {
@@ -56,6 +57,10 @@ pub(super) async fn handle(
         Ok(admitted) => admitted,
         Err(reply) => return Ok(answer(stream, reply)),
     };
+    if upgrade.is_some() && !stream.session.is_http2() {
+        // What follows the head belongs to the tunnel, whatever the head says of it.
+        body = RequestBody::empty();
+    }
     if !stream.manager().filters.is_empty()
         && let Err(reply) =
             Box::pin(filter(&mut stream, &mut body, &mut found, upgrade.as_ref())).await
@@ -254,8 +259,7 @@ fn pass_on(
             answer(stream, reply)
         }
         upgrade => {
-            let connect = upgrade.is_some_and(|upgrade| upgrade.kind() == Kind::Connect);
-            if connect && !stream.session.is_http2() {
+            if upgrade.is_some() && !stream.session.is_http2() {
                 // The client may have begun to speak into the tunnel.
                 stream.session.close();
             }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::common::client::{dial, header, raw, request};
 use crate::common::config::{access_log, cluster, route, typed};
@@ -220,6 +221,33 @@ async fn a_client_cannot_hide_where_its_body_ends() {
     let text = answer(&site, bytes).await;
     assert!(text.contains("\"body\":\"GET /2 HTTP/1.1"), "{text:?}");
     assert_eq!(origin.requests(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_its_body_is_missed_at_once() {
+    let origin = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let clusters = vec![cluster(
+        "origin",
+        &[origin.local_addr().expect("bound").port()],
+    )];
+    let site = Site::manager(json!({}), vec![route("/", "origin")], clusters).await;
+    let mut client = dial(site.port.number()).await.expect("a connection");
+    let begun = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n";
+    client.write_all(begun).await.expect("written");
+    let (mut host, _) = origin.accept().await.expect("accepted");
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"1\r\na\r\n") {
+        heard.push(host.read_u8().await.expect("the request"));
+    }
+    // The answer has begun and goes on as the request does.
+    let answer = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nb\r\n";
+    host.write_all(answer).await.expect("written");
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"1\r\nb\r\n") {
+        heard.push(client.read_u8().await.expect("the answer"));
+    }
+    drop(client);
+    assert_eq!(host.read(&mut [0; 9]).await.unwrap_or(0), 0);
 }
 
 #[tokio::test]

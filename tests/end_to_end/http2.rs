@@ -228,6 +228,31 @@ async fn a_client_that_answers_no_ping_is_gone() {
 }
 
 #[tokio::test]
+async fn a_client_that_is_sent_away_and_does_not_go_is_left() {
+    let site = answers(json!({
+        "common_http_protocol_options": { "idle_timeout": "0.1s" },
+        "drain_timeout": "0.1s",
+    }))
+    .await;
+    closes(send(site.port.number(), &[]).await).await;
+    let counter = "http.ingress.downstream_cx_idle_timeout";
+    assert_eq!(site.admin().stat_reaches(counter, 1).await, 1);
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_to_its_end_is_given_up() {
+    let site = answers(json!({ "request_headers_timeout": "0.1s" })).await;
+    let begun = frame(HEADERS, END_STREAM, 1, &GET);
+    let mut stream = send(site.port.number(), &begun).await;
+    let mut told = Vec::new();
+    while let Some(frame) = next(&mut stream).await {
+        told.push(frame);
+    }
+    // ENHANCE_YOUR_CALM.
+    assert_eq!(reason(&told, 0), Some(11), "{told:?}");
+}
+
+#[tokio::test]
 async fn streams_and_goodbyes_are_counted_on_both_sides() {
     let origin = Origin::http2("origin").await;
     let http2 = crate::common::config::http2_upstream();

@@ -174,6 +174,63 @@ async fn a_refused_upgrade_leaves_the_other_streams_alone() {
 }
 
 #[tokio::test]
+async fn a_host_that_refuses_an_upgrade_is_not_taken_at_its_word() {
+    let origin = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let clusters = vec![cluster(
+        "origin",
+        &[origin.local_addr().expect("bound").port()],
+    )];
+    let site = Site::manager(websockets(), vec![route("/", "origin")], clusters).await;
+    let port = site.port.number();
+    // To the host the second request would be the body of the first.
+    let upgrade = b"POST /1 HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\n\
+        upgrade: websocket\r\ncontent-length: 24\r\n\r\nGET /2 HTTP/1.1\r\nhost: b";
+    let silence = Duration::from_millis(300);
+    let asking = tokio::spawn(async move { raw(port, upgrade, silence).await });
+    let (head, mut first) = accept(&origin).await;
+    assert!(head.starts_with("POST /1 "), "{head}");
+    let refusal = b"HTTP/1.1 426 Upgrade Required\r\ncontent-length: 0\r\n\r\n";
+    first.write_all(refusal).await.expect("written");
+    // That connection has no more to say; the client's neither.
+    assert_eq!(first.read(&mut [0; 9]).await.expect("an end"), 0);
+    let answer = asking.await.expect("no panic").expect("an answer");
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
+    tokio::spawn(async move { raw(port, b"GET /3 HTTP/1.1\r\nhost: a\r\n\r\n", silence).await });
+    let (head, _second) = accept(&origin).await;
+    assert!(head.starts_with("GET /3 "), "{head}");
+}
+
+#[tokio::test]
+async fn what_follows_the_head_of_an_upgrade_belongs_to_the_tunnel() {
+    let origin = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let clusters = vec![cluster(
+        "origin",
+        &[origin.local_addr().expect("bound").port()],
+    )];
+    let site = Site::manager(websockets(), vec![route("/", "origin")], clusters).await;
+    let mut client = dial(site.port.number()).await.expect("a connection");
+    let upgrade = b"POST / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\n\
+        upgrade: websocket\r\ncontent-length: 5\r\n\r\nhello";
+    client.write_all(upgrade).await.expect("written");
+    let (_, mut host) = accept(&origin).await;
+    let accepted =
+        b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    host.write_all(accepted).await.expect("written");
+    let mut said = [0; 5];
+    host.read_exact(&mut said)
+        .await
+        .expect("the tunnel's first bytes");
+    assert_eq!(&said, b"hello");
+    host.write_all(b"world").await.expect("written");
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"world") {
+        heard.push(client.read_u8().await.expect("the tunnel is open"));
+    }
+}
+
+#[tokio::test]
 async fn a_connect_ends_here_or_passes_on() {
     let bytes = Origin::tcp_echo().await;
     let (one, two) = (

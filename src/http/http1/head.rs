@@ -101,7 +101,7 @@ pub fn head(buffer: &mut BytesMut, limits: HeadLimits) -> Result<Option<Head>, B
     let mut few = [const { MaybeUninit::uninit() }; USUAL_HEADERS];
     let mut places = Places::new();
     let parsed = match parse(buffer, &mut few, &mut places, limits) {
-        Err(BadHead::TooMany) if limits.headers > USUAL_HEADERS && buffer.len() <= limits.bytes => {
+        Err(BadHead::TooMany) if limits.headers > USUAL_HEADERS => {
             let mut many = vec![MaybeUninit::uninit(); limits.headers];
             parse(buffer, &mut many, &mut places, limits)?
         }
@@ -318,6 +318,17 @@ mod tests {
         );
         assert_eq!(parts.headers["host"], "x");
         assert_eq!(buffer, "next");
+    }
+
+    #[test]
+    fn what_follows_a_head_of_many_headers_is_none_of_it() {
+        let mut input = b"POST / HTTP/1.1\r\nhost: a\r\n".to_vec();
+        (0..40).for_each(|n| input.extend(format!("x-{n}: 1\r\n").bytes()));
+        input.extend(b"content-length: 2000\r\n\r\n");
+        assert!(input.len() < LIMITS.bytes);
+        input.extend([b'x'; 2000]);
+        let head = read(&input).expect("valid").expect("whole");
+        assert_eq!(head.parts.headers.len(), 42);
     }
 
     #[test]

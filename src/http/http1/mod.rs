@@ -152,12 +152,14 @@ impl Server<'_> {
                 return Poll::Ready(None);
             }
             let began = *began.get_or_insert_with(Instant::now);
-            let timeouts = &self.manager.timeouts;
+            let managed = self.session.current();
+            let manager = managed.manager();
+            let timeouts = &manager.timeouts;
             let limits = [
                 (timeouts.request_headers, Refused::HeadersTimeout),
                 (timeouts.stream_idle, Refused::Idle),
                 (timeouts.request, Refused::Timeout),
-                (self.manager.common.max_stream_duration, Refused::Duration),
+                (manager.common.max_stream_duration, Refused::Duration),
             ];
             let set = limits
                 .iter()
@@ -428,7 +430,8 @@ impl Sending {
         server: &Server<'_>,
         sent: u64,
     ) -> Poll<Result<(), Broken>> {
-        let Some(limit) = server.manager.timeouts.stream_idle else {
+        let managed = server.session.current();
+        let Some(limit) = managed.manager().timeouts.stream_idle else {
             return Poll::Pending;
         };
         let since = match self.blocked {

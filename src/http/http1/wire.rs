@@ -83,11 +83,14 @@ impl Wire {
     /// Waits for the head of the next request.
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Begin> {
         loop {
-            if self.fresh {
+            if self.fresh && self.inbound.may_hold_head(self.limits.bytes) {
                 self.fresh = false;
                 match head::head(&mut self.inbound.bytes, self.limits) {
-                    Ok(Some(head)) => return Poll::Ready(Begin::Request(Box::new(head))),
-                    Ok(None) => {}
+                    Ok(Some(head)) => {
+                        self.inbound.found_head();
+                        return Poll::Ready(Begin::Request(Box::new(head)));
+                    }
+                    Ok(None) => self.inbound.found_no_head(),
                     Err(bad) => return Poll::Ready(Begin::Bad(bad)),
                 }
             }
@@ -130,9 +133,12 @@ impl Wire {
         !self.is_received() || !self.inbound.bytes.is_empty()
     }
 
-    /// Ready when the client has left. Reads ahead a little to find out, once
-    /// the request has been read.
+    /// Ready when the client has left, or its request has broken off. Reads ahead a
+    /// little to find out, once the request has been read.
     pub fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if matches!(self.reading, Reading::Failed(_)) {
+            return Poll::Ready(());
+        }
         while self.is_received() && self.inbound.bytes.len() < PIPELINED_MAX {
             match ready!(self.inbound.poll_first(cx, &mut self.io)) {
                 Ok(0) | Err(_) => return Poll::Ready(()),

@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
@@ -68,10 +68,18 @@ pub(super) enum Over {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Goodbye {
     No,
-    /// The client was told not to begin more streams.
-    Noticed,
+    /// The client was told not to begin more streams. It hears which are the last when
+    /// it has answered, and at this moment even if it does not.
+    Noticed(Instant),
     /// It knows which streams are the last.
     Said,
+}
+
+/// A header block that has not come to its end.
+pub(super) struct Unfinished {
+    pub(super) head: FrameHead,
+    pub(super) bytes: BytesMut,
+    pub(super) since: Instant,
 }
 
 /// A connection.
@@ -96,7 +104,7 @@ pub(super) struct Connection<'a> {
     /// The client's SETTINGS have come.
     pub(super) settled: bool,
     /// A header block that has not come to its end.
-    pub(super) block: Option<(FrameHead, BytesMut)>,
+    pub(super) block: Option<Unfinished>,
     /// Streams that were reset here, the last ones: the client may not know yet.
     pub(super) resets: VecDeque<u32>,
     /// Frames wait to be read until what has to be written is.
@@ -211,9 +219,19 @@ impl<'a> Connection<'a> {
                 return Poll::Ready(Over::Cut);
             }
             if self.session.is_closing() && self.goodbye == Goodbye::No {
-                self.goodbye = Goodbye::Noticed;
+                let managed = self.session.current();
+                let timeouts = &managed.manager().timeouts;
+                self.goodbye = Goodbye::Noticed(Instant::now() + timeouts.drain);
                 self.goaway(EVERY_STREAM, Reason::NO_ERROR);
                 self.shared.frame(PING, 0, 0, &NOTICE);
+            }
+            if let Goodbye::Noticed(end) = self.goodbye
+                && self.session.alarms().ask(end).is_ready()
+            {
+                self.say_goodbye();
+            }
+            if self.poll_block().is_ready() {
+                return Poll::Ready(Over::Broken(Reason::ENHANCE_YOUR_CALM));
             }
             match self.poll_write(cx) {
                 Poll::Ready(Err(_)) => return Poll::Ready(Over::Cut),
@@ -228,6 +246,7 @@ impl<'a> Connection<'a> {
             }
             if self.session.alarms().poll(cx).is_ready() {
                 self.tasks.wake_all();
+                again = true;
             }
             again |= self.tasks.any_woken() || self.choked && self.has_room();
             if !again {
@@ -315,12 +334,30 @@ impl<'a> Connection<'a> {
 
     /// The client has answered a PING.
     pub(super) fn ponged(&mut self, payload: [u8; 8]) {
-        if payload == NOTICE && self.goodbye == Goodbye::Noticed {
-            self.goodbye = Goodbye::Said;
-            self.accepts = self.last;
-            self.goaway(self.last, Reason::NO_ERROR);
+        if payload == NOTICE && matches!(self.goodbye, Goodbye::Noticed(_)) {
+            self.say_goodbye();
         } else if let Some(keepalive) = &mut self.keepalive {
             keepalive.ponged(payload);
+        }
+    }
+
+    fn say_goodbye(&mut self) {
+        self.goodbye = Goodbye::Said;
+        self.accepts = self.last;
+        self.goaway(self.last, Reason::NO_ERROR);
+    }
+
+    /// Ready when a header block takes longer than a head may.
+    fn poll_block(&self) -> Poll<()> {
+        let Some(block) = &self.block else {
+            return Poll::Pending;
+        };
+        let managed = self.session.current();
+        let timeouts = &managed.manager().timeouts;
+        let limits = [timeouts.request_headers, timeouts.stream_idle];
+        match limits.into_iter().flatten().min() {
+            Some(limit) => self.session.alarms().ask(block.since + limit),
+            None => Poll::Pending,
         }
     }
 

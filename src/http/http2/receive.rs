@@ -1,12 +1,12 @@
 //! What a client's frames do.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::Reason;
 
 use super::{
-    connection::{Connection, Over},
+    connection::{Connection, Over, Unfinished},
     request::{BadBlock, Reading},
     shared::FRAME_MAX,
     state::State,
@@ -251,25 +251,29 @@ impl Connection<'_> {
         if head.flags & END_HEADERS != 0 {
             return self.block(head, payload);
         }
-        self.block = Some((head, payload.into()));
+        self.block = Some(Unfinished {
+            head,
+            bytes: payload.into(),
+            since: Instant::now(),
+        });
         Ok(())
     }
 
     fn continuation(&mut self, head: FrameHead, payload: &[u8]) -> Outcome {
-        let Some((first, mut block)) = self.block.take() else {
+        let Some(mut block) = self.block.take() else {
             return Err(PROTOCOL);
         };
-        if first.stream != head.stream {
+        if block.head.stream != head.stream {
             return Err(PROTOCOL);
         }
-        if block.len() + payload.len() > self.limits.bytes * 2 + BLOCK_MORE {
+        if block.bytes.len() + payload.len() > self.limits.bytes * 2 + BLOCK_MORE {
             return Err(Over::Broken(Reason::ENHANCE_YOUR_CALM));
         }
-        block.extend_from_slice(payload);
+        block.bytes.extend_from_slice(payload);
         if head.flags & END_HEADERS != 0 {
-            return self.block(first, &block);
+            return self.block(block.head, &block.bytes);
         }
-        self.block = Some((first, block));
+        self.block = Some(block);
         Ok(())
     }
 
@@ -386,6 +390,7 @@ impl Connection<'_> {
         let (settings, []) = payload.as_chunks::<6>() else {
             return Err(SIZE);
         };
+        let mut initial_window = None;
         for [i0, i1, v0, v1, v2, v3] in settings {
             let value = u32::from_be_bytes([*v0, *v1, *v2, *v3]);
             match u16::from_be_bytes([*i0, *i1]) {
@@ -397,28 +402,31 @@ impl Connection<'_> {
                 // ENABLE_PUSH
                 2 if value > 1 => return Err(PROTOCOL),
                 // INITIAL_WINDOW_SIZE
-                4 => self.initial_window(value)?,
+                4 if i64::from(value) > WINDOW_MAX => {
+                    return Err(Over::Broken(Reason::FLOW_CONTROL_ERROR));
+                }
+                4 => initial_window = Some(value),
                 // MAX_FRAME_SIZE
                 5 if !(0x4000..0x100_0000).contains(&value) => return Err(PROTOCOL),
                 // ENABLE_CONNECT_PROTOCOL is for clients to hear.
                 _ => {}
             }
         }
+        // Once: each visits all streams.
+        if let Some(value) = initial_window {
+            self.initial_window(value)?;
+        }
         self.shared.frame(SETTINGS, ACK, 0, &[]);
         Ok(())
     }
 
     fn initial_window(&mut self, value: u32) -> Outcome {
-        let full = Over::Broken(Reason::FLOW_CONTROL_ERROR);
         let value = i64::from(value);
-        if value > WINDOW_MAX {
-            return Err(full);
-        }
         let more = value - self.shared.initial_window.replace(value);
         for state in &self.open {
             let window = state.window.get() + more;
             if window > WINDOW_MAX {
-                return Err(full);
+                return Err(Over::Broken(Reason::FLOW_CONTROL_ERROR));
             }
             state.window.set(window);
             if window > 0 && state.starved.replace(false) {

@@ -128,6 +128,8 @@ pub fn from_extended_connect(request: &mut RequestHead, protocol: Option<&str>) 
         request.headers.insert(header::UPGRADE, protocol);
         let upgrade = HeaderValue::from_static("upgrade");
         request.headers.insert(header::CONNECTION, upgrade);
+        // A tunnel has no length.
+        request.headers.remove(header::CONTENT_LENGTH);
     }
     true
 }

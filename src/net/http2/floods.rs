@@ -162,7 +162,9 @@ impl Counts {
 
     fn admit(&mut self, frame: FrameHead, stats: &Block) -> Result<(), Flood> {
         if matches!(frame.kind, DATA | HEADERS | CONTINUATION) {
-            let empty = frame.length == 0 && frame.flags & END_STREAM == 0;
+            // On a CONTINUATION that flag says nothing.
+            let ends = frame.kind != CONTINUATION && frame.flags & END_STREAM != 0;
+            let empty = frame.length == 0 && !ends;
             self.empty = if empty { self.empty + 1 } else { 0 };
             if self.empty > self.limits.empty {
                 return Err(Flood::Empty);
@@ -278,6 +280,9 @@ mod tests {
         );
         let mut counts = server();
         assert_eq!(last(&mut counts, &stats, frame(DATA, 0, 1, 0)), 1);
+        let mut counts = server();
+        let ends = frame(CONTINUATION, END_STREAM, 1, 0);
+        assert_eq!(last(&mut counts, &stats, ends), 1);
         let mut counts = server();
         let ends = frame(DATA, END_STREAM, 1, 0);
         assert_eq!(last(&mut counts, &stats, ends), usize::MAX);

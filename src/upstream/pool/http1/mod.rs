@@ -66,8 +66,8 @@ pub enum Http1Error {
     /// The host closed before it sent any byte of a response.
     #[error("the host closed the connection before a response")]
     Closed,
-    /// The host closed in the middle of a response.
-    #[error("the host closed the connection inside a response")]
+    /// The connection ended in the middle of a response.
+    #[error("the connection ended inside a response")]
     Incomplete,
     /// What came is not HTTP/1.
     #[error("the host's response is not valid HTTP/1: {0}")]
@@ -235,22 +235,25 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
     {
         let writing = self.poll_request(cx, body);
         loop {
-            if !self.inbound.bytes.is_empty() {
+            if self.inbound.may_hold_head(self.limits.bytes) {
                 match decode::head(&mut self.inbound.bytes, self.limits)? {
-                    Some(head) if head.is_interim() => continue,
                     Some(mut head) => {
+                        self.inbound.found_head();
+                        if head.is_interim() {
+                            continue;
+                        }
                         self.accept(&mut head)?;
                         return Poll::Ready(Ok(head.parts));
                     }
-                    None => {}
+                    None => self.inbound.found_no_head(),
                 }
             }
+            let seen = self.received > 0;
             match self.poll_first(cx) {
-                Poll::Ready(Ok(0)) if self.inbound.bytes.is_empty() => {
-                    return Poll::Ready(Err(Http1Error::Closed));
-                }
+                Poll::Ready(Ok(0)) if !seen => return Poll::Ready(Err(Http1Error::Closed)),
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Http1Error::Incomplete)),
                 Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) if seen => return Poll::Ready(Err(Http1Error::Incomplete)),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 // A host that answers early and closes makes the write fail: its
                 // answer, read above, counts for more.
@@ -403,6 +406,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
         self.keep_alive
             && self.is_complete()
             && self.sending.is_done()
+            // A host that was asked for a tunnel may wait for what was meant for it.
+            && self.tunnel.is_none()
             && self.outbound.is_empty()
             && self.inbound.bytes.is_empty()
     }

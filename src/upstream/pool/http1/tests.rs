@@ -241,3 +241,20 @@ async fn an_upgrade_gives_the_stream_back_with_what_came_early() {
     let (outcome, _) = exchange("GET", b"HTTP/1.1 101 X\r\n\r\n", false).await;
     assert!(matches!(outcome, Err(Http1Error::Protocol(_))));
 }
+
+#[tokio::test]
+async fn a_response_that_has_begun_was_seen() {
+    for answer in [
+        &b"HTTP/1.1 100 Continue\r\n\r\n"[..],
+        b"HTTP/1.1 2",
+        b"HTTP/1.1 200 OK\r\nx: y\r\n",
+    ] {
+        let (outcome, _) = exchange("GET", answer, true).await;
+        assert!(
+            matches!(outcome, Err(Http1Error::Incomplete)),
+            "{outcome:?}"
+        );
+    }
+    let (outcome, _) = exchange("GET", b"", true).await;
+    assert!(matches!(outcome, Err(Http1Error::Closed)), "{outcome:?}");
+}
