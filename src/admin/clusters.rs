@@ -19,7 +19,6 @@ use crate::{
 use super::{
     State,
     answer::{Answer, JSON, Parts, TEXT},
-    config_dump,
     endpoint::WRITE,
     json::{self, Defaults},
     listeners,
@@ -112,7 +111,7 @@ fn write_text(out: &mut String, cluster: &Cluster, added_via_api: bool) -> std::
         line("region", &endpoint.locality.region)?;
         line("zone", &endpoint.locality.zone)?;
         line("sub_zone", &endpoint.locality.sub_zone)?;
-        line("canary", &config_dump::is_canary(endpoint))?;
+        line("canary", &endpoint.is_canary())?;
         line("priority", &endpoint.priority)?;
         // Known only to outlier detection by success rate.
         line("success_rate", &-1)?;

@@ -30,6 +30,7 @@ names! {
     X_ENVOY_INTERNAL = "x-envoy-internal";
     X_ENVOY_IP_TAGS = "x-envoy-ip-tags";
     X_ENVOY_MAX_RETRIES = "x-envoy-max-retries";
+    X_ENVOY_ORIGINAL_HOST = "x-envoy-original-host";
     X_ENVOY_ORIGINAL_PATH = "x-envoy-original-path";
     X_ENVOY_ORIGINAL_URL = "x-envoy-original-url";
     X_ENVOY_OVERLOADED = "x-envoy-overloaded";
@@ -41,5 +42,6 @@ names! {
     X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS = "x-envoy-upstream-rq-per-try-timeout-ms";
     X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE = "x-envoy-upstream-rq-timeout-alt-response";
     X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS = "x-envoy-upstream-rq-timeout-ms";
+    X_ENVOY_UPSTREAM_STREAM_DURATION_MS = "x-envoy-upstream-stream-duration-ms";
     X_ENVOY_UPSTREAM_SERVICE_TIME = "x-envoy-upstream-service-time";
 }

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Headers an external client may not set.
-const EXTERNAL_MAY_NOT: [HeaderName; 14] = [
+const EXTERNAL_MAY_NOT: [HeaderName; 15] = [
     names::X_ENVOY_RETRIABLE_STATUS_CODES,
     names::X_ENVOY_RETRIABLE_HEADER_NAMES,
     names::X_ENVOY_RETRY_ON,
@@ -28,13 +28,15 @@ const EXTERNAL_MAY_NOT: [HeaderName; 14] = [
     names::X_ENVOY_IP_TAGS,
     names::X_ENVOY_ORIGINAL_URL,
     names::X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
+    names::X_ENVOY_UPSTREAM_STREAM_DURATION_MS,
 ];
 
 /// Headers a client at the edge may not set.
-const EDGE_MAY_NOT: [HeaderName; 4] = [
+const EDGE_MAY_NOT: [HeaderName; 5] = [
     names::X_ENVOY_DECORATOR_OPERATION,
     names::X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER,
     names::X_ENVOY_DOWNSTREAM_SERVICE_NODE,
+    names::X_ENVOY_ORIGINAL_HOST,
     names::X_ENVOY_ORIGINAL_PATH,
 ];
 

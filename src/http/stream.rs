@@ -41,6 +41,9 @@ pub struct Upstream {
     pub priority: Priority,
     /// A response has come whose status tells how the host does.
     pub succeeded: Option<bool>,
+    /// It has to be over by then: `max_stream_duration` of the cluster, or what the
+    /// request asks for.
+    pub deadline: Option<Instant>,
 }
 
 impl Upstream {
@@ -67,6 +70,7 @@ impl Upstream {
             endpoint,
             priority,
             succeeded: None,
+            deadline: None,
         })
     }
 
@@ -77,7 +81,7 @@ impl Upstream {
         self.endpoint.host.inc(HostStat::rq_total);
     }
 
-    /// Counts that it has taken as long as its cluster allows.
+    /// Counts that it has taken as long as it may.
     pub fn took_too_long(&self) {
         let stats = &self.cluster.cluster.stats;
         stats.inc(cluster_stats::upstream_rq_max_duration_reached);
@@ -132,8 +136,6 @@ pub struct Stream {
     pub idle_timeout: Option<Duration>,
     /// The same for one try, `per_try_idle_timeout`.
     pub try_idle_timeout: Option<Duration>,
-    /// The host's part of it has to be over by then, the cluster's `max_stream_duration`.
-    pub upstream_deadline: Option<Instant>,
     /// The whole request has to have come by then.
     pub request_deadline: Option<Instant>,
     /// When a byte last moved.
@@ -189,7 +191,6 @@ impl Stream {
             route_deadline: false,
             idle_timeout,
             try_idle_timeout: None,
-            upstream_deadline: None,
             request_deadline,
             last_moved: now,
             headless: false,
@@ -250,10 +251,11 @@ impl Stream {
     /// Ready when the stream has used up a time limit; otherwise wakes by then.
     pub fn poll_limits(&mut self, cx: &mut Context<'_>, extra: Option<Instant>) -> Poll<Limit> {
         let after = |limit: Duration| self.last_moved + limit;
+        let upstream = self.upstream.as_ref().and_then(|u| u.deadline);
         let limits = [
             (extra, Limit::Try),
+            (upstream, Limit::Upstream),
             (self.try_idle_timeout.map(after), Limit::TryIdle),
-            (self.upstream_deadline, Limit::Upstream),
             (self.deadline, Limit::Deadline),
             (self.request_deadline, Limit::Request),
             (self.idle_timeout.map(after), Limit::Idle),
@@ -391,10 +393,10 @@ pub enum Limit {
     Try,
     /// Nothing moved in one try.
     TryIdle,
-    /// The cluster's, [`Stream::upstream_deadline`].
-    Upstream,
     /// The request has not come in time.
     Request,
+    /// The time for an answer from the upstream, [`Upstream::deadline`].
+    Upstream,
 }
 
 fn kept<'a>(names: &'a [HeaderName], captured: &'a Option<Box<Captured>>) -> HeaderView<'a> {

@@ -139,7 +139,7 @@ impl Bootstrap {
         );
         let listeners = only(
             listener_manager,
-            "envoy.config.listener.v3.ListenerManager",
+            "envoy.config.bootstrap.v3.ListenerManager",
             &at.field("listener_manager"),
         );
         let log_format = log_format(
@@ -368,6 +368,21 @@ mod tests {
             ..message
         };
         Bootstrap::compile(message, &options, &report.root()).map_err(|_| report.to_string())
+    }
+
+    #[test]
+    fn what_is_built_in_may_be_named() {
+        let message = crate::model::testing::read(
+            "
+listener_manager:
+  name: any
+  typed_config: {'@type': type.googleapis.com/envoy.config.bootstrap.v3.ListenerManager}
+default_regex_engine:
+  name: any
+  typed_config: {'@type': type.googleapis.com/envoy.extensions.regex_engines.v3.GoogleRE2}
+",
+        );
+        compile(message, "nuncio").unwrap();
     }
 
     #[test]

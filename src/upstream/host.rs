@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use arc_swap::{ArcSwap, Guard};
+use prost_types::{Struct, Value, value::Kind};
 
 use crate::{
     api::envoy::config::core::v3::Metadata,
@@ -256,7 +257,33 @@ pub struct Endpoint {
     pub transport: Arc<Transport>,
 }
 
+/// Under which key metadata is meant for balancing.
+pub const LB_METADATA: &str = "envoy.lb";
+
+/// Whether metadata has all of these values under a key.
+pub fn has_labels(metadata: Option<&Metadata>, key: &str, labels: &Struct) -> bool {
+    let found = metadata.and_then(|metadata| metadata.filter_metadata.get(key));
+    let has = |(key, value): (&String, &Value)| {
+        found.and_then(|found| found.fields.get(key)) == Some(value)
+    };
+    labels.fields.iter().all(has)
+}
+
 impl Endpoint {
+    /// Whether its metadata has all of these values for balancing.
+    pub fn has_labels(&self, labels: &Struct) -> bool {
+        has_labels(self.metadata.as_deref(), LB_METADATA, labels)
+    }
+
+    /// Whether its metadata marks it as a canary.
+    pub fn is_canary(&self) -> bool {
+        let metadata = self.metadata.as_ref();
+        let labels = metadata.and_then(|metadata| metadata.filter_metadata.get(LB_METADATA));
+        let canary = labels.and_then(|labels| labels.fields.get("canary"));
+        let kind = canary.and_then(|canary| canary.kind.as_ref());
+        matches!(kind, Some(Kind::BoolValue(true)))
+    }
+
     /// The host for the access log, by the address it has now.
     pub fn described(&self) -> UpstreamHost {
         UpstreamHost {

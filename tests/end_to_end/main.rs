@@ -16,6 +16,7 @@ mod listener;
 mod network_filters;
 mod overload;
 mod process;
+mod retries;
 mod routing;
 mod runtime;
 mod scopes;

@@ -13,10 +13,7 @@ use prost::{Message, Name};
 use prost_reflect::{DynamicMessage, ReflectMessage};
 use regex::Regex;
 
-use crate::{
-    api::{self, envoy::admin::v3 as pb, envoy::config::bootstrap::v3::Bootstrap},
-    upstream::Endpoint,
-};
+use crate::api::{self, envoy::admin::v3 as pb, envoy::config::bootstrap::v3::Bootstrap};
 
 use super::{
     State,
@@ -116,21 +113,6 @@ fn bootstrap(state: &State) -> Section {
         last_updated: Some(timestamp(read_at)),
     };
     Section::new(&dump, Vec::new())
-}
-
-/// Whether a host is marked `canary`; nothing marks one yet that is chosen by it.
-pub(super) fn is_canary(endpoint: &Endpoint) -> bool {
-    let Some(metadata) = &endpoint.metadata else {
-        return false;
-    };
-    let canary = metadata
-        .filter_metadata
-        .get("envoy.lb")
-        .and_then(|lb| lb.fields.get("canary"));
-    matches!(
-        canary.and_then(|value| value.kind.as_ref()),
-        Some(prost_types::value::Kind::BoolValue(true))
-    )
 }
 
 /// `resource=`: the elements of one list, each with its type.

@@ -101,6 +101,8 @@ enum Outcome {
     Carried(End),
     /// `max_stream_duration`.
     TooLong,
+    /// The upstream's.
+    UpstreamTooLong,
     /// Its listener or filter chain was removed, or the process ends, and the
     /// drain time is over.
     Drained,
@@ -142,6 +144,13 @@ impl Outcome {
                 let stats = &stream.manager().stats;
                 stats.inc(http_stats::downstream_rq_max_duration_reached);
                 (None, "max_duration_timeout")
+            }
+            Self::UpstreamTooLong => {
+                if let Some(upstream) = &stream.upstream {
+                    upstream.took_too_long();
+                }
+                let flag = ResponseFlag::UpstreamMaxStreamDurationReached;
+                (Some(flag), "upstream_max_stream_duration_reached")
             }
             Self::Drained => {
                 let stats = &stream.manager().stats;
@@ -185,10 +194,12 @@ where
     });
     // The route's timeout was for the answer.
     let limit = stream.deadline.filter(|_| !stream.route_deadline);
+    let upstreams = stream.upstream.as_ref().and_then(|u| u.deadline);
     let session = stream.session.clone();
     let outcome = tokio::select! {
         (end, _) = carried => Outcome::Carried(end),
         () = until(limit) => Outcome::TooLong,
+        () = until(upstreams) => Outcome::UpstreamTooLong,
         () = session.drained() => Outcome::Drained,
     };
     (stream.info.bytes_received, stream.info.bytes_sent) = counted.get();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use prost::Message;
-use prost_types::{Struct, Value};
+use prost_types::Struct;
 
 use crate::{
     api::envoy::{
@@ -19,7 +19,9 @@ use crate::{
     model::Context,
     net::proxy_protocol::ProxyProtocol,
     stats::Block,
-    upstream::{Endpoint, UpstreamTls, host_set::Membership, stats::transport_match_stats},
+    upstream::{
+        Endpoint, UpstreamTls, host::has_labels, host_set::Membership, stats::transport_match_stats,
+    },
 };
 
 use super::compile::hash_of;
@@ -95,11 +97,7 @@ struct Match {
 
 impl Match {
     fn is_for(&self, metadata: Option<&Metadata>) -> bool {
-        let found = metadata.and_then(|metadata| metadata.filter_metadata.get(MATCH));
-        let has = |(key, value): (&String, &Value)| {
-            found.and_then(|found| found.fields.get(key)) == Some(value)
-        };
-        self.labels.fields.iter().all(has)
+        has_labels(metadata, MATCH, &self.labels)
     }
 }
 

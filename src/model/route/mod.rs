@@ -6,6 +6,7 @@
 //! configuration, whose other `condition`s hold is the route. With `scoped` routes
 //! there is a table for each scope, which the request's headers pick.
 
+mod avoid;
 mod cluster;
 mod condition;
 mod discovered;
@@ -32,6 +33,7 @@ mod mutate_tests;
 #[cfg(test)]
 mod table_tests;
 
+pub use avoid::AvoidedHosts;
 pub use cluster::{Chosen, ChosenName, ClusterChoice, ClusterName, WeightedEntry};
 pub use discovered::{DiscoveredHost, DiscoveredHosts, HostTable, HostsWanted};
 pub use entry::{Action, DirectResponse, Route};

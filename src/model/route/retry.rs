@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 
 use crate::{
     api::envoy::config::route::v3::{RetryPolicy as Message, retry_policy::RetryBackOff},
@@ -12,6 +12,8 @@ use crate::{
     model::matcher::HeaderMatcher,
     refuse,
 };
+
+use super::avoid::AvoidedHosts;
 
 /// Why a request may be tried again, as a set of bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -137,8 +139,8 @@ pub struct RetryPolicy {
     pub retriable_request_headers: Box<[HeaderMatcher]>,
     /// How often a host that `retry_host_predicate` rejects is chosen anew.
     pub host_selection_attempts: u32,
-    /// `envoy.retry_host_predicates.previous_hosts`: avoid hosts that were tried.
-    pub avoid_previous_hosts: bool,
+    /// Those hosts.
+    pub avoided: AvoidedHosts,
 }
 
 /// Backoff of the first retry unless `retry_back_off` says otherwise.
@@ -157,12 +159,10 @@ impl Default for RetryPolicy {
             retriable_headers: Box::default(),
             retriable_request_headers: Box::default(),
             host_selection_attempts: 1,
-            avoid_previous_hosts: false,
+            avoided: AvoidedHosts::default(),
         }
     }
 }
-
-const PREVIOUS_HOSTS: &str = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
 
 impl RetryPolicy {
     /// Compiles a policy.
@@ -197,28 +197,10 @@ impl RetryPolicy {
                 .max(1),
             ..Self::default()
         };
-        for predicate in retry_host_predicate {
-            let crate::api::envoy::config::route::v3::retry_policy::RetryHostPredicate {
-                name,
-                config_type,
-            } = predicate;
-            let crate::api::envoy::config::route::v3::retry_policy::retry_host_predicate::ConfigType::TypedConfig(any) =
-                match config_type {
-                    Some(config) => config,
-                    None => {
-                        outcome = Err(at.field("retry_host_predicate").error(format_args!("{name}: typed_config is required")));
-                        continue;
-                    }
-                };
-            match any.type_url.rsplit('/').next() {
-                Some(PREVIOUS_HOSTS) => policy.avoid_previous_hosts = true,
-                _ => {
-                    outcome = Err(at.field("retry_host_predicate").error(format_args!(
-                        "{name}: {} is not supported yet",
-                        any.type_url
-                    )));
-                }
-            }
+        let at_hosts = at.field("retry_host_predicate");
+        match AvoidedHosts::compile(retry_host_predicate, &at_hosts) {
+            Ok(avoided) => policy.avoided = avoided,
+            Err(reported) => outcome = Err(reported),
         }
         let mut set =
             |to: &mut Option<Duration>, field: &str, from: Option<prost_types::Duration>| {
@@ -266,7 +248,8 @@ impl RetryPolicy {
 
     /// The policy as a request's own headers change it: `x-envoy-retry-on`,
     /// `x-envoy-retry-grpc-on`, `x-envoy-max-retries`,
-    /// `x-envoy-retriable-status-codes`, `x-envoy-upstream-rq-per-try-timeout-ms`.
+    /// `x-envoy-retriable-status-codes`, `x-envoy-retriable-header-names`,
+    /// `x-envoy-upstream-rq-per-try-timeout-ms`.
     ///
     /// `None` when nothing of this request is to be retried.
     pub fn for_request(route: Option<&Self>, request: &RequestView<'_>) -> Option<RequestRetry> {
@@ -279,17 +262,16 @@ impl RetryPolicy {
             .filter_map(text)
             .map(RetryOn::parse)
             .reduce(RetryOn::union);
-        let mut retry_on = route.map_or(RetryOn::default(), |r| r.retry_on);
-        if let Some(route) = route {
-            let matchers = &route.retriable_request_headers;
-            if !matchers.is_empty() && !matchers.iter().any(|m| m.matches_request(request)) {
-                retry_on = RetryOn::default();
-            }
-        }
-        retry_on = retry_on.union(asked.unwrap_or_default());
-        if retry_on.is_empty() {
+        let retry_on = route.map_or(RetryOn::default(), |r| r.retry_on);
+        let retry_on = retry_on.union(asked.unwrap_or_default());
+        let wanted = route.map_or(&[][..], |route| &route.retriable_request_headers);
+        let is_wanted = wanted.is_empty() || wanted.iter().any(|m| m.matches_request(request));
+        if retry_on.is_empty() || !is_wanted {
             return None;
         }
+        let names = text("x-envoy-retriable-header-names").into_iter();
+        let names = names.flat_map(|list| list.split(','));
+        let names = names.filter_map(|name| HeaderName::try_from(name.trim()).ok());
         let max = text("x-envoy-max-retries").and_then(|n| n.parse().ok());
         let codes = text("x-envoy-retriable-status-codes").into_iter();
         let codes = codes.flat_map(|list| list.split(','));
@@ -299,6 +281,7 @@ impl RetryPolicy {
             retry_on,
             remaining: max.unwrap_or_else(|| route.map_or(1, |r| r.num_retries)),
             codes: codes.collect(),
+            headers: names.collect(),
             per_try_timeout: timeout
                 .map(Duration::from_millis)
                 .or_else(|| route.and_then(|r| r.per_try_timeout)),
@@ -315,6 +298,8 @@ pub struct RequestRetry {
     pub remaining: u32,
     /// Statuses that the request itself named.
     pub codes: smallvec::SmallVec<[u16; 4]>,
+    /// Headers of a response that the request itself named.
+    pub headers: Vec<HeaderName>,
     /// Time for one try.
     pub per_try_timeout: Option<Duration>,
 }
@@ -346,14 +331,14 @@ impl RequestRetry {
             return true;
         }
         let view = HeaderView::Map(headers);
-        if on(RetryOn::RETRIABLE_HEADERS)
-            && policy.is_some_and(|p| {
-                p.retriable_headers
-                    .iter()
-                    .any(|m| m.matches_response(Some(status), view))
-            })
-        {
-            return true;
+        if on(RetryOn::RETRIABLE_HEADERS) {
+            let matchers = policy.map_or(&[][..], |policy| &policy.retriable_headers);
+            let mut matchers = matchers.iter();
+            if matchers.any(|m| m.matches_response(Some(status), view))
+                || self.headers.iter().any(|name| headers.contains_key(name))
+            {
+                return true;
+            }
         }
         let grpc = headers
             .get("grpc-status")

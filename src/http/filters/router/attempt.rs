@@ -100,7 +100,9 @@ impl Attempt<'_> {
                 if let Some(upstream) = &stream.upstream {
                     upstream.took_too_long();
                 }
-                Failure::UpstreamDuration
+                Failure::UpstreamDuration {
+                    received: stream.request_received,
+                }
             }
             Limit::Idle => {
                 http_stats(stream).inc(downstream::downstream_rq_idle_timeout);
@@ -209,12 +211,11 @@ impl Attempt<'_> {
         }
     }
 
-    /// Counts a try that has a connection.
+    /// Counts a try that has a connection, and what time it has.
     fn attached(&self, stream: &mut Stream) {
-        let limit = self.cluster.cluster.http.max_stream_duration;
-        stream.upstream_deadline = limit.map(|limit| Instant::now() + limit);
-        if let Some(upstream) = &stream.upstream {
+        if let Some(upstream) = &mut stream.upstream {
             upstream.attached();
+            upstream.deadline = self.timeouts.upstream.map(|limit| Instant::now() + limit);
         }
         self.share(|stats| stats.inc(share_stats::upstream_rq_total));
     }
@@ -231,14 +232,15 @@ impl Attempt<'_> {
             let header = |name: &HeaderName| headers.get(name).map(HeaderValue::as_bytes);
             context.destination = original.destination(cluster, info, header);
         }
-        let was_tried = |endpoint: &Endpoint| self.tried.borrow().contains(&endpoint.host.id());
-        let policy = self
-            .forward
-            .retry
-            .as_ref()
-            .filter(|p| p.avoid_previous_hosts);
-        if let Some(policy) = policy {
-            context.avoid = Some(&was_tried);
+        let policy = self.forward.retry.as_ref();
+        let policy = policy.filter(|policy| !policy.avoided.is_empty());
+        let avoid = |endpoint: &Endpoint| {
+            let was_tried = || self.tried.borrow().contains(&endpoint.host.id());
+            policy.is_some_and(|policy| policy.avoided.has(endpoint, was_tried))
+        };
+        // The first try goes where it is led.
+        if let Some(policy) = policy.filter(|_| stream.info.attempt_count > 1) {
+            context.avoid = Some(&avoid);
             context.attempts = policy.host_selection_attempts;
         }
         let stats = &self.cluster.cluster.stats;

@@ -35,8 +35,6 @@ pub enum Failure {
     PerTryTimeout,
     /// Nothing moved in one try.
     PerTryIdle,
-    /// The cluster's `max_stream_duration`.
-    UpstreamDuration,
     /// Nothing moved.
     Idle {
         /// All of the request had come.
@@ -46,6 +44,11 @@ pub enum Failure {
     Request,
     /// The stream took too long altogether.
     Duration {
+        /// All of the request had come.
+        received: bool,
+    },
+    /// The upstream's part of it took too long altogether.
+    UpstreamDuration {
         /// All of the request had come.
         received: bool,
     },
@@ -109,7 +112,7 @@ impl Failure {
             | Self::Protocol
             | Self::PerTryTimeout
             | Self::PerTryIdle
-            | Self::UpstreamDuration => on.intersects(reset),
+            | Self::UpstreamDuration { .. } => on.intersects(reset),
             Self::Overflow
             | Self::NoHealthyUpstream
             | Self::Timeout
@@ -137,18 +140,22 @@ impl Failure {
         )
     }
 
+    /// Whether the time for an answer is over.
+    pub fn is_late(&self) -> bool {
+        matches!(self, Self::Timeout | Self::PerTryTimeout | Self::PerTryIdle)
+    }
+
     /// The status that stands for it.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Timeout | Self::PerTryTimeout | Self::PerTryIdle | Self::UpstreamDuration => {
-                StatusCode::GATEWAY_TIMEOUT
-            }
-            Self::Idle { received: true } | Self::Duration { received: true } => {
-                StatusCode::GATEWAY_TIMEOUT
-            }
-            Self::Idle { .. } | Self::Duration { .. } | Self::Request => {
-                StatusCode::REQUEST_TIMEOUT
-            }
+            Self::Timeout | Self::PerTryTimeout | Self::PerTryIdle => StatusCode::GATEWAY_TIMEOUT,
+            Self::Idle { received }
+            | Self::Duration { received }
+            | Self::UpstreamDuration { received } => match received {
+                true => StatusCode::GATEWAY_TIMEOUT,
+                false => StatusCode::REQUEST_TIMEOUT,
+            },
+            Self::Request => StatusCode::REQUEST_TIMEOUT,
             Self::RequestBody | Self::MalformedBody => StatusCode::BAD_REQUEST,
             Self::Protocol => StatusCode::BAD_GATEWAY,
             _ => StatusCode::SERVICE_UNAVAILABLE,
@@ -189,17 +196,17 @@ impl Failure {
                 .flag(ResponseFlag::UpstreamRequestTimeout),
             Self::PerTryIdle => text("upstream_per_try_idle_timeout", "upstream request timeout")
                 .flag(ResponseFlag::StreamIdleTimeout),
-            Self::UpstreamDuration => text(
-                "upstream_max_stream_duration_reached",
-                "upstream max stream duration reached",
-            )
-            .flag(ResponseFlag::UpstreamMaxStreamDurationReached),
             Self::Request => text("request_overall_timeout", "request timeout"),
             Self::Idle { .. } => {
                 text("stream_idle_timeout", "stream timeout").flag(ResponseFlag::StreamIdleTimeout)
             }
             Self::Duration { .. } => text("max_duration_timeout", "downstream duration timeout")
                 .grpc_status(DEADLINE_EXCEEDED),
+            Self::UpstreamDuration { .. } => text(
+                "upstream_max_stream_duration_reached",
+                "upstream max stream duration reached",
+            )
+            .flag(ResponseFlag::UpstreamMaxStreamDurationReached),
             Self::RequestBody => text("downstream_remote_disconnect", "Bad Request")
                 .flag(ResponseFlag::DownstreamConnectionTermination)
                 .closing(),

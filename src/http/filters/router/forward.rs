@@ -100,13 +100,19 @@ pub async fn forward(
     stream.info.upstream_cluster = Some(cluster.observability_name.clone());
     stream.info.upstream_cluster_raw = Some(cluster.name.clone());
     let per_try = retry.as_ref().and_then(|r| r.per_try_timeout);
-    let timeouts = timeout::settle(&mut stream.request.headers, envoy, action, router, per_try);
+    let life = cluster.cluster.http.max_stream_duration;
+    let headers = &mut stream.request.headers;
+    let timeouts = timeout::settle(headers, envoy, action, router, per_try, life);
     if envoy {
         for name in [
             names::X_ENVOY_RETRY_ON,
             names::X_ENVOY_RETRY_GRPC_ON,
             names::X_ENVOY_MAX_RETRIES,
             names::X_ENVOY_RETRIABLE_STATUS_CODES,
+            names::X_ENVOY_RETRIABLE_HEADER_NAMES,
+            // There is no hedging, and no stats by another name.
+            names::X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
+            names::X_ENVOY_UPSTREAM_ALT_STAT_NAME,
         ] {
             stream.request.headers.remove(name);
         }
@@ -206,6 +212,8 @@ impl Attempt<'_> {
             }
             if stream.info.attempt_count > 1 {
                 self.tell_time_left(stream);
+                // What did not move in the last try is not held against this one.
+                stream.last_moved = Instant::now();
             }
             let per_try = self.timeouts.per_try.map(|limit| Instant::now() + limit);
             match self.once(stream, body, per_try).await {
@@ -311,7 +319,11 @@ impl Attempt<'_> {
             .inc(cluster_stats::upstream_rq_retry_backoff_exponential);
         let breakers = self.cluster.cluster.breakers.clone();
         let _permit = Breakers::acquire(breakers, self.priority, Resource::Retries);
-        self.limited(stream, None, tokio::time::sleep(wait)).await
+        // No try is under way that could idle.
+        let idle = stream.try_idle_timeout.take();
+        let waited = self.limited(stream, None, tokio::time::sleep(wait)).await;
+        stream.try_idle_timeout = idle;
+        waited
     }
 
     /// Writes to the stats of the shares that the request belongs to.
@@ -387,15 +399,20 @@ impl Attempt<'_> {
     }
 
     fn reply(&self, stream: &mut Stream, failure: Failure) -> LocalReply {
+        let late = failure.is_late().then_some(self.timeouts.late);
         if failure.blames_host()
             || matches!(failure, Failure::NoHealthyUpstream | Failure::Overflow)
         {
-            self.charge(stream, failure.status());
+            self.charge(stream, late.unwrap_or_else(|| failure.status()));
         }
         if let Some(reason) = failure.transport_failure() {
             stream.info.upstream_transport_failure_reason = Some(reason.into());
         }
         let mut reply = failure.reply(stream.info.attempt_count > 1);
+        if let Some(late) = late.filter(|late| *late != reply.status) {
+            reply.status = late;
+            reply.body = "".into();
+        }
         if self.route.virtual_host().include_attempt_count_in_response {
             let count = timeout::number(stream.info.attempt_count.into());
             reply = reply.header(names::X_ENVOY_ATTEMPT_COUNT, count);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::Router;
 use crate::{
@@ -15,12 +15,16 @@ use crate::{
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// A request's time limits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// From the end of the request to the end of the response.
     pub global: Option<Duration>,
     /// For one try.
     pub per_try: Option<Duration>,
+    /// For what goes on with the upstream, from the moment there is a connection.
+    pub upstream: Option<Duration>,
+    /// What a request is answered that has used up one of the others.
+    pub late: StatusCode,
 }
 
 /// Settles the limits and tells the upstream of them in
@@ -32,6 +36,7 @@ pub fn settle(
     route: &Forward,
     router: &Router,
     per_try: Option<Duration>,
+    upstream: Option<Duration>,
 ) -> Timeouts {
     // Asked of every request, so that what few have comes first.
     let for_grpc = route.max_grpc_timeout.filter(|_| is_grpc(headers));
@@ -40,7 +45,12 @@ pub fn settle(
         (None, Some(max)) => from_grpc_timeout(headers, max, route.grpc_timeout_offset),
         (None, None) => route.timeout,
     };
-    let mut timeouts = Timeouts { global, per_try };
+    let mut timeouts = Timeouts {
+        global,
+        per_try,
+        upstream: upstream.filter(|limit| !limit.is_zero()),
+        late: StatusCode::GATEWAY_TIMEOUT,
+    };
     if envoy {
         if router.respect_expected_timeout
             && let Some(expected) = millis(headers, &names::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS)
@@ -50,6 +60,14 @@ pub fn settle(
         if let Some(asked) = millis(headers, &names::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS) {
             timeouts.global = positive(asked);
         }
+        if let Some(asked) = millis(headers, &names::X_ENVOY_UPSTREAM_STREAM_DURATION_MS) {
+            timeouts.upstream = positive(asked);
+        }
+        if headers.contains_key(names::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE) {
+            timeouts.late = StatusCode::NO_CONTENT;
+        }
+        headers.remove(names::X_ENVOY_UPSTREAM_STREAM_DURATION_MS);
+        headers.remove(names::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE);
         headers.remove(names::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS);
         headers.remove(names::X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS);
     }
