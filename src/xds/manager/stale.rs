@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Kind, Manager, Outcome, Update, entry::Entry};
+use super::{Kind, Manager, Outcome, apply::Update, entry::Entry};
 use crate::{
     admin::state::Origin,
     xds::{

@@ -10,6 +10,7 @@ use prost::Name;
 
 use super::*;
 use crate::config::{Discovery, RawResource};
+use crate::xds::update;
 use crate::{
     api::envoy::config::cluster::v3::Cluster,
     model::{Context, context::ServerInfo},
