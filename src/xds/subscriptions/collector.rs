@@ -11,7 +11,7 @@ use std::{
 use prost::{Message, Name};
 use tokio::time::Instant;
 
-use super::{Reader, Registry, Subscriptions};
+use super::{OfKind, Reader, Subscriptions};
 use crate::{
     api::{
         TYPE_URL_PREFIX,
@@ -108,7 +108,7 @@ impl Collector<'_> {
     /// `prefix` is part of what makes two subscriptions one.
     fn subscribe<K: NamedKind>(
         &self,
-        registry: &Registry<K>,
+        registry: &OfKind<K>,
         source: &ConfigSourceMessage,
         wanted: Wanted<K::Want>,
         at: &At<'_>,
@@ -121,7 +121,7 @@ impl Collector<'_> {
 
     fn join<K: NamedKind>(
         &self,
-        registry: &Registry<K>,
+        registry: &OfKind<K>,
         source: &ConfigSourceMessage,
         wanted: Wanted<K::Want>,
         at: &At<'_>,
@@ -130,8 +130,7 @@ impl Collector<'_> {
         let source = ConfigSource::compile(source, K::THROUGH, &subscriptions.management, at)?;
         source.check_node(&subscriptions.server, at)?;
         let key = (source, wanted);
-        let known = registry.borrow().get(&key).and_then(Weak::upgrade);
-        if let Some(named) = known {
+        if let Some(named) = registry.get(&key) {
             return Ok(named);
         }
         let (source, wanted) = &key;
@@ -139,7 +138,7 @@ impl Collector<'_> {
             Origin::File(_) => self.watch(source, wanted, at)?,
             origin => self.ask(origin, source, wanted, at)?,
         };
-        registry.borrow_mut().insert(key, Rc::downgrade(&named));
+        registry.insert(key, &named);
         subscriptions.look_after(named.clone());
         Ok(named)
     }
@@ -265,12 +264,7 @@ impl Sources for Collector<'_> {
             name.into(),
             routes.stat_prefix.into(),
         );
-        let known = subscriptions
-            .scopes
-            .borrow()
-            .get(&key)
-            .and_then(Weak::upgrade);
-        let set = match known {
+        let set = match subscriptions.scopes.get(&key) {
             Some(set) => set,
             None => {
                 let prefix = format!("{}scoped_rds.{name}.", routes.stat_prefix);
@@ -278,8 +272,7 @@ impl Sources for Collector<'_> {
                 let opened = Set::open(name, source, &prefix, kind, subscriptions, at);
                 let set = opened.inspect_err(|_| self.misses_file(&key.0.origin))?;
                 set.begin(subscriptions);
-                let mut scopes = subscriptions.scopes.borrow_mut();
-                scopes.insert(key, Rc::downgrade(&set));
+                subscriptions.scopes.insert(key, &set);
                 set
             }
         };
@@ -305,19 +298,13 @@ impl Sources for Collector<'_> {
         let prefix = self.prefix.strip_suffix(&*own).unwrap_or_default();
         let prefix = format!("{prefix}vhds.{name}.");
         let key = (compiled, wanted, prefix.as_str().into());
-        let known = subscriptions
-            .hosts
-            .borrow()
-            .get(&key)
-            .and_then(Weak::upgrade);
-        let set = match known {
+        let set = match subscriptions.hosts.get(&key) {
             Some(set) => set,
             None => {
                 let kind = HostKind::new(key.1.clone(), &prefix, &subscriptions.stats);
                 let set = Set::open(&name, source, &prefix, kind, subscriptions, at)?;
                 set.begin(subscriptions);
-                let mut hosts = subscriptions.hosts.borrow_mut();
-                hosts.insert(key, Rc::downgrade(&set));
+                subscriptions.hosts.insert(key, &set);
                 set
             }
         };

@@ -2,6 +2,7 @@
 //! compiled asks for them by a [`Collector`].
 
 mod collector;
+mod registry;
 
 use std::{
     cell::{Cell, RefCell},
@@ -23,6 +24,7 @@ use crate::{
 };
 
 pub use self::collector::Collector;
+use self::registry::Registry;
 use super::{
     api_source::Management,
     cluster_names::ClusterNames,
@@ -40,8 +42,7 @@ use super::{
 };
 
 /// Named subscriptions of one kind, by where they come from and what is wanted.
-type Registry<K> = RefCell<HashMap<Key<K>, Weak<Named<K>>>>;
-type Key<K> = (ConfigSource, Wanted<<K as NamedKind>::Want>);
+type OfKind<K> = Registry<(ConfigSource, Wanted<<K as NamedKind>::Want>), Named<K>>;
 
 /// The scopes of a connection manager: where they and their routes come from, their
 /// name, and where stats stand.
@@ -70,20 +71,20 @@ pub struct Subscriptions {
     store: Option<Rc<Store>>,
     /// Who is served from the store, and when; the first to be so comes first.
     impatient: RefCell<Vec<(Instant, Weak<dyn AnyNamed>)>>,
-    routes: Registry<RouteKind>,
-    secrets: Registry<SecretKind>,
-    endpoints: Registry<EndpointKind>,
-    runtimes: Registry<RuntimeKind>,
-    scopes: RefCell<HashMap<ScopesKey, Weak<Set<ScopeKind>>>>,
-    hosts: RefCell<HashMap<HostsKey, Weak<Set<HostKind>>>>,
+    routes: OfKind<RouteKind>,
+    secrets: OfKind<SecretKind>,
+    endpoints: OfKind<EndpointKind>,
+    runtimes: OfKind<RuntimeKind>,
+    scopes: Registry<ScopesKey, Set<ScopeKind>>,
+    hosts: Registry<HostsKey, Set<HostKind>>,
     /// By which workers ask sets for more, and the receiver until it is taken.
     demands: mpsc::Sender<Asked>,
     asked: RefCell<Option<mpsc::Receiver<Asked>>>,
     /// The number of the next set.
     next_set: Cell<u64>,
-    extensions: Registry<ExtensionKind>,
+    extensions: OfKind<ExtensionKind>,
     static_secrets: RefCell<BTreeMap<Arc<str>, Rc<Named<SecretKind>>>>,
-    files: RefCell<HashMap<PathBuf, Weak<TrackedFile>>>,
+    files: Registry<PathBuf, TrackedFile>,
     readers: RefCell<HashMap<WatchId, Reader>>,
     clusters: Rc<ClusterNames>,
     /// Whom an event may concern that is not theirs: see [`AnyNamed::is_restless`].
@@ -134,18 +135,18 @@ impl Subscriptions {
             streams,
             store,
             impatient: RefCell::default(),
-            routes: Registry::default(),
-            secrets: Registry::default(),
-            endpoints: Registry::default(),
-            runtimes: Registry::default(),
-            scopes: RefCell::default(),
-            hosts: RefCell::default(),
+            routes: OfKind::default(),
+            secrets: OfKind::default(),
+            endpoints: OfKind::default(),
+            runtimes: OfKind::default(),
+            scopes: Registry::default(),
+            hosts: Registry::default(),
             demands,
             asked: RefCell::new(Some(asked)),
             next_set: Cell::new(0),
-            extensions: Registry::default(),
+            extensions: OfKind::default(),
             static_secrets: RefCell::default(),
-            files: RefCell::default(),
+            files: Registry::default(),
             readers: RefCell::default(),
             clusters: Rc::default(),
             restless: RefCell::default(),
@@ -310,12 +311,12 @@ impl Subscriptions {
 
     /// Every set of resources that belongs to another resource.
     pub fn sets(&self) -> Vec<Rc<dyn AnySet>> {
-        fn live<K: SetKind>(set: &Weak<Set<K>>) -> Option<Rc<dyn AnySet>> {
-            Some(set.upgrade()? as Rc<dyn AnySet>)
+        fn any<K: SetKind>(set: Rc<Set<K>>) -> Rc<dyn AnySet> {
+            set
         }
-        let (scopes, hosts) = (self.scopes.borrow(), self.hosts.borrow());
-        let scopes = scopes.values().filter_map(live);
-        scopes.chain(hosts.values().filter_map(live)).collect()
+        let scopes = self.scopes.live().into_iter().map(any);
+        let hosts = self.hosts.live().into_iter().map(any);
+        scopes.chain(hosts).collect()
     }
 
     /// Gives what waits in sets its chance. True when something moved.
@@ -328,11 +329,10 @@ impl Subscriptions {
         }
         if hosts_moved {
             // The tables that they are part of are compiled anew.
-            let routes = self.routes.borrow();
-            let live = routes.values().filter_map(Weak::upgrade);
-            let live = live.map(|named| Rc::<Named<RouteKind>>::downgrade(&named));
-            let live = live.map(|named| named as Weak<dyn AnyNamed>);
-            self.restless.borrow_mut().extend(live);
+            let live = self.routes.live().into_iter();
+            let live = live.map(|named| named as Rc<dyn AnyNamed>);
+            let mut restless = self.restless.borrow_mut();
+            restless.extend(live.map(|named| Rc::downgrade(&named)));
         }
         moved
     }
@@ -359,12 +359,12 @@ impl Subscriptions {
 
     /// Answers workers who asked for what there is an answer to.
     pub fn answer(&self) {
-        let routes = self.routes.borrow();
+        let routes = self.routes.live();
         let is_held_back = |table: &str| {
             let mut same = routes
                 .iter()
-                .filter(|((_, wanted), _)| *wanted.name == *table);
-            same.any(|(_, named)| named.upgrade().is_some_and(|n| n.is_held_back()))
+                .filter(|named| **named.slot().name() == *table);
+            same.any(|named| named.is_held_back())
         };
         for set in self.sets() {
             set.answer(&is_held_back);
@@ -508,16 +508,15 @@ impl Subscriptions {
             self.look_after(named);
         }
         self.sets().iter().for_each(|set| set.reload(self));
-        for file in self.live_files() {
+        for file in self.files.live() {
             self.reload_file(&file);
         }
     }
 
     /// Every named resource, those of the bootstrap first.
     pub fn all(&self) -> Vec<Rc<dyn AnyNamed>> {
-        fn add<K: NamedKind>(all: &mut Vec<Rc<dyn AnyNamed>>, registry: &Registry<K>) {
-            let registry = registry.borrow();
-            let live = registry.values().filter_map(Weak::upgrade);
+        fn add<K: NamedKind>(all: &mut Vec<Rc<dyn AnyNamed>>, registry: &OfKind<K>) {
+            let live = registry.live().into_iter();
             all.extend(live.map(|named| named as Rc<dyn AnyNamed>));
         }
         let mut all: Vec<Rc<dyn AnyNamed>> = Vec::new();
@@ -545,46 +544,23 @@ impl Subscriptions {
         if !self.let_go.take() {
             return;
         }
-        self.routes
-            .borrow_mut()
-            .retain(|_, named| named.strong_count() > 0);
-        self.secrets
-            .borrow_mut()
-            .retain(|_, named| named.strong_count() > 0);
-        self.endpoints
-            .borrow_mut()
-            .retain(|_, named| named.strong_count() > 0);
-        self.extensions
-            .borrow_mut()
-            .retain(|_, named| named.strong_count() > 0);
-        self.runtimes
-            .borrow_mut()
-            .retain(|_, named| named.strong_count() > 0);
-        self.scopes
-            .borrow_mut()
-            .retain(|_, set| set.strong_count() > 0);
-        self.hosts
-            .borrow_mut()
-            .retain(|_, set| set.strong_count() > 0);
-        self.files
-            .borrow_mut()
-            .retain(|_, file| file.strong_count() > 0);
+        self.routes.prune();
+        self.secrets.prune();
+        self.endpoints.prune();
+        self.extensions.prune();
+        self.runtimes.prune();
+        self.scopes.prune();
+        self.hosts.prune();
+        self.files.prune();
         self.readers.borrow_mut().retain(|_, reader| match reader {
             Reader::Named(named) => named.strong_count() > 0,
             Reader::File(file) => file.strong_count() > 0,
         });
     }
 
-    fn live_files(&self) -> Vec<Rc<TrackedFile>> {
-        self.files
-            .borrow()
-            .values()
-            .filter_map(Weak::upgrade)
-            .collect()
-    }
-
     fn track(&self, path: &Path) -> std::io::Result<Rc<TrackedFile>> {
-        if let Some(known) = self.files.borrow().get(path).and_then(Weak::upgrade) {
+        let key = path.to_owned();
+        if let Some(known) = self.files.get(&key) {
             return Ok(known);
         }
         let watch = self.watcher.watch(path, None)?;
@@ -592,9 +568,7 @@ impl Subscriptions {
         let file = Rc::new(TrackedFile::new(path, watch, self.let_go.clone()));
         let reader = Reader::File(Rc::downgrade(&file));
         self.readers.borrow_mut().insert(id, reader);
-        self.files
-            .borrow_mut()
-            .insert(path.to_owned(), Rc::downgrade(&file));
+        self.files.insert(key, &file);
         Ok(file)
     }
 }
