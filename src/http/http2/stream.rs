@@ -4,7 +4,6 @@ use std::{
     future::poll_fn,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Instant,
 };
@@ -24,7 +23,6 @@ use crate::{
         upgrade::{self, Tunnel},
     },
     net::http2::stats::http2_stats,
-    stats::Block,
 };
 
 /// Serves one request. When the stream is reset or its connection ends it is dropped,
@@ -35,7 +33,7 @@ pub(super) async fn serve(
     state: Rc<State>,
     asked: Asked,
 ) {
-    let _active = Active::new(shared.stats.clone());
+    let _active = Active::new(shared.clone());
     let Asked {
         mut head, protocol, ..
     } = asked;
@@ -153,17 +151,19 @@ impl Sending {
 }
 
 /// A stream in the stats, for as long as it lives.
-struct Active(Arc<Block>);
+struct Active(Rc<Shared>);
 
 impl Active {
-    fn new(stats: Arc<Block>) -> Self {
+    fn new(shared: Rc<Shared>) -> Self {
+        let stats = &shared.stats;
         stats.gauge_add(http2_stats::streams_active, 1);
-        Self(stats)
+        Self(shared)
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.gauge_sub(http2_stats::streams_active, 1);
+        let stats = &self.0.stats;
+        stats.gauge_sub(http2_stats::streams_active, 1);
     }
 }
