@@ -14,7 +14,10 @@ use std::{
 };
 
 use http::HeaderName;
-use tokio::{sync::mpsc, time};
+use tokio::{
+    sync::mpsc::{self, error::TrySendError},
+    time,
+};
 
 use super::{
     Endpoint, EndpointStatus, Host, HostStat, Locality,
@@ -27,8 +30,8 @@ use crate::{
     net::{Address, ConnectionInfo},
 };
 
-/// New hosts on their way to the control thread; where there are more, a worker uses
-/// one without telling.
+/// New hosts on their way to the control thread; where there are more, requests for
+/// others find no host.
 const FOUND: usize = 1024;
 
 /// How such a cluster knows its hosts.
@@ -97,8 +100,15 @@ impl OriginalDst {
         Some(found)
     }
 
-    /// Makes a host of an address, and tells of it; whether that was possible.
-    pub(super) fn meet(&self, cluster: &Cluster, to: SocketAddr) -> (Arc<Endpoint>, bool) {
+    /// Makes a host of an address, and tells of it; `None` when too many are on their
+    /// way already.
+    pub(super) fn meet(&self, cluster: &Cluster, to: SocketAddr) -> Option<Arc<Endpoint>> {
+        let told = match self.found.try_reserve() {
+            Err(TrySendError::Full(())) => return None,
+            // The cluster was taken away and serves for a moment yet.
+            Err(TrySendError::Closed(())) => None,
+            Ok(told) => Some(told),
+        };
         let address = Address::from(to);
         let key = HostKey::Address(address.clone());
         let endpoint = Arc::new(Endpoint {
@@ -112,8 +122,10 @@ impl OriginalDst {
             asks: Arc::default(),
             transport: cluster.transports.select(None, None).clone(),
         });
-        let told = self.found.try_send(endpoint.clone()).is_ok();
-        (endpoint, told)
+        if let Some(told) = told {
+            told.send(endpoint.clone());
+        }
+        Some(endpoint)
     }
 }
 
@@ -195,5 +207,26 @@ fn clean_up(cluster: &Cluster, used: &mut HashMap<u64, u64>) {
     *used = now;
     if kept.len() < before {
         put(cluster, kept);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::Report,
+        model::testing::{World, read},
+    };
+
+    #[test]
+    fn no_more_hosts_are_made_than_can_be_told_of() {
+        let (world, report) = (World::new(), Report::new());
+        let message = read("{name: any, type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED}");
+        let cluster = Cluster::compile(message, None, &world.cx(), &report.root());
+        let cluster = cluster.unwrap_or_else(|_| panic!("{report}"));
+        let original = cluster.original_dst().expect("it is of this kind");
+        let to = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let met = (1..=2000).take_while(|port| original.meet(&cluster, to(*port)).is_some());
+        assert_eq!(met.count(), FOUND);
     }
 }

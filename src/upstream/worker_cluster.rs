@@ -118,7 +118,7 @@ impl WorkerCluster {
             self.compare_hosts(&mut lb);
         }
         if let Some(original) = self.cluster.original_dst() {
-            return Some(self.meet(original, cx.destination?));
+            return self.meet(original, cx.destination?);
         }
         match self.cluster.choose(&mut lb, cx) {
             Choice::Host { endpoint, .. } => Some(endpoint.clone()),
@@ -148,18 +148,18 @@ impl WorkerCluster {
     }
 
     /// The host of an address, made now unless it is known.
-    fn meet(&self, original: &OriginalDst, to: SocketAddr) -> Arc<Endpoint> {
+    fn meet(&self, original: &OriginalDst, to: SocketAddr) -> Option<Arc<Endpoint>> {
         let mut met = self.met.borrow_mut();
         if let Some(known) = met.get(&to) {
-            return known.endpoint.clone();
+            return Some(known.endpoint.clone());
         }
-        let (endpoint, told) = original.meet(&self.cluster, to);
-        if told {
-            let endpoint = endpoint.clone();
-            let taken_in = false;
-            met.insert(to, Met { endpoint, taken_in });
-        }
-        endpoint
+        let endpoint = original.meet(&self.cluster, to)?;
+        let known = Met {
+            endpoint: endpoint.clone(),
+            taken_in: false,
+        };
+        met.insert(to, known);
+        Some(endpoint)
     }
 
     /// Drains the pools of hosts that have left the cluster.

@@ -373,7 +373,6 @@ async fn runtime_values_can_be_modified() {
 }
 
 #[tokio::test]
-#[ignore = "/drain_listeners stops listeners without counting listener_stopped"]
 async fn listeners_can_be_drained() {
     let (site, _origin) = site().await;
     assert_eq!(site.get("/direct").await.text(), "direct");

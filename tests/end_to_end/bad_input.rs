@@ -553,7 +553,6 @@ async fn a_directory_that_is_deleted_and_made_again() {
 }
 
 #[tokio::test]
-#[ignore = "at trace level, the watcher logs what the log does"]
 async fn a_debug_log_in_the_watched_directory() {
     let (home, port) = (Home::new(), Port::free());
     home.mv("lds.yaml", listeners(&port, "one"));
