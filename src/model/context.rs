@@ -16,7 +16,7 @@ use super::{
     Interned,
     cluster::EndpointSet,
     route::{DiscoveredHosts, HostsWanted, RouteTable, ScopeRoutes, ScopeTable},
-    secret::Secret,
+    secret::{Secret, SecretWanted},
 };
 
 /// Subscriptions by which one resource refers to another.
@@ -64,11 +64,13 @@ pub trait Sources {
     /// A secret by SDS, or one of the bootstrap's when `source` is `None`.
     ///
     /// # Errors
-    /// As for [`Sources::routes`], and when there is no such static secret.
+    /// As for [`Sources::routes`], and when there is no such static secret, or it is of
+    /// another kind.
     fn secret(
         &self,
         source: Option<&ConfigSource>,
         name: &str,
+        wanted: SecretWanted,
         at: &At<'_>,
     ) -> Result<Arc<Slot<Secret>>, Reported>;
 

@@ -14,7 +14,7 @@ use super::{
     cluster::EndpointSet,
     context::{Extension, FilterWanted, Meanwhile},
     route::{DiscoveredHosts, HostsWanted, RouteTable, ScopeRoutes, ScopeTable},
-    secret::Secret,
+    secret::{Secret, SecretWanted},
 };
 
 /// Refuses every reference, for the reason given.
@@ -61,6 +61,7 @@ impl Sources for NoSources {
         &self,
         _: Option<&ConfigSource>,
         _: &str,
+        _: SecretWanted,
         at: &At<'_>,
     ) -> Result<Arc<Slot<Secret>>, Reported> {
         self.refuse(at)

@@ -40,7 +40,60 @@ pub enum SecretKind {
     },
 }
 
+/// What is asked of a secret.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SecretWanted {
+    /// Nothing: it may be of any kind.
+    #[default]
+    Any,
+    /// [`SecretKind::Certificate`].
+    Certificate,
+    /// [`SecretKind::Validation`].
+    Validation,
+    /// [`SecretKind::TicketKeys`].
+    TicketKeys,
+}
+
+impl SecretWanted {
+    /// The field of the message in which it is found.
+    fn field(self) -> &'static str {
+        match self {
+            Self::Any => "secret",
+            Self::Certificate => "tls_certificate",
+            Self::Validation => "validation_context",
+            Self::TicketKeys => "session_ticket_keys",
+        }
+    }
+}
+
+impl SecretKind {
+    /// The field of the message in which it was found.
+    fn field(&self) -> &'static str {
+        match self {
+            Self::Certificate(_) => SecretWanted::Certificate.field(),
+            Self::Validation(_) => SecretWanted::Validation.field(),
+            Self::TicketKeys(_) => SecretWanted::TicketKeys.field(),
+            Self::Generic { .. } => "generic_secret",
+        }
+    }
+}
+
 impl Secret {
+    /// Refuses a secret of another kind than is wanted: nothing could be done with it.
+    ///
+    /// # Errors
+    /// Reported at `at`.
+    pub fn check(&self, wanted: SecretWanted, at: &At<'_>) -> Result<(), Reported> {
+        let (found, wanted_field) = (self.kind.field(), wanted.field());
+        if wanted == SecretWanted::Any || found == wanted_field {
+            return Ok(());
+        }
+        Err(at.error(format_args!(
+            "secret '{}' has a {found}; a {wanted_field} is needed",
+            self.name
+        )))
+    }
+
     /// Loads and checks a secret.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use super::{
     cluster::EndpointSet,
     context::{Extension, FilterWanted, Meanwhile, ServerInfo},
     route::{DiscoveredHosts, HostsWanted, RouteTable, ScopeRoutes, ScopeTable},
-    secret::Secret,
+    secret::{Secret, SecretWanted},
 };
 use crate::{
     api::envoy::config::core::v3::{ConfigSource, GrpcService},
@@ -134,6 +134,7 @@ impl Sources for Given {
         &self,
         _source: Option<&ConfigSource>,
         name: &str,
+        _wanted: SecretWanted,
         _at: &At<'_>,
     ) -> Result<Arc<Slot<Secret>>, Reported> {
         Ok(slot(&self.secrets, name))

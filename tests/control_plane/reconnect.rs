@@ -332,6 +332,24 @@ async fn a_secret_rotates() {
                 all.iter().any(|a| a.error.is_some())
             })
             .await;
+        // Nor does one of another kind.
+        scene.plane.set(
+            SECRET,
+            vec![json!({ "name": "cert", "validation_context": {} })],
+        );
+        let asked = scene
+            .plane
+            .asked_until("another NACK", SECRET, |all| {
+                all.iter().filter(|a| a.error.is_some()).count() == 2
+            })
+            .await;
+        if !crate::scene::is_another() {
+            let errors: Vec<_> = asked.iter().filter_map(|a| a.error.as_deref()).collect();
+            assert!(
+                errors[1].contains("a tls_certificate is needed"),
+                "{errors:?}"
+            );
+        }
         presented("two.test").await.echo().await;
         open.echo().await;
     }

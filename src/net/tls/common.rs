@@ -9,7 +9,10 @@ use crate::{
         common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
     },
     config::{At, Reported},
-    model::{Context, secret::Secret},
+    model::{
+        Context,
+        secret::{Secret, SecretWanted},
+    },
     refuse,
     xds::slot::Slot,
 };
@@ -132,10 +135,14 @@ fn compile_certificates(
         Ok(Source::Fixed(Arc::new(certificate)))
     });
     let place = at.field("tls_certificate_sds_secret_configs");
-    let secrets = secrets
-        .into_iter()
-        .enumerate()
-        .map(|(index, message)| Ok(Source::Secret(subscribe(message, cx, &place.index(index))?)));
+    let secrets = secrets.into_iter().enumerate().map(|(index, message)| {
+        Ok(Source::Secret(subscribe(
+            message,
+            SecretWanted::Certificate,
+            cx,
+            &place.index(index),
+        )?))
+    });
     // Each is looked at, so that each error is found.
     let compiled: Vec<Result<_, Reported>> = inline.chain(secrets).collect();
     compiled.into_iter().collect()
@@ -154,7 +161,7 @@ fn compile_validation(
         }
         Some(ValidationContextType::ValidationContextSdsSecretConfig(message)) => {
             let place = at.field("validation_context_sds_secret_config");
-            Source::Secret(subscribe(message, cx, &place)?)
+            Source::Secret(subscribe(message, SecretWanted::Validation, cx, &place)?)
         }
         Some(ValidationContextType::CombinedValidationContext(message)) => {
             return compile_combined(message, cx, &at.field("combined_validation_context"));
@@ -189,12 +196,13 @@ fn compile_combined(
     let default = Validation::compile(default_validation_context.unwrap_or_default(), cx, &place)?;
     let place = at.field("validation_context_sds_secret_config");
     let config = validation_context_sds_secret_config.ok_or_else(|| place.error("is required"))?;
-    let slot = subscribe(config, cx, &place)?;
+    let slot = subscribe(config, SecretWanted::Validation, cx, &place)?;
     Ok(ValidationSource::Combined(Arc::new(default), slot))
 }
 
 pub(super) fn subscribe(
     message: pb::SdsSecretConfig,
+    wanted: SecretWanted,
     cx: &Context<'_>,
     at: &At<'_>,
 ) -> Result<Arc<Slot<Secret>>, Reported> {
@@ -202,5 +210,5 @@ pub(super) fn subscribe(
     if name.is_empty() {
         return Err(at.field("name").error("must not be empty"));
     }
-    cx.sources.secret(sds_config.as_ref(), &name, at)
+    cx.sources.secret(sds_config.as_ref(), &name, wanted, at)
 }

@@ -35,7 +35,7 @@ use crate::{
     config::{At, Reported},
     model::{
         Context,
-        secret::{Secret, TICKET_KEY_LENGTH, compile_ticket_keys},
+        secret::{Secret, SecretWanted, TICKET_KEY_LENGTH, compile_ticket_keys},
     },
     net::{Address, TlsInfo},
     refuse,
@@ -153,7 +153,7 @@ impl DownstreamTls {
             }
             Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(config)) => {
                 let place = at.field("session_ticket_keys_sds_secret_config");
-                super::common::subscribe(config, cx, &place)
+                super::common::subscribe(config, SecretWanted::TicketKeys, cx, &place)
                     .map(|slot| TicketKeys::Of(Source::Secret(slot)))
             }
         };

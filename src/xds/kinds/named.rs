@@ -20,7 +20,7 @@ use crate::{
         cluster::EndpointSet,
         context::{Extension, FilterWanted},
         route::RouteTable,
-        secret::Secret,
+        secret::{Secret, SecretWanted},
     },
     runtime::{self, Values},
     xds::{api_source::Through, named::NamedKind, resource::Encoded},
@@ -42,7 +42,7 @@ impl NamedKind for RouteKind {
     type Value = RouteTable;
     const SHORT: &'static str = "rds";
     const KIND: state::Kind = state::Kind::Route;
-    const TARGET: &'static str = "RdsRouteConfigSubscription init";
+    const TARGET: &'static str = "shared target RdsRouteConfigSubscription RDS init";
     type Want = ();
 
     fn add_parts(
@@ -74,9 +74,9 @@ impl NamedKind for SecretKind {
     type Value = Secret;
     const SHORT: &'static str = "sds";
     const KIND: state::Kind = state::Kind::Secret;
-    const TARGET: &'static str = "SdsApi";
+    const TARGET: &'static str = "shared target SdsApi";
     const THROUGH: Through = Through::Any;
-    type Want = ();
+    type Want = SecretWanted;
 
     fn name(message: &Self::Message) -> &str {
         &message.name
@@ -84,11 +84,13 @@ impl NamedKind for SecretKind {
 
     fn compile(
         message: Self::Message,
-        (): &(),
+        wanted: &SecretWanted,
         cx: &Context<'_>,
         at: &At<'_>,
     ) -> Result<Self::Value, Reported> {
-        Secret::compile(message, cx, at)
+        let secret = Secret::compile(message, cx, at)?;
+        secret.check(*wanted, at)?;
+        Ok(secret)
     }
 }
 
@@ -143,7 +145,7 @@ impl NamedKind for ExtensionKind {
     type Value = Extension;
     const SHORT: &'static str = "ecds";
     const KIND: state::Kind = state::Kind::Extension;
-    const TARGET: &'static str = "FilterConfigSubscription init";
+    const TARGET: &'static str = "shared target FilterConfigSubscription init";
     // Its default takes its place, where there is one.
     const ENDS: bool = true;
     type Want = FilterWanted;

@@ -23,7 +23,7 @@ use crate::{
         cluster::EndpointSet,
         context::{Extension, FilterWanted, Meanwhile},
         route::{DiscoveredHosts, HostsWanted, RouteTable, ScopeRoutes, ScopeTable},
-        secret::Secret,
+        secret::{Secret, SecretWanted},
     },
     runtime::Values,
     upstream::grpc::{Caller, Target},
@@ -320,16 +320,27 @@ impl Sources for Collector<'_> {
         &self,
         source: Option<&ConfigSourceMessage>,
         name: &str,
+        wanted: SecretWanted,
         at: &At<'_>,
     ) -> Result<Arc<Slot<Secret>>, Reported> {
         self.note();
         if let Some(source) = source {
-            let wanted = Wanted::named(name, &format!("sds.{name}."));
+            let wanted = Wanted {
+                name: name.into(),
+                prefix: format!("sds.{name}.").into(),
+                want: wanted,
+            };
             return self.subscribe(&self.subscriptions.secrets, source, wanted, at);
         }
         let secrets = self.subscriptions.static_secrets.borrow();
         match secrets.get(name) {
-            Some(secret) => Ok(secret.slot().clone()),
+            Some(secret) => {
+                let slot = secret.slot().clone();
+                if let Some(secret) = slot.get().as_ref() {
+                    secret.check(wanted, at)?;
+                }
+                Ok(slot)
+            }
             None => {
                 let near = suggest::near(name, secrets.keys().map(|k| k.to_string()));
                 Err(at.error(format_args!("Unknown static secret: {name}{near}")))

@@ -33,7 +33,7 @@ use crate::{
         route::{
             DiscoveredHosts, HostsWanted, RouteTable, Scope, ScopeKey, ScopeRoutes, ScopeTable,
         },
-        secret::Secret,
+        secret::{Secret, SecretWanted},
     },
     net::Address,
     refuse,
@@ -111,7 +111,7 @@ struct Validator<'a> {
     clusters: BTreeMap<Box<str>, String>,
     static_secrets: BTreeMap<Box<str>, Arc<Slot<Secret>>>,
     routes: Known<RouteTable>,
-    secrets: Known<Secret>,
+    secrets: Known<Secret, SecretWanted>,
     endpoints: Known<EndpointSet>,
     runtimes: Known<Values>,
     extensions: Known<Extension, FilterWanted>,
@@ -307,7 +307,7 @@ impl Validator<'_> {
             at.error(format_args!("duplicate static secret {name:?}"));
             return;
         }
-        match SecretKind::compile(secret, &(), &self.context(), at) {
+        match SecretKind::compile(secret, &SecretWanted::Any, &self.context(), at) {
             Ok(secret) => {
                 let slot = Slot::fixed(&*name, Arc::new(secret));
                 self.static_secrets.insert(name, Arc::new(slot));
@@ -431,12 +431,18 @@ impl Sources for Validator<'_> {
         &self,
         source: Option<&ConfigSourceMessage>,
         name: &str,
+        wanted: SecretWanted,
         at: &At<'_>,
     ) -> Result<Arc<Slot<Secret>>, Reported> {
         match source {
-            Some(source) => self.named::<SecretKind>(&self.secrets, source, name, (), at),
+            Some(source) => self.named::<SecretKind>(&self.secrets, source, name, wanted, at),
             None => match self.static_secrets.get(name) {
-                Some(slot) => Ok(Arc::clone(slot)),
+                Some(slot) => {
+                    if let Some(secret) = slot.get().as_ref() {
+                        secret.check(wanted, at)?;
+                    }
+                    Ok(Arc::clone(slot))
+                }
                 None => {
                     let near =
                         suggest::near(name, self.static_secrets.keys().map(|k| k.to_string()));
