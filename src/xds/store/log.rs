@@ -103,15 +103,15 @@ pub enum Damage {
 pub struct Found {
     /// What is kept, in the end.
     pub resources: HashMap<Key, Kept>,
-    /// Bytes at the end that are the beginning of a record.
+    /// Bytes at the end that are the beginning of a record, or zeros.
     pub torn: usize,
 }
 
 /// Reads a log.
 ///
 /// # Errors
-/// When any of it is not what was written. The beginning of a record at the end
-/// is no error: whoever wrote it was interrupted.
+/// When any of it is not what was written. The beginning of a record at the end, or
+/// zeros in its place, are no error: whoever wrote it was interrupted.
 pub fn read(bytes: &[u8]) -> Result<Found, Damage> {
     let mut found = Found::default();
     let Some(mut rest) = bytes.strip_prefix(MAGIC) else {
@@ -125,6 +125,12 @@ pub fn read(bytes: &[u8]) -> Result<Found, Damage> {
         };
     };
     while !rest.is_empty() {
+        // A machine that lost its power may leave a length that was reached, and nothing
+        // of what was written. No record begins like that.
+        if rest.iter().all(|byte| *byte == 0) {
+            found.torn = rest.len();
+            break;
+        }
         let at = bytes.len() - rest.len();
         let damage = |reason| Damage::Record { at, reason };
         let Some((header, after)) = rest.split_at_checked(HEADER) else {

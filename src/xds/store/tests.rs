@@ -138,6 +138,25 @@ fn what_somebody_still_wants_is_not_forgotten() {
 }
 
 #[test]
+fn zeros_in_the_place_of_a_record_are_dropped() {
+    let key = Key {
+        type_url: "type".into(),
+        source: "ads".into(),
+        name: "web".into(),
+    };
+    let kept = Kept {
+        version: "1".to_owned(),
+        ..Kept::default()
+    };
+    let record = log::record([(&key, Some(kept))].into_iter()).unwrap();
+    let whole = [&log::MAGIC[..], &record].concat();
+    let found = log::read(&[&whole[..], &[0; 4096]].concat()).unwrap();
+    assert_eq!((found.resources.len(), found.torn), (1, 4096));
+    // Not so in the middle.
+    assert!(log::read(&[&whole[..], &[0; 4096], &record].concat()).is_err());
+}
+
+#[test]
 fn a_damaged_log_is_moved_aside_and_a_new_one_begun() {
     let directory = tempfile::tempdir().unwrap();
     let (store, shelf) = open(directory.path());

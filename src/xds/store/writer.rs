@@ -36,6 +36,11 @@ pub(super) fn log_path(directory: &Path) -> PathBuf {
     directory.join("resources")
 }
 
+/// Where it is written anew.
+fn beside(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
 /// A resource to be kept. It is shared with whoever serves it.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
@@ -197,8 +202,12 @@ impl Work {
             }
             return;
         };
-        // What is in the file now is not known: the next write is a whole one.
-        self.file = None;
+        // The next write is a whole one. On a full disk it needs the room that what was
+        // written in part still takes.
+        if let Some(file) = self.file.take() {
+            file.set_len(self.written).ok();
+        }
+        fs::remove_file(beside(&self.path)).ok();
         self.stats.add_by_helper(names::write_failure, 1);
         let error = error.to_string();
         if self.failure.as_ref() != Some(&error) {
@@ -254,7 +263,7 @@ impl Work {
         let record = log::record(encoded.into_iter());
         self.entries = entries;
         let record = record.map_err(io::Error::other)?;
-        let beside = self.path.with_extension("new");
+        let beside = beside(&self.path);
         let mut file = open(&beside, OpenOptions::new().create(true).truncate(true))?;
         file.write_all(log::MAGIC)?;
         file.write_all(&record)?;
