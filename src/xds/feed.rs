@@ -2,7 +2,7 @@
 //! a connection manager: CDS, LDS and SRDS.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
@@ -55,6 +55,10 @@ pub struct Feed {
     patience: Cell<Option<Instant>>,
     /// When what is left of an earlier run goes.
     sweep: Cell<Option<Instant>>,
+    /// See [`Feed::hold`].
+    held: Cell<bool>,
+    /// See [`Feed::version_info`].
+    version_info: RefCell<Arc<str>>,
 }
 
 /// How long after a change has come what it does not name may still be named by
@@ -122,6 +126,8 @@ impl Feed {
             fallen: Cell::new(false),
             patience: Cell::new(None),
             sweep: Cell::new(None),
+            held: Cell::new(false),
+            version_info: RefCell::default(),
         })
     }
 
@@ -289,6 +295,9 @@ impl Feed {
             self.short,
             noun = K::NOUN,
         );
+        if changed > 0 || removed > 0 {
+            self.version_info.replace(version_info.clone());
+        }
         if refused.is_empty() {
             self.ledger.accepted(&version_info, resources);
             // In Envoy clusters that only go are no reload.
@@ -318,6 +327,16 @@ impl Feed {
         Verdict::Nack {
             details,
             refused: Some(refused.into_iter().map(|(name, _)| name).collect()),
+        }
+    }
+
+    /// Acknowledges nothing while something warms, so that a server which waits for
+    /// that sends only then what leads there. In Envoy, too, it is so by ADS alone.
+    pub fn hold(&self, held: bool) {
+        if let (Origin::Ads(_), From::Stream(stream, _)) = (&self.source.origin, &self.from)
+            && self.held.replace(held) != held
+        {
+            stream.hold(&self.type_url, held);
         }
     }
 
@@ -384,7 +403,9 @@ impl Feed {
 
     /// Everything that was refused has been accepted since.
     pub fn cured(&self) {
-        self.ledger.cured();
+        if self.ledger.cured() {
+            self.version_info.replace(self.ledger.version_info());
+        }
     }
 
     /// The file was written in place.
@@ -392,9 +413,10 @@ impl Feed {
         self.ledger.edited_in_place();
     }
 
-    /// `version_info` of the last accepted answer.
+    /// `version_info` of the last answer that has changed anything, even if some of it
+    /// was refused.
     pub fn version_info(&self) -> Arc<str> {
-        self.ledger.version_info()
+        self.version_info.borrow().clone()
     }
 
     /// For the admin.

@@ -171,19 +171,23 @@ impl Ledger {
     }
 
     /// All that was refused of the last answer has been accepted since, for what
-    /// was missing has come: the answer is in force after all.
-    pub fn cured(&self) {
+    /// was missing has come: the answer is in force after all. False when nothing was
+    /// refused.
+    pub fn cured(&self) -> bool {
         let mut state = self.state.borrow_mut();
         if std::mem::take(&mut state.curable)
             && let Some(error) = state.error.take()
         {
             state.version_info = error.version_info;
             state.last_updated = Some(SystemTime::now());
+            return true;
         }
+        false
     }
 
     /// The first answer did not come in time.
     pub fn timed_out(&self) {
+        self.attempt();
         self.stats.inc(names::init_fetch_timeout);
         self.count_failure();
         tracing::warn!(

@@ -5,13 +5,14 @@ use std::time::Duration;
 use crate::common::config::assignment;
 use crate::common::{Origin, eventually, json, with};
 use crate::scene::{Scene, Stage, in_every_mode, is_another, routes, routes_of};
-use crate::server::{CLUSTER, ENDPOINTS, LISTENER, Mode, ROUTES};
+use crate::server::{Asked, CLUSTER, ENDPOINTS, LISTENER, Mode, ROUTES};
 use crate::traffic::Traffic;
 
 in_every_mode!(
     twenty_replacements_of_cluster_and_route_lose_nothing,
     fifty_changes_of_endpoints_lose_nothing,
     a_cluster_waits_for_its_endpoints,
+    what_warms_is_acknowledged_when_it_has,
     a_listener_waits_for_its_routes,
     an_answer_that_never_comes_is_given_up,
 );
@@ -191,6 +192,47 @@ async fn a_cluster_waits_for_its_endpoints(mode: Mode) {
         .await;
     plane.set(ROUTES, vec![routes("slow", "slow")]);
     scene.serves("x-mark", "slow").await;
+}
+
+/// So that a server which waits for it sends only then what leads there.
+async fn what_warms_is_acknowledged_when_it_has(mode: Mode) {
+    let scene = Scene::start(mode).await;
+    let plane = &scene.plane;
+    let acks = |all: &[Asked]| all.iter().filter(|asked| asked.is_ack()).count();
+    plane.mute(ENDPOINTS);
+    plane.set(CLUSTER, vec![mode.eds("backend"), mode.eds("slow")]);
+    scene
+        .proxy
+        .admin()
+        .stat_until("cluster_manager.warming_clusters", |n| n == 1)
+        .await;
+    if mode.aggregated {
+        plane
+            .asked_until("an ACK", LISTENER, |all| acks(all) == 1)
+            .await;
+        let web = mode.web("web", scene.port.number());
+        plane.set(LISTENER, vec![with(web, json!({ "stat_prefix": "other" }))]);
+        plane
+            .asked_until("the listener's ACK", LISTENER, |all| acks(all) == 2)
+            .await;
+        assert_eq!(acks(&plane.asked_of(CLUSTER)), 1, "what warms");
+    } else {
+        // Nothing that leads to it would come by the same stream.
+        plane
+            .asked_until("an ACK at once", CLUSTER, |all| acks(all) == 2)
+            .await;
+    }
+    plane.unmute(ENDPOINTS);
+    plane.set(
+        ENDPOINTS,
+        vec![
+            assignment("backend", &[scene.origin.port()]),
+            assignment("slow", &[scene.origin.port()]),
+        ],
+    );
+    plane
+        .asked_until("an ACK of what has warmed", CLUSTER, |all| acks(all) == 2)
+        .await;
 }
 
 async fn a_listener_waits_for_its_routes(mode: Mode) {

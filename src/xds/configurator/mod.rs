@@ -433,9 +433,18 @@ impl Configurator {
                 break;
             }
         }
+        self.hold_back_acks();
         self.subscriptions.answer();
         self.subscriptions.prune();
         self.keep();
+    }
+
+    /// Once the first clusters are there, CDS acknowledges what has warmed.
+    fn hold_back_acks(&self) {
+        let state = self.state.borrow();
+        if let Some(cds) = &state.cds {
+            cds.hold(state.lds_begun && state.clusters.is_warming());
+        }
     }
 
     fn move_on(&self) {

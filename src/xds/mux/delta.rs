@@ -27,9 +27,12 @@ use crate::{
 };
 
 use super::{
-    Answered, Introduction, Push, TypeUrl, Unwrapped, Verdict, WILDCARD, is_remembered,
+    Answered, Introduction, Push, TypeUrl, Unwrapped, Verdict, WILDCARD, hold::Hold, is_remembered,
     sotw::order, ttl::Ttls, unwrap,
 };
+
+/// How many verdicts on one type may be held; those beyond go out.
+const MAX_HELD: usize = 100;
 
 /// What is known of every type.
 #[derive(Debug)]
@@ -61,9 +64,15 @@ struct State {
     /// Asked for on this stream.
     begun: bool,
     queued: bool,
+    hold: Hold,
 }
 
 impl State {
+    /// Whether what there is to say has to wait.
+    fn is_held(&mut self) -> bool {
+        self.begun && self.verdicts.len() < MAX_HELD && self.hold.catches()
+    }
+
     fn wants(&self, name: &str) -> bool {
         match name {
             WILDCARD => self.wildcard > 0,
@@ -163,6 +172,7 @@ impl Delta {
             state.changed.clear();
             state.begun = false;
             state.queued = false;
+            state.hold.again();
             // What is not asked for any more will not be heard of either.
             if state.wildcard == 0 {
                 state.forget_others();
@@ -183,8 +193,18 @@ impl Delta {
         }
     }
 
+    /// See [`super::Machine::hold`].
+    pub fn hold(&mut self, type_url: &TypeUrl, held: bool) {
+        if let Some(state) = self.types.get_mut(type_url)
+            && state.hold.set(held)
+        {
+            self.enqueue(type_url);
+        }
+    }
+
     fn enqueue(&mut self, type_url: &TypeUrl) {
         if let Some(state) = self.types.get_mut(type_url)
+            && !state.is_held()
             && !std::mem::replace(&mut state.queued, true)
         {
             self.queue.push_back(type_url.clone());
@@ -205,6 +225,9 @@ impl Delta {
                 continue;
             };
             state.queued = false;
+            if state.is_held() {
+                continue;
+            }
             let (mut subscribe, mut unsubscribe) = (Vec::new(), Vec::new());
             for name in std::mem::take(&mut state.changed) {
                 match (state.wants(&name), state.told.contains(&name)) {
@@ -465,6 +488,38 @@ mod tests {
         let push = machine.receive(answer, now()).unwrap();
         machine.verdict(&push.answered(), verdict);
         push.update.unwrap()
+    }
+
+    #[test]
+    fn what_is_held_is_said_when_it_is_let_go() {
+        let (mut machine, kind) = (machine(), clusters());
+        machine.subscribe(&kind, WILDCARD);
+        machine.hold(&kind, true);
+        // A stream begins all the same.
+        assert_eq!(request(&mut machine).response_nonce, "");
+        for nonce in ["a", "b"] {
+            take(&mut machine, answer(nonce, vec![], &[]), &Verdict::Ack);
+            assert_eq!(machine.next_request(), None);
+        }
+        machine.hold(&kind, false);
+        assert_eq!(request(&mut machine).response_nonce, "a");
+        assert_eq!(request(&mut machine).response_nonce, "b");
+        assert_eq!(machine.next_request(), None);
+    }
+
+    #[test]
+    fn no_more_is_held_than_there_is_room_for() {
+        let (mut machine, kind) = (machine(), clusters());
+        machine.subscribe(&kind, WILDCARD);
+        request(&mut machine);
+        machine.hold(&kind, true);
+        for turn in 0..=MAX_HELD {
+            let nonce = turn.to_string();
+            take(&mut machine, answer(&nonce, vec![], &[]), &Verdict::Ack);
+        }
+        assert_eq!(request(&mut machine).response_nonce, "0");
+        assert_eq!(request(&mut machine).response_nonce, "1");
+        assert_eq!(machine.next_request(), None);
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //! answer has a verdict of its own, so there they are queued.
 
 pub mod delta;
+mod hold;
 pub mod rate_limit;
 pub mod sotw;
 #[cfg(test)]
@@ -280,6 +281,12 @@ impl Machine {
     /// A new stream to a server that knows nothing.
     pub fn connected(&mut self) {
         either!(self, machine => machine.connected());
+    }
+
+    /// Says nothing more of a type, but for what a new stream begins with, until it is
+    /// no longer held.
+    pub fn hold(&mut self, type_url: &TypeUrl, held: bool) {
+        either!(self, machine => machine.hold(type_url, held));
     }
 
     /// What is to be sent next; `None` when there is nothing to say.

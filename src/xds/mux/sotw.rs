@@ -24,8 +24,8 @@ use crate::{
 };
 
 use super::{
-    Answered, Introduction, Push, TypeUrl, Unwrapped, Verdict, WILDCARD, is_remembered, ttl::Ttls,
-    unwrap_any,
+    Answered, Introduction, Push, TypeUrl, Unwrapped, Verdict, WILDCARD, hold::Hold, is_remembered,
+    ttl::Ttls, unwrap_any,
 };
 
 /// What is known of every type.
@@ -52,6 +52,7 @@ struct State {
     /// Asked for on this stream.
     begun: bool,
     queued: bool,
+    hold: Hold,
     /// What was accepted by name, for as long as the server believes it is wanted.
     known: HashMap<Arc<str>, Received>,
     /// There was an answer of which anything was accepted.
@@ -138,6 +139,7 @@ impl Sotw {
             state.error = None;
             state.begun = false;
             state.queued = false;
+            state.hold.again();
         }
         let wanted = self.types.iter().filter(|(_, state)| state.is_wanted());
         let mut wanted: Vec<_> = wanted.map(|(type_url, _)| type_url.clone()).collect();
@@ -147,8 +149,18 @@ impl Sotw {
         }
     }
 
+    /// See [`super::Machine::hold`].
+    pub fn hold(&mut self, type_url: &TypeUrl, held: bool) {
+        if let Some(state) = self.types.get_mut(type_url)
+            && state.hold.set(held)
+        {
+            self.enqueue(type_url);
+        }
+    }
+
     fn enqueue(&mut self, type_url: &TypeUrl) {
         if let Some(state) = self.types.get_mut(type_url)
+            && !(state.begun && state.hold.catches())
             && !std::mem::replace(&mut state.queued, true)
         {
             self.queue.push_back(type_url.clone());
@@ -168,6 +180,9 @@ impl Sotw {
                 continue;
             };
             state.queued = false;
+            if state.begun && state.hold.catches() {
+                continue;
+            }
             if std::mem::take(&mut state.shrunk) {
                 let names = &state.names;
                 let ttls = &mut self.ttls;
@@ -282,7 +297,10 @@ impl Sotw {
                     received.push(Received {
                         name,
                         aliases,
-                        version: own.unwrap_or_else(|| version.clone()),
+                        // In Envoy it has one of its own only where all are sent.
+                        version: own
+                            .filter(|_| is_wildcard)
+                            .unwrap_or_else(|| version.clone()),
                         resource: Encoded::from(raw),
                     });
                 }
@@ -381,6 +399,26 @@ mod tests {
 
     fn request(machine: &mut Sotw) -> DiscoveryRequest {
         machine.next_request().expect("there is something to say")
+    }
+
+    #[test]
+    fn what_is_held_is_said_when_it_is_let_go() {
+        let (mut machine, kind) = (machine(), clusters());
+        machine.subscribe(&kind, WILDCARD);
+        machine.hold(&kind, true);
+        // A stream begins all the same.
+        assert_eq!(request(&mut machine).response_nonce, "");
+        for (version, nonce) in [("1", "a"), ("2", "b")] {
+            let push = machine.receive(answer(version, nonce, &[]), now());
+            machine.verdict(&push.unwrap().answered(), &Verdict::Ack);
+            assert_eq!(machine.next_request(), None);
+        }
+        machine.hold(&kind, false);
+        let ack = request(&mut machine);
+        assert_eq!((&*ack.version_info, &*ack.response_nonce), ("2", "b"));
+        machine.hold(&kind, true);
+        machine.hold(&kind, false);
+        assert_eq!(machine.next_request(), None);
     }
 
     fn answer(version: &str, nonce: &str, names: &[&str]) -> DiscoveryResponse {

@@ -15,7 +15,7 @@ use crate::{
         config_source::{ConfigSource, Origin as SourceOrigin},
         dependencies::Awaited,
         resource::{Refused, Version},
-        stats::rotation_stats,
+        stats::{extension_stats, rotation_stats},
         subscriptions::Subscriptions,
         update::{Received, Update},
     },
@@ -112,6 +112,9 @@ impl<K: NamedKind> AnyNamed for Named<K> {
         if K::ENDS {
             let was = self.state.take();
             self.slot.clear();
+            if let Some(extension) = &self.stats.extension {
+                extension.inc(extension_stats::config_reload);
+            }
             if let (Some(shelf), Some(_)) = (&self.shelf, was.stale) {
                 shelf.relieved(1);
             }

@@ -281,7 +281,10 @@ impl<K: NamedKind> Named<K> {
 
     /// An answer came without the resource.
     fn is_empty(&self, version_info: &Arc<str>) {
-        if let Some((block, update_empty)) = &self.stats.empty {
+        // In Envoy a route table that a server takes away is not counted.
+        let is_stream = self.source.as_ref().is_some_and(|s| s.origin.is_stream());
+        let counts = K::KIND != state::Kind::Route || !is_stream;
+        if let Some((block, update_empty)) = self.stats.empty.as_ref().filter(|_| counts) {
             block.inc(*update_empty);
         }
         self.ledger.accepted(version_info, 0);

@@ -61,6 +61,10 @@ impl Driver {
         let limit = self.source.rate_limit;
         // It holds for all streams together.
         let mut bucket = limit.map(|limit| Bucket::new(limit, Instant::now()));
+        // The first who asks may come late: LDS waits for clusters.
+        while self.stream.strong_count() > 0 && self.pending() == 0 {
+            self.wake.notified().await;
+        }
         while self.stream.strong_count() > 0 {
             let target = &self.source.servers[turn % self.source.servers.len()];
             let mut answered = false;

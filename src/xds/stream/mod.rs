@@ -342,6 +342,12 @@ impl Stream {
         self.has_something_to_say();
     }
 
+    /// See [`Machine::hold`].
+    pub fn hold(&self, type_url: &TypeUrl, held: bool) {
+        self.machine.borrow_mut().hold(type_url, held);
+        self.has_something_to_say();
+    }
+
     fn has_something_to_say(&self) {
         if self.polled.is_none() {
             let pending = self.machine.borrow().pending();
