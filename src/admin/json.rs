@@ -31,6 +31,12 @@ pub fn decode(full_name: &str, bytes: &[u8]) -> Option<DynamicMessage> {
     DynamicMessage::decode(descriptor, bytes).ok()
 }
 
+/// Whether a message can be printed: one with an `Any` of an unknown type in it cannot.
+pub fn prints(full_name: &str, bytes: &[u8]) -> bool {
+    let message = decode(full_name, bytes);
+    message.is_some_and(|message| serde_json::to_writer(std::io::sink(), &message).is_ok())
+}
+
 /// A generated message as a whole JSON document.
 pub fn document<M: Message + prost::Name>(message: &M, defaults: Defaults) -> String {
     let mut text = String::new();

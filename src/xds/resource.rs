@@ -98,12 +98,16 @@ impl Encoded {
         }
     }
 
-    /// The encoded message for a dump; `None` when it cannot be decoded.
+    /// The encoded message for a dump, even if its rules are not met; `None` when it
+    /// cannot be decoded.
     pub fn bytes<M: Message + Name + Default>(&self, strictness: &Strictness) -> Option<Bytes> {
         match self {
             Self::Raw(raw) => {
-                let message: M = raw.decode(strictness, &Report::new()).ok()?;
-                Some(message.encode_to_vec().into())
+                if let Ok(message) = raw.decode::<M>(strictness, &Report::new()) {
+                    return Some(message.encode_to_vec().into());
+                }
+                let bytes = raw.encode(&M::type_url(), strictness)?;
+                M::decode(bytes.clone()).is_ok().then_some(bytes)
             }
             Self::Message(bytes) => Some(bytes.clone()),
         }
@@ -205,5 +209,37 @@ impl Refused {
             at: self.at,
             details: self.details.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{TYPE_URL_PREFIX, envoy::config::cluster::v3::Cluster},
+        config::RawResource,
+    };
+
+    #[test]
+    fn what_breaks_a_rule_is_shown() {
+        let bad = Cluster {
+            name: "a".to_owned(),
+            connect_timeout: Some(prost_types::Duration {
+                seconds: -1,
+                nanos: 0,
+            }),
+            ..Cluster::default()
+        };
+        let type_url = format!("{TYPE_URL_PREFIX}{}", Cluster::full_name());
+        let any = prost_types::Any {
+            type_url: type_url.clone(),
+            value: bad.encode_to_vec(),
+        };
+        let encoded = Encoded::from(RawResource::from_any(any, &type_url).unwrap());
+        let strictness = Strictness::default();
+        let decoded = encoded.decode::<Cluster>(&strictness, &Report::new());
+        assert!(decoded.is_err());
+        let shown = encoded.bytes::<Cluster>(&strictness).unwrap();
+        assert_eq!(shown, bad.encode_to_vec());
     }
 }

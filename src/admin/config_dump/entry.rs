@@ -315,11 +315,11 @@ pub fn failure(kind: Kind, name: &str, error: &Refusal) -> pb::UpdateFailureStat
         at,
         details,
     } = error;
-    // Nothing is left of what could not be decoded but its name.
+    // Nothing is left of what cannot be read but its name.
     let failed_configuration = message
         .as_ref()
         .map(|message| any(kind, message))
-        .filter(|any| !any.value.is_empty());
+        .filter(|any| !any.value.is_empty() && json::prints(kind.message_name(), &any.value));
     let details = match failed_configuration {
         None if !details.starts_with(name) => format!("'{name}': {details}"),
         _ => details.to_string(),
