@@ -6,6 +6,7 @@ use std::{
     path::Path,
 };
 
+use miette::Diagnostic;
 use prost::{Message, Name};
 use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage};
 
@@ -98,6 +99,8 @@ pub struct Document {
     /// As the configuration names it.
     file: String,
     content: Content,
+    /// A file whose name does not say what it is, so that it is read as JSON.
+    unnamed_format: bool,
 }
 
 #[derive(Debug)]
@@ -116,7 +119,15 @@ impl Document {
     pub fn load(path: &Path) -> Result<Self, DocumentError> {
         let file = path.display().to_string();
         match read_bounded(path) {
-            Ok(bytes) => Self::new(file, Format::of(path), bytes),
+            Ok(bytes) => {
+                let format = Format::of(path);
+                let is_json = path.extension().is_some_and(|e| e == "json");
+                let document = Self::new(file, format, bytes)?;
+                Ok(Self {
+                    unnamed_format: format == Format::Json && !is_json,
+                    ..document
+                })
+            }
             Err(source) => Err(DocumentError::Read { path: file, source }),
         }
     }
@@ -149,7 +160,11 @@ impl Document {
             Format::Binary => Content::Binary(bytes),
             Format::ProtoText => Content::ProtoText(text(bytes)?),
         };
-        Ok(Self { file, content })
+        Ok(Self {
+            file,
+            content,
+            unnamed_format: false,
+        })
     }
 
     /// The file as the configuration names it.
@@ -180,7 +195,14 @@ impl Document {
             }
             tree => tree,
         };
-        tree.map(Some).map_err(|error| located(&self.file, error))
+        tree.map(Some).map_err(|mut error| {
+            if self.unnamed_format {
+                error.message.push_str(
+                    "; a file is read as JSON unless its name ends in .yaml, .yml, .pb or .pb_text",
+                );
+            }
+            located(&self.file, error)
+        })
     }
 
     /// Reads the document as a message; what is wrong is reported with its place.
@@ -252,8 +274,13 @@ impl Document {
                 .map_err(|error| invalid(format!("is not a {expected}: {error}"))),
             Content::ProtoText(text) => DynamicMessage::parse_text_format(desc.clone(), text)
                 .map_err(|error| {
-                    // The error's own text has no place, but its first label has.
-                    invalid(format!("is not a {expected}: {error}"))
+                    // The error's own text has no place, but its label has.
+                    let mut labels = error.labels().into_iter().flatten();
+                    let offset = labels.next().map_or(text.len(), |label| label.offset());
+                    ConfigError {
+                        position: Some(self.place(Mark::of_offset(text, offset))),
+                        ..invalid(format!("is not a {expected}: {error}"))
+                    }
                 }),
             Content::Yaml(_) | Content::Json(_) => Err(invalid("has a tree".to_owned())),
         }

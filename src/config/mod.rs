@@ -21,6 +21,7 @@ mod tree;
 mod values;
 mod well_known;
 mod yaml;
+mod yaml_error;
 
 pub use bootstrap::Origin;
 pub use discovery::{Discovery, read_discovery};

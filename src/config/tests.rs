@@ -86,6 +86,28 @@ b.yaml:10:8: admin: expected a map of envoy.config.bootstrap.v3.Admin, found a l
 }
 
 #[test]
+fn a_text_of_protobuf_is_wrong_at_its_place() {
+    let cases = [
+        ("node {\n  id: 5\n}", "b.pb_text:2:7: ", "expected a string"),
+        ("\nnope: 1", "b.pb_text:2:1: ", "field 'nope' not found"),
+        ("node {\n  id: 'a'", "b.pb_text:2:10: ", "end of input"),
+    ];
+    for (text, place, says) in cases {
+        let error = error("b.pb_text", text);
+        assert!(error.starts_with(place) && error.contains(says), "{error}");
+    }
+}
+
+#[test]
+fn a_file_whose_name_says_nothing_is_read_as_json() {
+    assert_eq!(
+        error("envoy.conf", "node: {id: a}"),
+        "envoy.conf:1:1: expected a value, found 'n'; a file is read as JSON unless its name \
+         ends in .yaml, .yml, .pb or .pb_text"
+    );
+}
+
+#[test]
 fn no_duration_is_negative() {
     assert_eq!(
         error(

@@ -8,7 +8,10 @@ use std::{borrow::Cow, collections::HashMap};
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, StrInput, Tag};
 
-use super::tree::{Entry, MAX_DEPTH, Mark, Node, SyntaxError, Value, check_duplicates, number};
+use super::{
+    tree::{Entry, MAX_DEPTH, Mark, Node, SyntaxError, Value, check_duplicates, number},
+    yaml_error,
+};
 
 /// How many nodes aliases (`*name`) may add to a document in all. A document
 /// beyond it is a bomb, not a configuration.
@@ -21,6 +24,7 @@ pub const MAX_ALIAS_NODES: usize = 100_000;
 /// [`MAX_DEPTH`], has a duplicate key, or expands beyond [`MAX_ALIAS_NODES`].
 pub fn parse(text: &str) -> Result<Node<'_>, SyntaxError> {
     let mut builder = Builder {
+        text,
         parser: Parser::new_from_str(text),
         anchors: HashMap::new(),
         alias_nodes: 0,
@@ -50,6 +54,7 @@ pub fn parse(text: &str) -> Result<Node<'_>, SyntaxError> {
 }
 
 struct Builder<'a> {
+    text: &'a str,
     parser: Parser<'a, StrInput<'a>>,
     anchors: HashMap<usize, Node<'a>>,
     alias_nodes: usize,
@@ -60,7 +65,7 @@ impl<'a> Builder<'a> {
         match self.parser.next_event() {
             None => Ok(None),
             Some(Ok((event, span))) => Ok(Some((event, mark(&span.start)))),
-            Some(Err(error)) => Err(SyntaxError::new(mark(error.marker()), error.info())),
+            Some(Err(error)) => Err(yaml_error::explain(self.text, &error)),
         }
     }
 
@@ -153,14 +158,14 @@ impl<'a> Builder<'a> {
     }
 }
 
-fn mark(marker: &Marker) -> Mark {
+pub(super) fn mark(marker: &Marker) -> Mark {
     Mark {
         line: number(marker.line().max(1)),
         column: number(marker.col() + 1),
     }
 }
 
-fn too_deep(mark: Mark) -> SyntaxError {
+pub(super) fn too_deep(mark: Mark) -> SyntaxError {
     SyntaxError::new(mark, format!("nested deeper than {MAX_DEPTH} levels"))
 }
 

@@ -79,7 +79,7 @@ impl Address {
         }
         let ip: IpAddr = address.parse().map_err(|_| {
             at.field("address").error(format_args!(
-                "{address:?} is not an IP address; a name can only be used in a cluster of type STRICT_DNS or LOGICAL_DNS"
+                "{address:?} is not an IP address; only endpoints in a cluster of type STRICT_DNS or LOGICAL_DNS can have a name"
             ))
         })?;
         // Who listens there uses it.
