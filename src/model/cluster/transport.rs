@@ -186,12 +186,12 @@ pub(super) fn compile(
             transport_socket,
         } = message;
         let place = place.index(index);
-        match compile_one(
-            transport_socket,
-            wanted,
-            cx,
-            &place.field("transport_socket"),
-        ) {
+        let place = place.field("transport_socket");
+        if transport_socket.is_none() {
+            outcome = Err(place.error("is required"));
+            continue;
+        }
+        match compile_one(transport_socket, wanted, cx, &place) {
             Ok(transport) => compiled.push(Match {
                 labels: r#match.unwrap_or_default(),
                 transport: Arc::new(transport),
