@@ -2,8 +2,6 @@
 
 use std::{fmt::Write, rc::Rc, sync::Arc, vec::IntoIter};
 
-use regex::Regex;
-
 use crate::{
     api::envoy::{
         admin::v3 as pb,
@@ -22,14 +20,14 @@ use super::{
     endpoint::WRITE,
     json::{self, Defaults},
     listeners,
-    request::Request,
+    request::{self, Request},
     state::Kind,
 };
 
 pub(super) fn answer(state: &Rc<State>, request: &Request) -> Answer {
     let filter = match request.param("filter").filter(|filter| !filter.is_empty()) {
         None => None,
-        Some(filter) => match Regex::new(filter) {
+        Some(filter) => match request::regex(filter) {
             Ok(filter) => Some(filter),
             Err(_) => return Answer::bad_request("Invalid re2 regex"),
         },

@@ -22,8 +22,8 @@ pub(super) fn answer(state: &Rc<State>, request: &Request) -> Answer {
 enum ChangeError {
     #[error("invalid number of parameters")]
     Count,
-    #[error("{0:?} is not a list of name:level")]
-    Shape(String),
+    #[error("empty logger name or empty logger level")]
+    Shape,
     #[error(transparent)]
     Level(#[from] LogLevelError),
 }
@@ -55,7 +55,7 @@ fn change(state: &State, request: &Request) -> Result<(), ChangeError> {
                         .log
                         .set_level(Some(name), level)
                         .map_err(ChangeError::from),
-                    None => Err(ChangeError::Shape(value.clone())),
+                    None => Err(ChangeError::Shape),
                 };
                 if let Err(error) = changed {
                     for (name, level) in before {

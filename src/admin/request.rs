@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use regex::Regex;
+
 /// A request, read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
@@ -31,6 +33,18 @@ impl Request {
     pub fn has(&self, name: &str) -> bool {
         self.param(name).is_some()
     }
+}
+
+/// Compiles a regular expression that was asked for.
+///
+/// # Errors
+/// What is wrong with it, in one line, and the expression.
+pub fn regex(text: &str) -> Result<Regex, String> {
+    Regex::new(text).map_err(|error| {
+        let reason = error.to_string();
+        let reason = reason.lines().last().unwrap_or_default();
+        format!("{}: {text}", reason.trim_start_matches("error: "))
+    })
 }
 
 fn parse(query: &str) -> Vec<(String, String)> {

@@ -24,7 +24,11 @@ use crate::{
     api::envoy::data::accesslog::v3::AccessLogType,
     codec::{Headers, RequestHead},
     formatter::{FormatContext, HeaderView, Protocol, RequestView, StreamInfo},
-    http::stats::{http_stats, listener_http_stats},
+    http::{
+        config::{EscapedSlashes, PathOptions},
+        path::{self, Normalized},
+        stats::{http_stats, listener_http_stats},
+    },
     model::listener::{ListenAddress, listener_stats, worker_stats},
     net::{
         Address, ConnectionInfo,
@@ -197,9 +201,14 @@ impl Server {
                     .uri
                     .path_and_query()
                     .map_or("/", |target| target.as_str());
-                let request = Request::new(target, form.as_deref());
-                tracing::debug!(target: "admin", "request complete: path: {}", request.path);
-                endpoint::route(&self.state, &parts.method, &request)
+                match plain(target) {
+                    Normalized::Path(target) => {
+                        let request = Request::new(&target, form.as_deref());
+                        tracing::debug!(target: "admin", "request complete: path: {}", request.path);
+                        endpoint::route(&self.state, &parts.method, &request)
+                    }
+                    Normalized::Redirect(_) | Normalized::Reject => Answer::bad_request(""),
+                }
             }
             Err(TooLarge) => Answer::error(StatusCode::PAYLOAD_TOO_LARGE, "Payload Too Large"),
         };
@@ -324,6 +333,16 @@ impl Drop for Open {
 async fn pause(error: &io::Error) {
     tracing::warn!(target: "admin", "cannot accept a connection: {error}");
     time::sleep(ACCEPT_PAUSE).await;
+}
+
+/// A target with dots and double slashes gone from its path, as Envoy has it.
+fn plain(target: &str) -> Normalized<'_> {
+    let options = PathOptions {
+        normalize: true,
+        merge_slashes: true,
+        escaped_slashes: EscapedSlashes::Keep,
+    };
+    path::normalize(target, options)
 }
 
 /// A form of more than [`MAX_FORM`] bytes, or one that was cut off.

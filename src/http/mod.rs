@@ -21,7 +21,7 @@ mod handle;
 mod http1;
 mod http2;
 pub mod names;
-mod path;
+pub mod path;
 mod reply;
 mod request;
 pub mod request_id;

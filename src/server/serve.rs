@@ -265,7 +265,9 @@ fn tell_what_loads(resources: &StaticResources) {
 /// histograms, for as long as the process runs.
 async fn keep_stats(state: Rc<State>, server: Rc<ServerStats>, flush_interval: Duration) {
     let mut server_stats = time::interval(SERVER_STATS);
-    let mut flush = time::interval(flush_interval);
+    // The first interval is a whole one, as in Envoy.
+    let mut flush = time::interval_at(time::Instant::now() + flush_interval, flush_interval);
+    server.first_expiry(first_expiry(&state));
     for timer in [&mut server_stats, &mut flush] {
         timer.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     }

@@ -64,6 +64,7 @@ impl ServerStats {
         block.gauge_set(names::concurrency, workers);
         block.gauge_set(names::hot_restart_epoch, options.restart_epoch.into());
         block.gauge_set(names::hot_restart_generation, 1);
+        block.gauge_set(names::fips_mode, 0);
         block.gauge_set(names::version, version.unwrap_or_else(revision));
         let this = Self {
             block,
@@ -102,6 +103,8 @@ impl ServerStats {
             block.gauge_set(names::memory_heap_size, memory.heap);
             block.gauge_set(names::memory_physical_size, memory.physical);
         }
+        block.gauge_set(names::parent_connections, 0);
+        block.gauge_set(names::stats_recent_lookups, 0);
     }
 
     /// Tells the end of the certificate which ends first, of all that are in use.

@@ -14,15 +14,6 @@ pub struct Mask {
     paths: Vec<Vec<String>>,
 }
 
-/// How far a path may go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
-    /// Only through messages that are one, as a `FieldMask` has it.
-    Messages,
-    /// Also into an `Any` of the outermost message, as Envoy does for one resource.
-    Any,
-}
-
 impl Mask {
     /// Reads `a.b,c`.
     pub fn parse(text: &str) -> Self {
@@ -30,6 +21,7 @@ impl Mask {
             text: text.to_owned(),
             paths: text
                 .split(',')
+                .filter(|path| !path.is_empty())
                 .map(|path| path.split('.').map(str::to_owned).collect())
                 .collect(),
         }
@@ -41,10 +33,30 @@ impl Mask {
     }
 
     /// Whether every path leads somewhere in a message of this type.
-    pub fn fits(&self, descriptor: &MessageDescriptor, reach: Reach) -> bool {
-        self.paths
-            .iter()
-            .all(|path| path_fits(path, descriptor, reach))
+    pub fn fits(&self, descriptor: &MessageDescriptor) -> bool {
+        self.paths.iter().all(|path| path_fits(path, descriptor))
+    }
+
+    /// Whether every path leads somewhere in a resource: also into an `Any` of the
+    /// outermost message, of which it has to name a field, as in Envoy.
+    pub fn fits_resource(&self, message: &DynamicMessage) -> bool {
+        let descriptor = message.descriptor();
+        let fits = |path: &Vec<String>| {
+            let first = path.first().and_then(|name| {
+                let field = descriptor.get_field_by_name(name)?;
+                is_any(&field).then_some(field)
+            });
+            match first {
+                None => path_fits(path, &descriptor),
+                Some(any) => match (path.len(), message.has_field(&any)) {
+                    (1, _) => false,
+                    (_, false) => true,
+                    (_, true) => opened(message.get_field(&any).as_ref())
+                        .is_some_and(|(_, inner)| path_fits(&path[1..], &inner.descriptor())),
+                },
+            }
+        };
+        self.paths.iter().all(fits)
     }
 
     /// Keeps only what the paths lead to.
@@ -56,7 +68,11 @@ impl Mask {
 
 const ANY: &str = "google.protobuf.Any";
 
-fn path_fits(path: &[String], descriptor: &MessageDescriptor, reach: Reach) -> bool {
+fn is_any(field: &FieldDescriptor) -> bool {
+    matches!(field.kind(), Kind::Message(inner) if inner.full_name() == ANY) && !field.is_list()
+}
+
+fn path_fits(path: &[String], descriptor: &MessageDescriptor) -> bool {
     let Some((name, rest)) = path.split_first() else {
         return true;
     };
@@ -66,9 +82,7 @@ fn path_fits(path: &[String], descriptor: &MessageDescriptor, reach: Reach) -> b
     match field.kind() {
         _ if rest.is_empty() => true,
         _ if field.cardinality() == prost_reflect::Cardinality::Repeated => false,
-        // What it holds differs from one resource to the next.
-        Kind::Message(inner) if inner.full_name() == ANY => reach == Reach::Any,
-        Kind::Message(inner) => path_fits(rest, &inner, Reach::Messages),
+        Kind::Message(inner) => inner.full_name() != ANY && path_fits(rest, &inner),
         _ => false,
     }
 }
@@ -95,19 +109,21 @@ fn trim(paths: &[&[String]], message: &mut DynamicMessage) {
 }
 
 fn trim_any(paths: &[&[String]], any: &mut DynamicMessage) {
-    let Ok(mut plain) = any.transcode_to::<prost_types::Any>() else {
-        return;
-    };
-    let Some(name) = plain.type_url.strip_prefix(api::TYPE_URL_PREFIX) else {
-        return;
-    };
-    if let Some(mut message) = json::decode(name, &plain.value) {
+    if let Some((mut plain, mut message)) = opened(&Value::Message(any.clone())) {
         trim(paths, &mut message);
         plain.value = message.encode_to_vec();
         if any.transcode_from(&plain).is_err() {
             any.clear();
         }
     }
+}
+
+/// What an `Any` holds, when its type is known.
+fn opened(any: &Value) -> Option<(prost_types::Any, DynamicMessage)> {
+    let plain = any.as_message()?.transcode_to::<prost_types::Any>().ok()?;
+    let name = plain.type_url.strip_prefix(api::TYPE_URL_PREFIX)?;
+    let message = json::decode(name, &plain.value)?;
+    Some((plain, message))
 }
 
 #[cfg(test)]
@@ -135,8 +151,8 @@ mod tests {
     fn a_mask_reaches_into_the_resource() {
         let mut dump = dump();
         let mask = Mask::parse("cluster.name");
-        assert!(mask.fits(&dump.descriptor(), Reach::Any));
-        assert!(!mask.fits(&dump.descriptor(), Reach::Messages));
+        assert!(mask.fits_resource(&dump));
+        assert!(!mask.fits(&dump.descriptor()));
         mask.trim(&mut dump);
         let mut text = String::new();
         json::write(&mut text, &dump, 0, json::Defaults::Skip);
@@ -146,9 +162,12 @@ mod tests {
 
     #[test]
     fn a_path_that_leads_nowhere_does_not_fit() {
-        let descriptor = dump().descriptor();
-        for path in ["nonesuch", "version_info.x", "cluster,nonesuch"] {
-            assert!(!Mask::parse(path).fits(&descriptor, Reach::Any), "{path}");
+        let dump = dump();
+        for path in ["nonesuch", "version_info.x", "cluster.name,nonesuch"] {
+            assert!(!Mask::parse(path).fits_resource(&dump), "{path}");
+        }
+        for path in ["cluster", "cluster.nonesuch", "cluster.name.x"] {
+            assert!(!Mask::parse(path).fits_resource(&dump), "{path}");
         }
     }
 }

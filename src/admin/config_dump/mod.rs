@@ -19,11 +19,11 @@ use super::{
     State,
     answer::{Answer, JSON, Parts},
     json::{self, Defaults},
-    request::Request,
+    request::{self, Request},
     state::Kind,
 };
 use entry::Entry;
-use mask::{Mask, Reach};
+use mask::Mask;
 
 pub(super) use entry::timestamp;
 
@@ -56,15 +56,23 @@ pub(super) fn answer(state: &Rc<State>, request: &Request) -> Answer {
     }
 }
 
+/// 400, in the one content type without a character set that Envoy has.
+fn refused(text: String) -> Answer {
+    Answer {
+        status: http::StatusCode::BAD_REQUEST,
+        ..Answer::whole("text/plain", text)
+    }
+}
+
 /// `name_regex`, which has to match a name as a whole.
 fn name_regex(request: &Request) -> Result<Option<Regex>, Answer> {
     let Some(text) = request.param("name_regex").filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
     // Once alone, so that it cannot close a group that it did not open.
-    match Regex::new(text).and_then(|_| Regex::new(&format!("^(?:{text})$"))) {
+    match request::regex(text).and_then(|_| request::regex(&format!("^(?:{text})$"))) {
         Ok(regex) => Ok(Some(regex)),
-        Err(error) => Err(Answer::bad_request(format!(
+        Err(error) => Err(refused(format!(
             "INVALID_ARGUMENT: Error while parsing name_regex from {text}: {error}"
         ))),
     }
@@ -121,7 +129,7 @@ fn one_list(sections: Vec<Section>, resource: &str, mask: Option<Mask>) -> Answe
     for section in sections {
         let field = section.head.descriptor().get_field_by_name(resource);
         if field.is_some_and(|field| !field.is_list()) {
-            return Answer::bad_request(format!(
+            return refused(format!(
                 "{resource} is not a repeated field. Use ?mask={resource} to get only this field"
             ));
         }
@@ -133,14 +141,14 @@ fn one_list(sections: Vec<Section>, resource: &str, mask: Option<Mask>) -> Answe
             true => Answer::json("{}\n".to_owned()),
             false => Answer {
                 status: http::StatusCode::NOT_FOUND,
-                ..Answer::text(format!("{resource} not found in config dump"))
+                ..refused(format!("{resource} not found in config dump"))
             },
         };
     };
     if let (Some(mask), Some(first)) = (&mask, entries.first())
-        && !mask.fits(&first.message(field).descriptor(), Reach::Any)
+        && !mask.fits_resource(&first.message(field))
     {
-        return Answer::bad_request(format!(
+        return refused(format!(
             "FieldMask {} could not be successfully used.",
             mask.text()
         ));
@@ -174,9 +182,9 @@ fn is_a_list(resource: &str) -> bool {
 /// Every section, or those that the mask fits and what it leaves of them.
 fn all(mut sections: Vec<Section>, mask: Option<Mask>) -> Answer {
     if let Some(mask) = mask {
-        sections.retain(|section| mask.fits(&section.head.descriptor(), Reach::Messages));
+        sections.retain(|section| mask.fits(&section.head.descriptor()));
         if sections.is_empty() {
-            return Answer::bad_request(format!(
+            return refused(format!(
                 "FieldMask {} could not be successfully applied to any configs.",
                 mask.text()
             ));

@@ -52,6 +52,7 @@ pub struct Prometheus {
     kind: Option<Kind>,
     /// Blocks looked through for this kind.
     seen: usize,
+    /// By name without tags, which is Envoy's order.
     metrics: BTreeMap<String, Vec<Sample>>,
     writing: Option<btree_map::IntoIter<String, Vec<Sample>>>,
     /// The rest of a metric with many samples.
@@ -142,11 +143,11 @@ impl Prometheus {
             }
         }
         let (metric, tags) = match has_own_tags(name) || self.settings.tags.has_own_patterns() {
-            false => (sanitized(&[&self.tagged[index].0, name].concat()), None),
+            false => ([&self.tagged[index].0, name].concat(), None),
             true => {
                 let full = [block.prefix(), name].concat();
                 let Tagged { name, tags } = self.settings.tags.extract(&full);
-                (sanitized(&name), Some(labels(&tags)))
+                (name, Some(labels(&tags)))
             }
         };
         self.metrics.entry(metric).or_default().push(Sample {
@@ -217,7 +218,8 @@ impl Parts for Prometheus {
         }
         if let Some(writing) = &mut self.writing {
             match writing.next() {
-                Some((metric, samples)) => {
+                Some((name, samples)) => {
+                    let metric = sanitized(&name);
                     writeln!(out, "# TYPE {metric} {}", self.type_name()).expect(WRITE);
                     self.metric = Some((metric, samples.into_iter()));
                 }

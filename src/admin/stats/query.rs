@@ -3,7 +3,7 @@
 use regex::Regex;
 
 use crate::{
-    admin::request::Request,
+    admin::request::{self, Request},
     stats::listing::{Kind, Stat},
 };
 
@@ -53,6 +53,8 @@ pub struct Query {
     pub buckets: Option<Buckets>,
     /// Whether Prometheus gets text readouts.
     pub text_readouts: bool,
+    /// `hidden=only`: only stats that are hidden, of which there are none.
+    pub hidden_only: bool,
 }
 
 /// A request that makes no sense. The texts are Envoy's.
@@ -68,11 +70,24 @@ pub enum QueryError {
     #[error("invalid &type= param")]
     Type,
     /// Unknown histogram mode.
-    #[error("usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary)\n")]
+    #[error(
+        "usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary|prometheusnative)\n"
+    )]
     Buckets,
     /// A histogram mode that Prometheus has no form for.
     #[error("unsupported prometheus histogram bucket mode")]
     PrometheusBuckets,
+    /// A histogram mode that only Prometheus has a form for.
+    #[error("Invalid histogram_buckets type for non prometheus stats type")]
+    OnlyPrometheus,
+    /// A histogram mode that Prometheus has no text form for.
+    #[error(
+        "unsupported prometheusnative histogram type when not using protobuf exposition format"
+    )]
+    OnlyProtobuf,
+    /// Unknown choice of hidden stats.
+    #[error("usage: /stats?hidden=(include|only|exclude)\n\n")]
+    Hidden,
 }
 
 impl Query {
@@ -81,6 +96,11 @@ impl Query {
     /// # Errors
     /// When one is none of its values.
     pub fn parse(request: &Request) -> Result<Self, QueryError> {
+        Self::read(request, QueryError::OnlyPrometheus)
+    }
+
+    /// `native` is the answer to who asks for Prometheus's own bins of histograms.
+    fn read(request: &Request, native: QueryError) -> Result<Self, QueryError> {
         let format = match request.param("format") {
             None | Some("" | "text") => Format::Text,
             Some("json") => Format::Json,
@@ -103,19 +123,20 @@ impl Query {
             Some("disjoint") => Some(Buckets::Disjoint),
             Some("detailed") => Some(Buckets::Detailed),
             Some("summary" | "none") => Some(Buckets::Summary),
+            Some("prometheusnative") if format == Format::Prometheus => {
+                return Err(QueryError::OnlyProtobuf);
+            }
+            Some("prometheusnative") => return Err(native),
             Some(_) => return Err(QueryError::Buckets),
         };
         let filter = match request.param("filter") {
             None | Some("") => None,
-            Some(filter) => match Regex::new(filter) {
-                Ok(filter) => Some(filter),
-                Err(error) => {
-                    let reason = error.to_string();
-                    let reason = reason.lines().last().unwrap_or_default();
-                    let reason = reason.trim_start_matches("error: ");
-                    return Err(QueryError::Filter(format!("{reason}: {filter}")));
-                }
-            },
+            Some(filter) => Some(request::regex(filter).map_err(QueryError::Filter)?),
+        };
+        let hidden_only = match request.param("hidden") {
+            None | Some("" | "include" | "exclude") => false,
+            Some("only") => true,
+            Some(_) => return Err(QueryError::Hidden),
         };
         Ok(Self {
             used_only: request.has("usedonly"),
@@ -125,6 +146,7 @@ impl Query {
             kind,
             buckets,
             text_readouts: request.has("text_readouts"),
+            hidden_only,
         })
     }
 
@@ -133,7 +155,7 @@ impl Query {
     /// # Errors
     /// When one is none of its values.
     pub fn parse_prometheus(request: &Request) -> Result<Self, QueryError> {
-        let query = Self::parse(request)?;
+        let query = Self::read(request, QueryError::OnlyProtobuf)?;
         match query.buckets {
             None | Some(Buckets::Cumulative | Buckets::Summary) => Ok(query),
             Some(Buckets::Disjoint | Buckets::Detailed) => Err(QueryError::PrometheusBuckets),
@@ -147,7 +169,7 @@ impl Query {
 
     /// Whether stats that are (not) used were asked for.
     pub fn wants_used(&self, used: bool) -> bool {
-        used || !self.used_only
+        (used || !self.used_only) && !self.hidden_only
     }
 
     /// Whether a name was asked for.
@@ -180,6 +202,14 @@ mod tests {
                 .starts_with("Invalid re2 regex: ")
         );
         assert!(parse("histogram_buckets=x").is_err());
+        assert!(parse("histogram_buckets=prometheusnative").is_err());
+        assert!(parse("hidden=x").is_err());
+    }
+
+    #[test]
+    fn no_stat_is_hidden() {
+        assert!(!parse("hidden=only").unwrap().wants_used(true));
+        assert!(parse("hidden=exclude").unwrap().wants_used(true));
     }
 
     #[test]
