@@ -8,7 +8,11 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::{http1::Http1Body, http2::Http2Body};
+use super::{
+    copied_body::{CopiedBody, Copiers},
+    http1::Http1Body,
+    http2::Http2Body,
+};
 
 /// How a request's body came to no good end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +32,8 @@ pub enum ClientBody {
     Http1(Http1Body),
     /// Over HTTP/2.
     Http2(Http2Body),
+    /// By another request, of which this one is a copy.
+    Copied(CopiedBody),
 }
 
 impl Body for ClientBody {
@@ -41,6 +47,7 @@ impl Body for ClientBody {
         match self.get_mut() {
             Self::Http1(body) => Pin::new(body).poll_frame(cx),
             Self::Http2(body) => Pin::new(body).poll_frame(cx),
+            Self::Copied(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -48,6 +55,7 @@ impl Body for ClientBody {
         match self {
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.is_end_stream(),
+            Self::Copied(body) => body.is_end_stream(),
         }
     }
 
@@ -55,6 +63,7 @@ impl Body for ClientBody {
         match self {
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
+            Self::Copied(body) => body.size_hint(),
         }
     }
 }
@@ -68,6 +77,8 @@ pub struct RequestBody {
     source: Option<ClientBody>,
     trailers: bool,
     kept: Option<Box<Kept>>,
+    /// Who else gets it.
+    copiers: Option<Box<Copiers>>,
     malformed: bool,
     /// Bytes read from the client.
     pub received: u64,
@@ -93,6 +104,7 @@ impl RequestBody {
             source,
             trailers,
             kept: None,
+            copiers: None,
             malformed: false,
             received: 0,
         }
@@ -104,6 +116,7 @@ impl RequestBody {
             source: None,
             trailers: false,
             kept: None,
+            copiers: None,
             malformed: false,
             received: 0,
         }
@@ -120,6 +133,35 @@ impl RequestBody {
             trailers_sent: false,
             overflow: false,
         }));
+    }
+
+    /// A copy of what has not been read yet, which grows as that is read. What is
+    /// more than `limit` bytes ahead of whoever reads it waits for a while.
+    pub fn copy(&mut self, limit: usize) -> Self {
+        if self.is_received() {
+            return Self::empty();
+        }
+        let length = self
+            .source
+            .as_ref()
+            .and_then(|body| body.size_hint().exact());
+        let copiers = self.copiers.get_or_insert_default();
+        let copy = copiers.copy(length, limit);
+        Self::new(ClientBody::Copied(copy), self.trailers)
+    }
+
+    /// Ready when this is a copy, and is cut off.
+    pub fn poll_cut_off(&self, cx: &Context<'_>) -> Poll<()> {
+        match &self.source {
+            Some(ClientBody::Copied(body)) => body.poll_cut_off(cx),
+            _ => Poll::Pending,
+        }
+    }
+
+    fn finish_copies(&mut self) {
+        if let Some(copiers) = self.copiers.take() {
+            copiers.finish();
+        }
     }
 
     /// Goes back to the beginning for another try. `false` when that is not
@@ -166,6 +208,9 @@ impl Body for RequestBody {
                 return Poll::Ready(Some(Ok(Frame::trailers(trailers.clone()))));
             }
         }
+        if let Some(copiers) = &mut this.copiers {
+            ready!(copiers.poll_room(cx));
+        }
         loop {
             let Some(source) = &mut this.source else {
                 return Poll::Ready(None);
@@ -178,11 +223,15 @@ impl Body for RequestBody {
                 }
                 None => {
                     this.source = None;
+                    this.finish_copies();
                     return Poll::Ready(None);
                 }
             };
             if let Some(data) = frame.data_ref() {
                 this.received += data.len() as u64;
+                if let Some(copiers) = &this.copiers {
+                    copiers.data(data);
+                }
                 if let Some(kept) = &mut this.kept {
                     kept.bytes += data.len();
                     kept.overflow |= kept.bytes > kept.limit;
@@ -196,10 +245,16 @@ impl Body for RequestBody {
                 if !this.trailers {
                     continue;
                 }
+                if let Some(copiers) = &this.copiers {
+                    copiers.trailers(trailers);
+                }
                 if let Some(kept) = &mut this.kept {
                     kept.trailers = Some(trailers.clone());
                     kept.trailers_sent = true;
                 }
+            }
+            if this.is_received() {
+                this.finish_copies();
             }
             return Poll::Ready(Some(Ok(frame)));
         }

@@ -15,6 +15,7 @@ mod clock;
 mod coalesced;
 pub mod config;
 mod connection;
+mod copied_body;
 mod downstream;
 pub mod filters;
 mod handle;

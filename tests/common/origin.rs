@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_tungstenite::{WebSocketStream, tungstenite};
 
+use super::client::Seen;
 use super::tls::{Identity, acceptor};
 
 /// A server on a loopback port. Dropping it closes the port and all its
@@ -42,6 +43,8 @@ pub struct Origin {
 struct Counts {
     connections: AtomicU64,
     requests: AtomicU64,
+    /// The requests that came whole.
+    seen: Mutex<Vec<Value>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,6 +217,16 @@ impl Origin {
     pub fn requests(&self) -> u64 {
         self.counts.requests.load(Ordering::Relaxed)
     }
+
+    /// The requests that came whole, for an echo.
+    pub fn seen(&self) -> Vec<Seen> {
+        let seen = self.counts.seen.lock().expect("no test panics there");
+        let read = |seen: &Value| serde_json::from_value(seen.clone());
+        let all = seen
+            .iter()
+            .map(|seen| read(seen).expect("as it was written"));
+        all.collect()
+    }
 }
 
 impl Drop for Origin {
@@ -239,7 +252,8 @@ async fn serve<S>(
             "connection": connection,
             "server_name": server_name,
         });
-        async move { Ok::<_, Infallible>(echo(request, seen).await) }
+        let counts = Arc::clone(&counts);
+        async move { Ok::<_, Infallible>(echo(request, seen, &counts).await) }
     });
     let io = TokioIo::new(stream);
     // How a connection ends is the test's business.
@@ -292,7 +306,11 @@ where
     }
 }
 
-async fn echo(request: Request<Incoming>, mut seen: Value) -> Response<Full<Bytes>> {
+async fn echo(
+    request: Request<Incoming>,
+    mut seen: Value,
+    counts: &Counts,
+) -> Response<Full<Bytes>> {
     let (parts, body) = request.into_parts();
     let body = match body.collect().await {
         Ok(body) => body.to_bytes(),
@@ -314,6 +332,11 @@ async fn echo(request: Request<Incoming>, mut seen: Value) -> Response<Full<Byte
     seen["target"] = json!(parts.uri.path_and_query().map_or("", |path| path.as_str()));
     seen["headers"] = json!(headers);
     seen["body"] = json!(String::from_utf8_lossy(&body));
+    counts
+        .seen
+        .lock()
+        .expect("no test panics there")
+        .push(seen.clone());
 
     let wish = |name: &str| {
         parts

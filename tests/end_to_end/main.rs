@@ -13,6 +13,7 @@ mod http;
 mod http1;
 mod http2;
 mod listener;
+mod mirrors;
 mod network_filters;
 mod overload;
 mod process;

@@ -25,6 +25,7 @@ use crate::{
 use super::{
     cluster::ClusterChoice,
     hash::{self, HashPolicy},
+    mirror::{MIRRORS, Mirror},
     retry::RetryPolicy,
     rewrite::{HostRewrite, PathRewrite},
 };
@@ -61,6 +62,8 @@ pub struct Forward {
     pub retry: Option<RetryPolicy>,
     /// What ties requests to hosts.
     pub hash: Box<[HashPolicy]>,
+    /// Who gets a copy; empty leaves it to the virtual host.
+    pub mirrors: Box<[Mirror]>,
     /// Upgrades by name in lower case, and whether they are allowed: these come
     /// before the connection manager's.
     pub upgrades: Upgrades,
@@ -140,7 +143,7 @@ impl Forward {
         // What Envoy does by default is harmless to write out.
         let include_vh_rate_limits = include_vh_rate_limits.filter(|on| *on);
         let refused = refuse!(at; metadata_match, rate_limits, include_vh_rate_limits, cors,
-            internal_redirect_action, hedge_policy, request_mirror_policies,
+            internal_redirect_action, hedge_policy,
             max_internal_redirects, retry_policy_typed_config, internal_redirect_policy,
             early_data_policy, path_rewrite_policy, path_rewrite, flush_timeout);
 
@@ -193,6 +196,8 @@ impl Forward {
                 Err(reported) => outcome = Err(reported),
             }
         }
+        let at_mirrors = at.field(MIRRORS);
+        let mirrors = Mirror::compile_all(request_mirror_policies, cx, &at_mirrors);
         let upgrades = upgrades(upgrade_configs, &at.field("upgrade_configs"));
         let cluster_not_found =
             match ClusterNotFoundResponseCode::try_from(cluster_not_found_response_code) {
@@ -219,6 +224,7 @@ impl Forward {
             grpc_timeout_offset: grpc_timeout_offset.unwrap_or_default(),
             retry: retry?,
             hash: hash.into(),
+            mirrors: mirrors?,
             upgrades,
             connect,
             high_priority: priority == RoutingPriority::High as i32,

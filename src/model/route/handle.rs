@@ -3,7 +3,8 @@
 use std::{fmt, rc::Rc, sync::Arc};
 
 use super::{
-    entry::Route,
+    entry::{Action, Route},
+    mirror::Mirror,
     per_filter::PerFilter,
     table::{RouteIndex, RouteTable},
     virtual_host::VirtualHost,
@@ -37,6 +38,18 @@ impl RouteHandle {
     /// Its virtual host.
     pub fn virtual_host(&self) -> &VirtualHost {
         self.table.virtual_host(self.index.virtual_host)
+    }
+
+    /// Who gets a copy of its requests: what the route says, else its virtual host,
+    /// else its table.
+    pub fn mirrors(&self) -> &[Mirror] {
+        let route = match &self.route().action {
+            Action::Forward(forward) => &forward.mirrors[..],
+            _ => &[],
+        };
+        let levels = [route, &self.virtual_host().mirrors, &self.table.mirrors];
+        let mut levels = levels.into_iter();
+        levels.find(|level| !level.is_empty()).unwrap_or_default()
     }
 
     /// What the route says to a filter of this name, else its virtual host, else

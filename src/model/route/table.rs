@@ -18,6 +18,7 @@ use super::{
     entry::{Action, Limits, Route},
     headers::HeaderRules,
     hosts::{Hosts, without_port},
+    mirror::{MIRRORS, Mirror},
     per_filter::PerFilter,
     virtual_host::{VirtualHost, lower_domains},
 };
@@ -40,6 +41,8 @@ pub struct RouteTable {
     internal_only_headers: Box<[HeaderName]>,
     ignore_port: bool,
     ignore_path_parameters: bool,
+    /// Who gets a copy of requests for which neither route nor virtual host says it.
+    pub(super) mirrors: Box<[Mirror]>,
     pub(super) per_filter: PerFilter,
 }
 
@@ -117,10 +120,10 @@ impl RouteTable {
             vhost_header,
             route_specifiers,
         } = message;
-        let refused = refuse!(at; cluster_specifier_plugins, request_mirror_policies,
-            vhost_header, route_specifiers);
+        let refused = refuse!(at; cluster_specifier_plugins, vhost_header, route_specifiers);
         let mut outcome = refused;
         let per_filter = PerFilter::compile(typed_per_filter_config, cx, at);
+        let mirrors = Mirror::compile_all(request_mirror_policies, cx, &at.field(MIRRORS));
         let request_headers = HeaderRules::compile(
             request_headers_to_add,
             "request_headers_to_add",
@@ -191,6 +194,10 @@ impl RouteTable {
             discovered::subscribe(vhds, wanted, cx, &at.field("vhds"))
         });
         outcome?;
+        let mirrors = mirrors?;
+        if let Err(reported) = Mirror::check_clusters(&mirrors, must_exist, cx, at) {
+            outcome = Err(reported);
+        }
         for (index, host) in compiled.iter().enumerate() {
             let at = hosts_at.index(index);
             if let Err(reported) = check_clusters(host, must_exist, cx, &at) {
@@ -214,6 +221,7 @@ impl RouteTable {
             internal_only_headers: internal.into(),
             ignore_port: ignore_port_in_host_matching,
             ignore_path_parameters: ignore_path_parameters_in_path_matching,
+            mirrors,
             per_filter: per_filter?,
         })
     }
@@ -274,14 +282,16 @@ impl RouteTable {
     /// The clusters it names, each once.
     pub fn referenced_clusters(&self) -> HashSet<&Arc<str>> {
         let hosts = self.virtual_hosts.iter();
-        let routes = hosts.flat_map(|host| &host.routes);
-        routes
-            .filter_map(|route| match &route.action {
-                Action::Forward(forward) => Some(forward.cluster.names().map(|(_, name)| name)),
-                _ => None,
-            })
-            .flatten()
-            .collect()
+        let routes = hosts.clone().flat_map(|host| &host.routes);
+        let forwards = routes.filter_map(|route| match &route.action {
+            Action::Forward(forward) => Some(forward),
+            _ => None,
+        });
+        let mirrors = forwards.clone().flat_map(|forward| &forward.mirrors);
+        let mirrors = mirrors.chain(hosts.flat_map(|host| &host.mirrors));
+        let mirrors = mirrors.chain(&self.mirrors).filter_map(Mirror::name);
+        let named = forwards.flat_map(|forward| forward.cluster.names());
+        named.map(|(_, name)| name).chain(mirrors).collect()
     }
 }
 
@@ -327,7 +337,7 @@ pub(super) fn check_clusters(
     cx: &Context<'_>,
     at: &At<'_>,
 ) -> Result<(), Reported> {
-    let mut outcome = Ok(());
+    let mut outcome = Mirror::check_clusters(&host.mirrors, must_exist, cx, at);
     let at = at.field("routes");
     for (r, route) in host.routes.iter().enumerate() {
         let Action::Forward(forward) = &route.action else {
@@ -335,6 +345,9 @@ pub(super) fn check_clusters(
         };
         let at = at.index(r);
         let at = at.field("route");
+        if let Err(reported) = Mirror::check_clusters(&forward.mirrors, must_exist, cx, &at) {
+            outcome = Err(reported);
+        }
         for (weighted, name) in forward.cluster.names() {
             let known = match weighted {
                 None => cx.sources.cluster(name, must_exist, &at.field("cluster")),

@@ -18,6 +18,7 @@ use crate::{
 use super::{
     entry::{Action, Limits, Route},
     headers::HeaderRules,
+    mirror::{MIRRORS, Mirror},
     paths::Paths,
     per_filter::PerFilter,
     retry::RetryPolicy,
@@ -42,6 +43,8 @@ pub struct VirtualHost {
     pub body_buffer_limit: Option<u64>,
     /// What is counted of requests by what they ask for.
     pub virtual_clusters: VirtualClusters,
+    /// Who gets a copy of requests; empty leaves it to the table.
+    pub(super) mirrors: Box<[Mirror]>,
     pub(super) per_filter: PerFilter,
 }
 
@@ -110,10 +113,11 @@ impl VirtualHost {
             route_specifiers,
         } = message;
         let refused = refuse!(at; rate_limits, cors, hedge_policy,
-            retry_policy_typed_config, matcher, request_mirror_policies,
+            retry_policy_typed_config, matcher,
             include_is_timeout_retry_header, route_specifiers);
         let mut outcome = refused;
         let per_filter = PerFilter::compile(typed_per_filter_config, cx, at);
+        let mirrors = Mirror::compile_all(request_mirror_policies, cx, &at.field(MIRRORS));
         let retry = retry_policy
             .map(|policy| RetryPolicy::compile(policy, &at.field("retry_policy")))
             .transpose();
@@ -164,6 +168,7 @@ impl VirtualHost {
             body_buffer_limit: request_body_buffer_limit
                 .or(per_request_buffer_limit_bytes.map(u64::from)),
             virtual_clusters: virtual_clusters?,
+            mirrors: mirrors?,
             per_filter: per_filter?,
         })
     }

@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::{Exchange, SharedExchange, TcpExchange, failure::Failure, forward::Attempt};
 use crate::{
-    codec::ResponseHead,
+    codec::{RequestHead, ResponseHead},
     http::{
         RequestBody, Stream,
         response_body::Source,
@@ -24,7 +24,7 @@ use crate::{
         upgrade::{self, Kind},
     },
     model::{
-        cluster::Protocol,
+        cluster::{Cluster, Protocol},
         route::{HostRewrite, set_host, share_stats},
     },
     stats::Block,
@@ -145,12 +145,7 @@ impl Attempt<'_> {
         if self.ends_here.is_some() {
             return Box::pin(self.tcp(stream, &endpoint, body, per_try)).await;
         }
-        let alpn = match self.cluster.cluster.protocol {
-            Protocol::UseDownstream if stream.session.is_http2() => Alpn::Http2,
-            Protocol::UseDownstream | Protocol::Http1 => Alpn::Http1,
-            Protocol::Http2 => Alpn::Http2,
-            Protocol::Auto => Alpn::Either,
-        };
+        let alpn = alpn(&self.cluster.cluster, stream.session.is_http2());
         let options = &self.cluster.cluster.http;
         let wire = Wire::new(&endpoint, alpn, Some(&stream.info.connection));
         let wire = wire.for_request(&endpoint, options, &stream.request.headers);
@@ -203,7 +198,7 @@ impl Attempt<'_> {
             Lease::Http2(place) => {
                 let info = place.connection().facts.info.clone();
                 stream.info.upstream_connection = Some(info);
-                let request = http2_request(stream, self.tunnel);
+                let request = http2_request(&stream.request, stream.origin.scheme, self.tunnel);
                 let exchange = SharedExchange::start(place, request, body, self.tunnel.is_some());
                 self.shared_exchange(stream, Box::new(exchange), per_try)
                     .await
@@ -449,9 +444,22 @@ fn is_idempotent(method: &Method) -> bool {
     )
 }
 
+/// What is spoken with a cluster for a client that speaks HTTP/2, or does not.
+pub(super) fn alpn(cluster: &Cluster, http2: bool) -> Alpn {
+    match cluster.protocol {
+        Protocol::UseDownstream if http2 => Alpn::Http2,
+        Protocol::UseDownstream | Protocol::Http1 => Alpn::Http1,
+        Protocol::Http2 => Alpn::Http2,
+        Protocol::Auto => Alpn::Either,
+    }
+}
+
 /// The request in the form that goes over HTTP/2.
-fn http2_request(stream: &Stream, tunnel: Option<Kind>) -> http::Request<()> {
-    let parts = &stream.request;
+pub(super) fn http2_request(
+    parts: &RequestHead,
+    scheme: &str,
+    tunnel: Option<Kind>,
+) -> http::Request<()> {
     let mut request = http::Request::new(());
     *request.method_mut() = parts.method.clone();
     *request.version_mut() = http::Version::HTTP_2;
@@ -463,7 +471,7 @@ fn http2_request(stream: &Stream, tunnel: Option<Kind>) -> http::Request<()> {
     // A CONNECT has neither path nor scheme.
     if tunnel != Some(Kind::Connect) {
         uri.path_and_query = parts.uri.path_and_query().cloned();
-        uri.scheme = Some(match stream.origin.scheme {
+        uri.scheme = Some(match scheme {
             "https" => http::uri::Scheme::HTTPS,
             _ => http::uri::Scheme::HTTP,
         });

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::{
     failure::Failure,
+    mirror,
     timeout::{self, Life, Timeouts},
 };
 use crate::{
@@ -131,6 +132,9 @@ pub async fn forward(
     }
     let policy = action.retry.as_ref();
     stream.try_idle_timeout = policy.and_then(|policy| policy.per_try_idle_timeout);
+    if tunnel.is_none() {
+        mirror::mirror(stream, &mut body, &route, timeouts.global);
+    }
     if retry.is_some() {
         let limit = route
             .route()

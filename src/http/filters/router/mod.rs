@@ -4,6 +4,7 @@ mod attempt;
 mod exchange;
 mod failure;
 mod forward;
+mod mirror;
 mod tcp;
 mod timeout;
 
