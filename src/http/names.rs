@@ -27,6 +27,7 @@ names! {
     X_ENVOY_EXTERNAL_ADDRESS = "x-envoy-external-address";
     X_ENVOY_FORCE_TRACE = "x-envoy-force-trace";
     X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT = "x-envoy-hedge-on-per-try-timeout";
+    X_ENVOY_IS_TIMEOUT_RETRY = "x-envoy-is-timeout-retry";
     X_ENVOY_INTERNAL = "x-envoy-internal";
     X_ENVOY_IP_TAGS = "x-envoy-ip-tags";
     X_ENVOY_MAX_RETRIES = "x-envoy-max-retries";

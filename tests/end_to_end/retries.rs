@@ -1,9 +1,10 @@
 //! Requests that are tried again, and what those who are trusted may ask about it.
 
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
-use crate::common::client::{Outgoing, body, header, request};
-use crate::common::config::{address, cluster, route, typed};
+use crate::common::client::{Outgoing, Seen, body, header, request};
+use crate::common::config::{address, any_host, cluster, route, typed};
 use crate::common::{Origin, Reply, Site, Value, json, with};
 
 /// How long nothing comes before a test goes on.
@@ -219,4 +220,60 @@ async fn others_may_not_ask_for_anything() {
     for name in names {
         assert_eq!(seen.header(name), "", "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_host_may_say_how_long_to_wait() {
+    let origin = Origin::http("web").await;
+    let policy = json!({
+        "retry_on": "retriable-status-codes",
+        "retriable_status_codes": [429],
+        "rate_limited_retry_back_off": { "reset_headers": [{ "name": "retry-after" }] },
+    });
+    let clusters = vec![cluster("web", &[origin.port()])];
+    let site = Site::routes(vec![retried("/", "web", policy)], clusters).await;
+    let busy = ("x-origin-status", "429");
+    let told = ("x-origin-header", "retry-after=1");
+    let started = Instant::now();
+    assert_eq!(ask(&site, "/", &[busy, told]).await.status, 429);
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    assert_eq!(origin.requests(), 2);
+    assert_eq!(ask(&site, "/", &[busy]).await.status, 429);
+    for kind in ["ratelimited", "exponential"] {
+        let name = format!("cluster.web.upstream_rq_retry_backoff_{kind}");
+        assert_eq!(site.admin().stat(&name).await, Some(1), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_is_told_why_it_is_asked_again() {
+    let (good, silent) = (Origin::http("good").await, silent());
+    let port = silent.local_addr().expect("bound").port();
+    let previous = predicate("previous_hosts.v3.PreviousHostsPredicate", json!({}));
+    let limited = with(previous, json!({ "per_try_timeout": "1s" }));
+    let routes = vec![
+        retried("/late", "both", limited),
+        retried("/", "web", json!({})),
+    ];
+    let host = with(
+        any_host(routes),
+        json!({ "include_is_timeout_retry_header": true }),
+    );
+    let clusters = vec![
+        cluster("both", &[port, good.port()]),
+        cluster("web", &[good.port()]),
+    ];
+    let site = Site::hosts(vec![host], clusters).await;
+    let told = |seen: &Seen| seen.header("x-envoy-is-timeout-retry").to_owned();
+    let mut late = Vec::new();
+    while late.len() < 2 || !late.contains(&"true".to_owned()) {
+        late.push(told(&site.get("/late").await.seen()));
+        assert!(late.len() < 10, "{late:?}");
+    }
+    // Whoever is asked first is told nothing.
+    assert!(late.iter().all(|told| told == "true" || told.is_empty()));
+    let before = good.seen().len();
+    ask(&site, "/", &[("x-origin-status", "503")]).await;
+    let tries: Vec<_> = good.seen()[before..].iter().map(told).collect();
+    assert_eq!(tries, ["", "false"]);
 }

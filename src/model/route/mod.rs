@@ -26,6 +26,7 @@ mod rewrite;
 mod scoped;
 mod shares;
 mod table;
+mod told_wait;
 mod tree;
 mod virtual_host;
 
@@ -54,4 +55,5 @@ pub use scoped::{
 };
 pub use shares::{VirtualClusters, share_stats};
 pub use table::{Outcome, RouteIndex, RouteTable};
+pub use told_wait::ToldWait;
 pub use virtual_host::VirtualHost;

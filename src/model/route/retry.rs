@@ -13,7 +13,7 @@ use crate::{
     refuse,
 };
 
-use super::avoid::AvoidedHosts;
+use super::{avoid::AvoidedHosts, told_wait::ToldWait};
 
 /// Why a request may be tried again, as a set of bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -141,6 +141,8 @@ pub struct RetryPolicy {
     pub host_selection_attempts: u32,
     /// Those hosts.
     pub avoided: AvoidedHosts,
+    /// How long hosts may say to wait.
+    pub told_wait: Option<ToldWait>,
 }
 
 /// Backoff of the first retry unless `retry_back_off` says otherwise.
@@ -160,6 +162,7 @@ impl Default for RetryPolicy {
             retriable_request_headers: Box::default(),
             host_selection_attempts: 1,
             avoided: AvoidedHosts::default(),
+            told_wait: None,
         }
     }
 }
@@ -186,8 +189,8 @@ impl RetryPolicy {
             per_try_idle_timeout,
             refresh_cluster_on_retry,
         } = message;
-        let refused = refuse!(at; retry_priority, rate_limited_retry_back_off,
-            retry_options_predicates, refresh_cluster_on_retry);
+        let refused = refuse!(at; retry_priority, retry_options_predicates,
+            refresh_cluster_on_retry);
         let mut outcome = refused;
         let mut policy = Self {
             retry_on: RetryOn::compile(&retry_on, &at.field("retry_on"))?,
@@ -200,6 +203,13 @@ impl RetryPolicy {
         let at_hosts = at.field("retry_host_predicate");
         match AvoidedHosts::compile(retry_host_predicate, &at_hosts) {
             Ok(avoided) => policy.avoided = avoided,
+            Err(reported) => outcome = Err(reported),
+        }
+        let told_wait = rate_limited_retry_back_off
+            .map(|message| ToldWait::compile(message, &at.field("rate_limited_retry_back_off")))
+            .transpose();
+        match told_wait {
+            Ok(told_wait) => policy.told_wait = told_wait,
             Err(reported) => outcome = Err(reported),
         }
         let mut set =

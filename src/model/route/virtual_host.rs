@@ -37,6 +37,9 @@ pub struct VirtualHost {
     pub(super) response_headers: HeaderRules,
     /// Tell the upstream which try this is, in `x-envoy-attempt-count`.
     pub include_request_attempt_count: bool,
+    /// Tell the upstream whether another try is for a timeout, in
+    /// `x-envoy-is-timeout-retry`.
+    pub include_is_timeout_retry: bool,
     /// Tell the client how many tries there were.
     pub include_attempt_count_in_response: bool,
     /// The most bytes of a request's body that are kept for a retry.
@@ -114,7 +117,7 @@ impl VirtualHost {
         } = message;
         let refused = refuse!(at; rate_limits, cors, hedge_policy,
             retry_policy_typed_config, matcher,
-            include_is_timeout_retry_header, route_specifiers);
+            route_specifiers);
         let mut outcome = refused;
         let per_filter = PerFilter::compile(typed_per_filter_config, cx, at);
         let mirrors = Mirror::compile_all(request_mirror_policies, cx, &at.field(MIRRORS));
@@ -164,6 +167,7 @@ impl VirtualHost {
             request_headers: request_headers?,
             response_headers: response_headers?,
             include_request_attempt_count,
+            include_is_timeout_retry: include_is_timeout_retry_header,
             include_attempt_count_in_response,
             body_buffer_limit: request_body_buffer_limit
                 .or(per_request_buffer_limit_bytes.map(u64::from)),

@@ -3,10 +3,10 @@
 use std::{
     cell::RefCell,
     rc::Rc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use smallvec::SmallVec;
 
 use super::{
@@ -205,6 +205,7 @@ impl Attempt<'_> {
         mut retry: Option<Box<RequestRetry>>,
     ) -> Result<Forwarded, Failure> {
         let mut stale = 0;
+        let mut for_timeout = false;
         loop {
             stream.info.attempt_count += 1;
             if self.route.virtual_host().include_request_attempt_count {
@@ -216,10 +217,17 @@ impl Attempt<'_> {
             }
             if stream.info.attempt_count > 1 {
                 self.tell_time_left(stream);
+                if self.route.virtual_host().include_is_timeout_retry {
+                    let told = if for_timeout { "true" } else { "false" };
+                    let told = HeaderValue::from_static(told);
+                    let headers = &mut stream.request.headers;
+                    headers.insert(names::X_ENVOY_IS_TIMEOUT_RETRY, told);
+                }
                 // What did not move in the last try is not held against this one.
                 stream.last_moved = Instant::now();
             }
             let per_try = self.timeouts.per_try.map(|limit| Instant::now() + limit);
+            let mut told = None;
             match self.once(stream, body, per_try).await {
                 Ok(mut answered) => {
                     let head = &answered.head;
@@ -238,6 +246,10 @@ impl Attempt<'_> {
                     {
                         return Ok((answered.head, answered.source));
                     }
+                    let wait = policy.and_then(|policy| policy.told_wait.as_ref());
+                    let headers = &answered.head.headers;
+                    for_timeout = false;
+                    told = wait.and_then(|wait| wait.of(headers, SystemTime::now()));
                     let status = answered.head.status;
                     let stats = &self.cluster.cluster.stats;
                     stats.count_code("retry.upstream_rq", status.as_u16());
@@ -260,6 +272,7 @@ impl Attempt<'_> {
                     if !again || !body.rewind() || !self.may_retry(stream, retry.as_deref_mut()) {
                         return Err(failure);
                     }
+                    for_timeout = matches!(failure, Failure::PerTryTimeout | Failure::PerTryIdle);
                 }
             }
             // What is tried again counts for its host, but is no answer.
@@ -267,7 +280,7 @@ impl Attempt<'_> {
                 upstream.succeeded = Some(false);
             }
             stream.upstream = None;
-            Box::pin(self.back_off(stream)).await?;
+            Box::pin(self.back_off(stream, told)).await?;
         }
     }
 
@@ -306,8 +319,9 @@ impl Attempt<'_> {
         true
     }
 
-    /// Waits before another try: a random part of an interval that doubles.
-    async fn back_off(&self, stream: &mut Stream) -> Result<(), Failure> {
+    /// Waits before another try: as long as the host has told, and up to half of that
+    /// more, or else a random part of an interval that doubles.
+    async fn back_off(&self, stream: &mut Stream, told: Option<Duration>) -> Result<(), Failure> {
         let default = RetryPolicy::default();
         let policy = self.forward.retry.as_ref().unwrap_or(&default);
         let tries = stream.info.attempt_count.min(16);
@@ -315,12 +329,21 @@ impl Attempt<'_> {
             .base_interval
             .saturating_mul((1 << tries) - 1)
             .min(policy.max_interval);
+        let (least, most, counter) = match told {
+            Some(told) => (
+                told,
+                told / 2,
+                cluster_stats::upstream_rq_retry_backoff_ratelimited,
+            ),
+            None => (
+                Duration::ZERO,
+                most,
+                cluster_stats::upstream_rq_retry_backoff_exponential,
+            ),
+        };
         let most = u64::try_from(most.as_micros()).unwrap_or(u64::MAX).max(1);
-        let wait = Duration::from_micros(stream.session.worker().random() % most);
-        self.cluster
-            .cluster
-            .stats
-            .inc(cluster_stats::upstream_rq_retry_backoff_exponential);
+        let wait = least + Duration::from_micros(stream.session.worker().random() % most);
+        self.cluster.cluster.stats.inc(counter);
         let breakers = self.cluster.cluster.breakers.clone();
         let _permit = Breakers::acquire(breakers, self.priority, Resource::Retries);
         // No try is under way that could idle.
