@@ -1,8 +1,9 @@
 //! How clusters find, choose, connect to and protect their hosts.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use crate::common::client::{header, request};
+use crate::common::client::{header, raw, request};
 use crate::common::config::{
     any_host, assignment, cluster, http_with, http2_upstream, route, typed,
 };
@@ -388,6 +389,20 @@ async fn connections_are_used_for_so_many_requests() {
     let site = single(limited).await;
     spread(&site, 20).await;
     assert_eq!(origin.connections(), 4);
+}
+
+#[tokio::test]
+async fn a_host_that_http2_cannot_name_is_the_clients_fault() {
+    let origin = Origin::http2("origin").await;
+    let site = single(shared(origin.port(), json!({}))).await;
+    for host in ["", "a:b:c"] {
+        let bytes = format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n");
+        let silence = Duration::from_millis(300);
+        let answer = raw(site.port.number(), bytes.as_bytes(), silence).await;
+        let answer = String::from_utf8(answer.expect("an answer")).expect("text");
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{host}: {answer}");
+    }
+    assert_eq!(origin.requests(), 0);
 }
 
 /// A cluster of one host that speaks HTTP/2, with these common options.

@@ -3,6 +3,11 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{self, TcpStream},
+};
+
 use crate::common::client::{Outgoing, Seen, body, header, request};
 use crate::common::config::{address, any_host, cluster, route, typed};
 use crate::common::{Origin, Reply, Site, Value, json, with};
@@ -276,4 +281,42 @@ async fn a_host_is_told_why_it_is_asked_again() {
     ask(&site, "/", &[("x-origin-status", "503")]).await;
     let tries: Vec<_> = good.seen()[before..].iter().map(told).collect();
     assert_eq!(tries, ["", "false"]);
+}
+
+/// Accepts a connection, reads the head of a request and, if told to, refuses it.
+async fn asked(origin: &net::TcpListener, refuse: bool) -> TcpStream {
+    let (mut host, _) = origin.accept().await.expect("accepted");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(host.read_u8().await.expect("read"));
+    }
+    if refuse {
+        let refusal = b"HTTP/1.1 503 Busy\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        host.write_all(refusal).await.expect("written");
+    }
+    host
+}
+
+#[tokio::test]
+async fn a_retry_counts_until_it_is_answered() {
+    let origin = net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let port = origin.local_addr().expect("bound").port();
+    let one = json!({ "circuit_breakers": { "thresholds": [{ "max_retries": 1 }] } });
+    let routes = vec![retried("/", "web", json!({}))];
+    let site = Site::routes(routes, vec![with(cluster("web", &[port]), one)]).await;
+    let patient = async {
+        let reply = site.get("/patient").await;
+        assert_eq!(reply.status, 200);
+    };
+    let other = async {
+        asked(&origin, true).await;
+        let mut retry = asked(&origin, false).await;
+        let (reply, _) = tokio::join!(site.get("/other"), asked(&origin, true));
+        assert_eq!(reply.status, 503);
+        let overflow = "cluster.web.upstream_rq_retry_overflow";
+        assert_eq!(site.admin().stat(overflow).await, Some(1));
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        retry.write_all(answer).await.expect("written");
+    };
+    tokio::join!(patient, other);
 }

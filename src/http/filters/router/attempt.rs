@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header, uri::Authority};
 use tokio::io::AsyncWriteExt;
 
 use super::{Exchange, SharedExchange, TcpExchange, failure::Failure, forward::Attempt};
@@ -138,18 +138,22 @@ impl Attempt<'_> {
         body: RequestBody,
         per_try: Option<Instant>,
     ) -> Result<Answered, (Failure, RequestBody)> {
-        let endpoint = match self.choose(stream) {
-            Ok(endpoint) => endpoint,
+        let upstream = match self.choose(stream) {
+            Ok(upstream) => upstream,
             Err(failure) => return Err((failure, body)),
         };
         if self.ends_here.is_some() {
+            let endpoint = upstream.endpoint.clone();
+            stream.upstream = Some(upstream);
             return Box::pin(self.tcp(stream, &endpoint, body, per_try)).await;
         }
+        let endpoint = &upstream.endpoint;
         let alpn = alpn(&self.cluster.cluster, stream.session.is_http2());
         let options = &self.cluster.cluster.http;
-        let wire = Wire::new(&endpoint, alpn, Some(&stream.info.connection));
-        let wire = wire.for_request(&endpoint, options, &stream.request.headers);
-        let pool = self.cluster.pool(&endpoint, wire);
+        let wire = Wire::new(endpoint, alpn, Some(&stream.info.connection));
+        let wire = wire.for_request(endpoint, options, &stream.request.headers);
+        let pool = self.cluster.pool(endpoint, wire);
+        stream.upstream = Some(upstream);
         if body.is_received() {
             self.start_clock(stream);
         }
@@ -198,7 +202,10 @@ impl Attempt<'_> {
             Lease::Http2(place) => {
                 let info = place.connection().facts.info.clone();
                 stream.info.upstream_connection = Some(info);
-                let request = http2_request(&stream.request, stream.origin.scheme, self.tunnel);
+                let scheme = stream.origin.scheme;
+                let Some(request) = http2_request(&stream.request, scheme, self.tunnel) else {
+                    return Err((Failure::Authority, body));
+                };
                 let exchange = SharedExchange::start(place, request, body, self.tunnel.is_some());
                 self.shared_exchange(stream, Box::new(exchange), per_try)
                     .await
@@ -215,7 +222,7 @@ impl Attempt<'_> {
         self.share(|stats| stats.inc(share_stats::upstream_rq_total));
     }
 
-    fn choose(&self, stream: &mut Stream) -> Result<Arc<Endpoint>, Failure> {
+    fn choose(&self, stream: &mut Stream) -> Result<Upstream, Failure> {
         let mut context = LbContext {
             random: stream.session.worker().random(),
             hash: self.hash,
@@ -246,8 +253,9 @@ impl Attempt<'_> {
         if policy.is_some() {
             self.tried.borrow_mut().push(endpoint.host.id());
         }
-        let upstream = Upstream::begin(self.cluster.clone(), endpoint.clone(), self.priority);
-        stream.upstream = Some(upstream.ok_or(Failure::Overflow)?);
+        let upstream = Upstream::begin(self.cluster.clone(), endpoint, self.priority);
+        let upstream = upstream.ok_or(Failure::Overflow)?;
+        let endpoint = &upstream.endpoint;
         if matches!(self.forward.host, HostRewrite::Auto) && !endpoint.hostname.is_empty() {
             set_host(
                 &mut stream.request,
@@ -256,7 +264,7 @@ impl Attempt<'_> {
                 !stream.managed.manager().router.suppress_envoy_headers,
             );
         }
-        Ok(endpoint)
+        Ok(upstream)
     }
 
     /// The route's timeout runs from the end of the request.
@@ -454,20 +462,18 @@ pub(super) fn alpn(cluster: &Cluster, http2: bool) -> Alpn {
     }
 }
 
-/// The request in the form that goes over HTTP/2.
+/// The request in the form that goes over HTTP/2, which has to have a host.
 pub(super) fn http2_request(
     parts: &RequestHead,
     scheme: &str,
     tunnel: Option<Kind>,
-) -> http::Request<()> {
+) -> Option<http::Request<()>> {
     let mut request = http::Request::new(());
     *request.method_mut() = parts.method.clone();
     *request.version_mut() = http::Version::HTTP_2;
     let mut uri = http::uri::Parts::default();
-    uri.authority = parts
-        .headers
-        .get(header::HOST)
-        .and_then(|host| http::uri::Authority::try_from(host.as_bytes()).ok());
+    let host = parts.headers.get(header::HOST)?;
+    uri.authority = Some(Authority::try_from(host.as_bytes()).ok()?);
     // A CONNECT has neither path nor scheme.
     if tunnel != Some(Kind::Connect) {
         uri.path_and_query = parts.uri.path_and_query().cloned();
@@ -476,9 +482,7 @@ pub(super) fn http2_request(
             _ => http::uri::Scheme::HTTP,
         });
     }
-    if let Ok(uri) = http::Uri::from_parts(uri) {
-        *request.uri_mut() = uri;
-    }
+    *request.uri_mut() = http::Uri::from_parts(uri).ok()?;
     let mut headers = HeaderMap::with_capacity(parts.headers.len());
     for (name, value) in parts
         .headers
@@ -491,7 +495,7 @@ pub(super) fn http2_request(
     if tunnel == Some(Kind::Upgrade) {
         upgrade::into_extended_connect(&mut request);
     }
-    request
+    Some(request)
 }
 
 /// The whole body, when it came along with the head.

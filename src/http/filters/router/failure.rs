@@ -56,6 +56,8 @@ pub enum Failure {
     RequestBody,
     /// The client's request has no valid body.
     MalformedBody,
+    /// HTTP/2 cannot say whom the request is for: its host is empty, or none.
+    Authority,
 }
 
 impl From<PoolError> for Failure {
@@ -120,7 +122,8 @@ impl Failure {
             | Self::Request
             | Self::Duration { .. }
             | Self::RequestBody
-            | Self::MalformedBody => false,
+            | Self::MalformedBody
+            | Self::Authority => false,
         }
     }
 
@@ -156,7 +159,7 @@ impl Failure {
                 false => StatusCode::REQUEST_TIMEOUT,
             },
             Self::Request => StatusCode::REQUEST_TIMEOUT,
-            Self::RequestBody | Self::MalformedBody => StatusCode::BAD_REQUEST,
+            Self::RequestBody | Self::MalformedBody | Self::Authority => StatusCode::BAD_REQUEST,
             Self::Protocol => StatusCode::BAD_GATEWAY,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -213,6 +216,7 @@ impl Failure {
             Self::MalformedBody => text("http1.codec_error", "Bad Request")
                 .flag(ResponseFlag::DownstreamProtocolError)
                 .closing(),
+            Self::Authority => text("http2.invalid_authority", "Bad Request"),
             _ => self.reset_reply(retried),
         }
     }

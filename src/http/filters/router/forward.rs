@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     rc::Rc,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -27,7 +28,8 @@ use crate::{
     },
     stats::Block,
     upstream::{
-        Breakers, Priority, Resource, WorkerCluster, stats::cluster_stats, zones::zone_stats,
+        Breakers, Permit, Priority, Resource, WorkerCluster, stats::cluster_stats,
+        zones::zone_stats,
     },
 };
 
@@ -82,7 +84,8 @@ pub async fn forward(
     let entry = chosen.entry;
     let found =
         worker.with_snapshot(|snapshot| worker.upstream.get(snapshot, chosen.name.as_str()));
-    let manager = stream.managed.manager().clone();
+    let managed = stream.managed.clone();
+    let manager = managed.manager();
     let Some(cluster) = found else {
         manager.router_stats.inc(router_stats::no_cluster);
         return Err(
@@ -206,6 +209,8 @@ impl Attempt<'_> {
     ) -> Result<Forwarded, Failure> {
         let mut stale = 0;
         let mut for_timeout = false;
+        // Held from the decision for a retry until it has been answered.
+        let mut permit = None;
         loop {
             stream.info.attempt_count += 1;
             if self.route.virtual_host().include_request_attempt_count {
@@ -242,7 +247,7 @@ impl Attempt<'_> {
                     }
                     if !again
                         || !answered.request_body_may_rewind()
-                        || !self.may_retry(stream, retry.as_deref_mut())
+                        || !self.may_retry(stream, retry.as_deref_mut(), &mut permit)
                     {
                         return Ok((answered.head, answered.source));
                     }
@@ -269,7 +274,10 @@ impl Attempt<'_> {
                     let again = retry
                         .as_ref()
                         .is_some_and(|r| failure.is_retriable(r.retry_on));
-                    if !again || !body.rewind() || !self.may_retry(stream, retry.as_deref_mut()) {
+                    if !again
+                        || !body.rewind()
+                        || !self.may_retry(stream, retry.as_deref_mut(), &mut permit)
+                    {
                         return Err(failure);
                     }
                     for_timeout = matches!(failure, Failure::PerTryTimeout | Failure::PerTryIdle);
@@ -298,17 +306,26 @@ impl Attempt<'_> {
         }
     }
 
-    /// Whether a retry is left and the circuit breaker lets it pass.
-    fn may_retry(&self, stream: &mut Stream, retry: Option<&mut RequestRetry>) -> bool {
+    /// Whether a retry is left and the circuit breaker lets it pass, for which it gives
+    /// a permit in place of the last one.
+    fn may_retry(
+        &self,
+        stream: &mut Stream,
+        retry: Option<&mut RequestRetry>,
+        permit: &mut Option<Permit<Arc<Breakers>>>,
+    ) -> bool {
+        *permit = None;
         let Some(retry) = retry else { return false };
-        let (stats, breakers) = (&self.cluster.cluster.stats, &self.cluster.cluster.breakers);
+        let stats = &self.cluster.cluster.stats;
         if retry.remaining == 0 {
             stats.inc(cluster_stats::upstream_rq_retry_limit_exceeded);
             self.share(|stats| stats.inc(share_stats::upstream_rq_retry_limit_exceeded));
             stream.flag(ResponseFlag::UpstreamRetryLimitExceeded);
             return false;
         }
-        if breakers.is_open(self.priority, Resource::Retries) {
+        let breakers = self.cluster.cluster.breakers.clone();
+        *permit = Breakers::acquire(breakers, self.priority, Resource::Retries);
+        if permit.is_none() {
             stats.inc(cluster_stats::upstream_rq_retry_overflow);
             self.share(|stats| stats.inc(share_stats::upstream_rq_retry_overflow));
             return false;
@@ -344,8 +361,6 @@ impl Attempt<'_> {
         let most = u64::try_from(most.as_micros()).unwrap_or(u64::MAX).max(1);
         let wait = least + Duration::from_micros(stream.session.worker().random() % most);
         self.cluster.cluster.stats.inc(counter);
-        let breakers = self.cluster.cluster.breakers.clone();
-        let _permit = Breakers::acquire(breakers, self.priority, Resource::Retries);
         // No try is under way that could idle.
         let idle = stream.try_idle_timeout.take();
         let waited = self.limited(stream, None, tokio::time::sleep(wait)).await;

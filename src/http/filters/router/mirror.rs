@@ -167,7 +167,7 @@ impl Copy {
                 connection, pool, cluster, &request, scheme, body, None,
             )),
             Lease::Http2(place) => {
-                let request = http2_request(&request, scheme, None);
+                let request = http2_request(&request, scheme, None).ok_or(Failure::Authority)?;
                 let exchange = SharedExchange::start(place, request, body, false);
                 Way::Http2(Box::new(exchange))
             }
