@@ -1,11 +1,13 @@
 //! Whether a request may come in, and in which form: what is checked, made plain and
 //! added before it is led through the filters, and which route it takes.
 
+use std::time::Instant;
+
 use http::{Method, StatusCode, Version, header};
 
 use super::{
     LocalReply,
-    config::{ConnectionManager, protocol::Underscores},
+    config::{ConnectionManager, DetectionFailed, protocol::Underscores},
     path::{self, Normalized},
     request::{self, Seen},
     stats::http_stats,
@@ -14,8 +16,9 @@ use super::{
     upgrade::{self, Upgrade},
 };
 use crate::{
+    api::envoy::data::accesslog::v3::AccessLogType,
     codec::{RequestHead, stats::http1_stats},
-    formatter::ResponseFlag,
+    formatter::{HeaderView, RequestView, ResponseFlag},
     model::{
         http1::Http1Options,
         route::{Outcome, RouteHandle},
@@ -88,6 +91,10 @@ pub(super) fn admit(stream: &mut Stream) -> Result<(Seen, Option<Upgrade>, Found
         normalize_path(stream, manager)?;
     }
     target::plain_host(&mut stream.request.headers, manager, &session.info.local);
+    let (seen, upgrade) = match manager.early_mutations.is_empty() {
+        true => (seen, upgrade),
+        false => mutate(stream, manager),
+    };
     let worker = session.worker();
     stream.origin = request::prepare(
         &mut stream.request.headers,
@@ -97,7 +104,12 @@ pub(super) fn admit(stream: &mut Stream) -> Result<(Seen, Option<Upgrade>, Found
         &session.peer,
         session.info.tls.as_ref(),
         || worker.random(),
-    );
+    )
+    .map_err(|DetectionFailed(status)| {
+        let stats = &manager.stats;
+        stats.inc(http_stats::downstream_rq_rejected_via_ip_detection);
+        LocalReply::empty(status, "rejecting_because_detection_failed")
+    })?;
     if let Some(scheme) = said.filter(|_| manager.scheme.is_none()) {
         stream.origin.scheme = scheme;
     }
@@ -105,8 +117,30 @@ pub(super) fn admit(stream: &mut Stream) -> Result<(Seen, Option<Upgrade>, Found
         stream.info.downstream_remote = Some(std::net::SocketAddr::new(ip, 0).into());
     }
     let found = find_route(stream, manager);
+    if let Some(upgrade) = &upgrade {
+        stream.upgrade_filters = upgrade.own_filters(stream.route.as_ref(), manager);
+    }
+    if manager.log_options.on_request {
+        stream.log(AccessLogType::DownstreamStart);
+    }
     check_upgrade(stream, found, upgrade.as_ref())?;
     Ok((seen, upgrade, found))
+}
+
+/// Changes a request's headers before they are looked at, and looks.
+fn mutate(stream: &mut Stream, manager: &ConnectionManager) -> (Seen, Option<Upgrade>) {
+    let mut head = std::mem::take(&mut stream.request);
+    let scheme = stream.origin.scheme;
+    let mut context = stream.context(HeaderView::Absent);
+    context.request = RequestView {
+        scheme,
+        ..RequestView::default()
+    };
+    manager.early_mutations.apply(&mut head, &context);
+    let seen = Seen::of(&head.headers, false);
+    let upgrade = upgrade::requested(&head);
+    stream.request = head;
+    (seen, upgrade)
 }
 
 /// Where there is no route, that is what the client is told, not that it may not
@@ -256,6 +290,18 @@ fn normalize_path(stream: &mut Stream, manager: &ConnectionManager) -> Result<()
 }
 
 pub(super) fn find_route(stream: &mut Stream, manager: &ConnectionManager) -> Found {
+    if manager.route_resolution.is_none() {
+        return resolve(stream, manager);
+    }
+    let began = Instant::now();
+    let found = resolve(stream, manager);
+    let (times, took) = &mut stream.resolution;
+    *times += 1;
+    *took += began.elapsed();
+    found
+}
+
+fn resolve(stream: &mut Stream, manager: &ConnectionManager) -> Found {
     let session = stream.session.clone();
     let Some(table) = session.routes(manager, || stream.view()) else {
         return Found::Nothing;

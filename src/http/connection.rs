@@ -161,7 +161,9 @@ impl Session {
         let mut filters = self.filters.borrow_mut();
         match &*filters {
             Some(filters) if filters.is_current(manager) => filters.clone(),
-            _ => filters.insert(Rc::new(Resolved::new(manager))).clone(),
+            _ => filters
+                .insert(Rc::new(Resolved::new(manager, None)))
+                .clone(),
         }
     }
 
@@ -291,6 +293,12 @@ impl Session {
         if let Some(task) = &*self.task.borrow() {
             task.wake_by_ref();
         }
+    }
+
+    /// How far timeouts are reduced.
+    pub(super) fn hurry(&self) -> f64 {
+        let managed = self.managed.borrow();
+        managed.chain().listener.overload.reduce_timeouts.share()
     }
 
     /// Whether no request is under way.

@@ -16,6 +16,7 @@ use super::{
     upgrade::{self, Kind, Tunnel, Upgrade},
 };
 use crate::{
+    api::envoy::data::accesslog::v3::AccessLogType,
     codec::{Headers, RequestHead, ResponseHead},
     formatter::{HeaderView, ResponseFlag, is_grpc_content_type},
     model::route::{Action, DirectResponse, https_location},
@@ -61,7 +62,7 @@ pub(super) async fn handle(
         // What follows the head belongs to the tunnel, whatever the head says of it.
         body = RequestBody::empty();
     }
-    if !stream.manager().filters.is_empty()
+    if !stream.filters().is_empty()
         && let Err(reply) =
             Box::pin(filter(&mut stream, &mut body, &mut found, upgrade.as_ref())).await
     {
@@ -183,7 +184,8 @@ fn direct_reply(stream: &Stream, direct: &DirectResponse) -> LocalReply {
 
 /// Sends an answer of this proxy's own.
 fn answer(mut stream: Box<Stream>, mut reply: LocalReply) -> Response {
-    if let Some(flag) = reply.flag {
+    let invalid = reply.flag == Some(ResponseFlag::DownstreamProtocolError);
+    if let Some(flag) = reply.flag.filter(|_| !invalid) {
         stream.flag(flag);
     }
     stream.info.response_code_details = Some(std::mem::take(&mut reply.details));
@@ -199,9 +201,22 @@ fn answer(mut stream: Box<Stream>, mut reply: LocalReply) -> Response {
         let context = stream.context(HeaderView::Absent);
         route.rewrite_response(reply.status, &mut head.headers, None, &context);
     }
+    reply.settle_content_type(&mut head.headers);
+    stream.info.response_code = Some(reply.status);
+    let managed = stream.managed.clone();
+    if let Some(config) = &managed.manager().local_replies {
+        config.rewrite(&mut stream, &mut reply, &mut head.headers);
+    }
+    if invalid {
+        // As in Envoy, whose codec says so once it has answered.
+        stream.flag(ResponseFlag::DownstreamProtocolError);
+    }
     let content_type = stream.request.headers.get(header::CONTENT_TYPE);
     match content_type.is_some_and(|value| is_grpc_content_type(value.as_bytes())) {
-        true => reply.describe_as_grpc(&mut head.headers),
+        true => {
+            let bodiless = stream.request.method == Method::HEAD;
+            reply.describe_as_grpc(&mut head.headers, bodiless);
+        }
         false => reply.describe_body(&mut head.headers),
     }
     head.status = reply.status;
@@ -213,7 +228,6 @@ fn answer(mut stream: Box<Stream>, mut reply: LocalReply) -> Response {
         stream.session.close();
     }
     let stats = &stream.manager().stats;
-    let invalid = reply.flag == Some(ResponseFlag::DownstreamProtocolError);
     if invalid {
         stats.inc(http_stats::downstream_cx_protocol_error);
     }
@@ -248,6 +262,9 @@ fn pass_on(
             }
             finish_headers(&mut stream, &mut head.headers, true);
             stream.responds(head.status, &head.headers);
+            if stream.manager().log_options.on_tunnel {
+                stream.log(AccessLogType::DownstreamTunnelSuccessfullyEstablished);
+            }
             if stream.session.is_http2() {
                 upgrade::into_accepted(&mut head.status, &mut head.headers);
             }

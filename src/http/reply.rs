@@ -98,7 +98,14 @@ impl LocalReply {
         headers
     }
 
-    /// Adds the headers that describe its body, once the rules have been followed.
+    /// Gives back what describes its body, once the rules have been followed.
+    pub fn settle_content_type(&mut self, headers: &mut Headers) {
+        for (name, value) in self.headers.drain(..) {
+            headers.insert(name, value);
+        }
+    }
+
+    /// Adds the headers that describe its body.
     pub fn describe_body(&self, headers: &mut Headers) {
         headers.remove(header::CONTENT_LENGTH);
         if self.body.is_empty() {
@@ -106,17 +113,14 @@ impl LocalReply {
             return;
         }
         headers.insert(header::CONTENT_LENGTH, self.body.len().into());
-        for (name, value) in &self.headers {
-            headers.insert(name.clone(), value.clone());
-        }
         headers.insert_if_absent(header::CONTENT_TYPE, || {
             HeaderValue::from_static("text/plain")
         });
     }
 
     /// Makes it one that a gRPC client understands: no body, and the status in
-    /// what count as trailers.
-    pub fn describe_as_grpc(&mut self, headers: &mut Headers) {
+    /// what count as trailers. `head`: a message is not wanted.
+    pub fn describe_as_grpc(&mut self, headers: &mut Headers, head: bool) {
         let status = self.grpc_status.unwrap_or(match self.status.as_u16() {
             400 => "13",
             401 => "16",
@@ -131,10 +135,12 @@ impl LocalReply {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/grpc"),
         );
-        headers.insert(names::GRPC_STATUS, HeaderValue::from_static(status));
+        headers.insert_if_absent(names::GRPC_STATUS, || HeaderValue::from_static(status));
         let body = std::mem::take(&mut self.body);
-        if !body.is_empty() {
-            headers.insert(names::GRPC_MESSAGE, percent_encoded(&body));
+        // A JSON format ends its text with one.
+        let body = body.strip_suffix(b"\n").unwrap_or(&body);
+        if !body.is_empty() && !head {
+            headers.insert(names::GRPC_MESSAGE, percent_encoded(body));
         }
     }
 }

@@ -2,11 +2,15 @@
 //!
 //! The rules of `ConnectionManagerUtility::mutateRequestHeaders`, in its order.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 use http::{HeaderName, HeaderValue, Uri, header};
 
-use super::{client_cert::ClientCert, config::ConnectionManager, names, request_id};
+use super::{
+    client_cert::ClientCert,
+    config::{ConnectionManager, Detection, DetectionFailed, UserAgent},
+    names, request_id,
+};
 use crate::{
     codec::Headers,
     net::{ConnectionInfo, TlsInfo},
@@ -211,6 +215,9 @@ fn address(ip: IpAddr) -> Option<HeaderValue> {
 
 /// Applies the connection manager's rules to a request's headers. `random`
 /// gives random bits, for a request id.
+///
+/// # Errors
+/// When the request is refused because it does not tell its client's address.
 pub fn prepare(
     headers: &mut Headers,
     seen: Seen,
@@ -219,7 +226,7 @@ pub fn prepare(
     peer: &PeerHeaders,
     tls: Option<&TlsInfo>,
     mut random: impl FnMut() -> u64,
-) -> Origin {
+) -> Result<Origin, DetectionFailed> {
     if seen.connection && !upgrade {
         headers.remove(header::CONNECTION);
         headers.remove(header::UPGRADE);
@@ -273,7 +280,14 @@ pub fn prepare(
         }
     }
     let mut alone = first_hop;
-    if !options.use_remote_address && seen.forwarded {
+    if !options.use_remote_address && !manager.detection.is_empty() {
+        let detected = Detection::ask(&manager.detection, headers, peer.ip)?;
+        told = detected.client.map(|(ip, _)| ip);
+        alone = detected.client.is_some_and(|(_, trusted)| trusted);
+        if let Some(value) = peer.forwarded_for.as_ref().filter(|_| detected.append) {
+            append(headers, names::X_FORWARDED_FOR, value, b",");
+        }
+    } else if !options.use_remote_address && seen.forwarded {
         let found = last_address(headers, options.trusted_hops);
         told = found.map(|(ip, _)| ip);
         alone = found.is_some_and(|(_, alone)| alone);
@@ -330,6 +344,18 @@ pub fn prepare(
             set(headers, name, external, seen.envoy);
         }
     }
+    if let Some(UserAgent { cluster, node }) = &manager.user_agent {
+        headers.insert(names::X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER, cluster.clone());
+        if headers
+            .get(header::USER_AGENT)
+            .is_none_or(HeaderValue::is_empty)
+        {
+            headers.insert(header::USER_AGENT, cluster.clone());
+        }
+        if let Some(node) = node {
+            headers.insert(names::X_ENVOY_DOWNSTREAM_SERVICE_NODE, node.clone());
+        }
+    }
     if manager.request_id.generate {
         let keep = seen.request_id && (!edge || manager.request_id.preserve_external);
         if !keep {
@@ -342,11 +368,11 @@ pub fn prepare(
     if let Some(via) = &manager.via {
         append(headers, header::VIA, via, b", ");
     }
-    Origin {
+    Ok(Origin {
         remote: told,
         internal,
         scheme,
-    }
+    })
 }
 
 /// Puts a field in place of those of its name; `seen`: there may be any.
@@ -399,24 +425,50 @@ pub fn append(headers: &mut Headers, name: HeaderName, value: &HeaderValue, betw
     }
 }
 
-/// The address so many places from the end of `x-forwarded-for`, and whether it
-/// stands there alone.
-fn last_address(headers: &Headers, hops: u32) -> Option<(IpAddr, bool)> {
+/// All of `x-forwarded-for` as one list.
+fn forwarded_for(headers: &Headers) -> Option<Cow<'_, str>> {
     let mut values = headers.get_all(names::X_FORWARDED_FOR);
     let first = values.next()?.to_str().ok()?;
-    let joined;
-    let all = match values.next() {
-        None => first,
-        Some(second) => {
-            let mut text = format!("{first},{}", second.to_str().ok()?);
-            for value in values {
-                text.push(',');
-                text.push_str(value.to_str().ok()?);
-            }
-            joined = text;
-            &joined
-        }
+    let Some(second) = values.next() else {
+        return Some(Cow::Borrowed(first));
     };
+    let mut text = format!("{first},{}", second.to_str().ok()?);
+    for value in values {
+        text.push(',');
+        text.push_str(value.to_str().ok()?);
+    }
+    Some(Cow::Owned(text))
+}
+
+/// As many addresses of `x-forwarded-for` may be trusted.
+const MOST_TRUSTED: usize = 20;
+
+/// The last address of `x-forwarded-for` that is not trusted, and whether it stands
+/// there alone; of trusted ones alone the first. `None` where something before it is no
+/// address, or where it is too far from the end.
+pub fn last_untrusted_address(
+    headers: &Headers,
+    trusts: impl Fn(IpAddr) -> bool,
+) -> Option<(IpAddr, bool)> {
+    let all = forwarded_for(headers)?;
+    let mut last = None;
+    for (index, address) in all.rsplit(',').enumerate() {
+        if index == MOST_TRUSTED {
+            return None;
+        }
+        let ip = address.trim().parse().ok()?;
+        last = Some((ip, !all.contains(',')));
+        if !trusts(ip) {
+            break;
+        }
+    }
+    last
+}
+
+/// The address so many places from the end of `x-forwarded-for`, and whether it
+/// stands there alone.
+pub fn last_address(headers: &Headers, hops: u32) -> Option<(IpAddr, bool)> {
+    let all = forwarded_for(headers)?;
     let address = all.rsplit(',').nth(hops as usize)?.trim();
     let ip = address.parse().ok()?;
     Some((ip, hops == 0 && !all.contains(',')))

@@ -99,6 +99,19 @@ crate::stat_table! {
 }
 
 crate::stat_table! {
+    /// `http.STAT_PREFIX.`, where `record_route_resolution_stats` asks for it.
+    pub mod route_resolution_stats {
+        counters {}
+        gauges {}
+        histograms {
+            downstream_rq_route_resolution_time_us: Microseconds,
+            downstream_rq_route_resolutions: Unspecified,
+        }
+        texts {}
+    }
+}
+
+crate::stat_table! {
     /// `http.STAT_PREFIX.tracing.`
     pub mod tracing_stats {
         counters { client_enabled, health_check, not_traceable, random_sampling, service_forced }

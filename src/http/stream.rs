@@ -3,7 +3,7 @@
 use std::{
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -12,16 +12,17 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use super::{
     config::ConnectionManager,
     connection::{Managed, Session},
-    filters::Passing,
+    filters::{FilterChain, Passing, Router},
     names,
     request::Origin,
-    stats::{http_stats, listener_http_stats},
+    stats::{http_stats, listener_http_stats, route_resolution_stats},
 };
 use crate::{
     api::envoy::data::accesslog::v3::AccessLogType,
     codec::{Headers, RequestHead, ResponseHead},
     formatter::{Captured, FormatContext, HeaderView, RequestView, ResponseFlag, StreamInfo},
     model::route::RouteHandle,
+    overload::Timer,
     upstream::{Endpoint, HostStat, Priority, Resource, WorkerCluster, stats::cluster_stats},
 };
 
@@ -148,6 +149,13 @@ pub struct Stream {
     pub complete: bool,
     /// Its route was asked for on demand, and is to be looked for again.
     pub rerouted: bool,
+    /// How often its route was looked for, and how long that took in all; only where
+    /// that is recorded.
+    pub(super) resolution: (u32, Duration),
+    /// Which upgrade's filters it passes, see [`ConnectionManager::chain`].
+    pub(super) upgrade_filters: Option<u16>,
+    /// When it is logged next although it goes on.
+    next_log: Option<Instant>,
     /// Its way through the filters, once it is there.
     pub(super) passing: Option<Box<Passing>>,
 }
@@ -156,6 +164,16 @@ impl Stream {
     /// The configuration it is served by.
     pub fn manager(&self) -> &ConnectionManager {
         self.managed.manager()
+    }
+
+    /// The filters before the router that it passes.
+    pub(super) fn filters(&self) -> &FilterChain {
+        self.manager().chain(self.upgrade_filters).0
+    }
+
+    /// The router that it comes to.
+    pub(super) fn router(&self) -> &Router {
+        self.manager().chain(self.upgrade_filters).1
     }
 
     pub(super) fn begin(session: Rc<Session>, managed: Managed, request: RequestHead) -> Box<Self> {
@@ -170,6 +188,7 @@ impl Stream {
         let idle_timeout = manager.timeouts.stream_idle;
         let deadline = manager.common.max_stream_duration.map(|limit| now + limit);
         let request_deadline = manager.timeouts.request.map(|limit| now + limit);
+        let next_log = manager.log_options.interval.map(|interval| now + interval);
         let origin = Origin {
             remote: None,
             internal: false,
@@ -197,6 +216,9 @@ impl Stream {
             upgraded: false,
             complete: false,
             rerouted: false,
+            resolution: (0, Duration::ZERO),
+            next_log,
+            upgrade_filters: None,
             passing: None,
         })
     }
@@ -248,8 +270,28 @@ impl Stream {
         self.info.flags.set(flag);
     }
 
-    /// Ready when the stream has used up a time limit; otherwise wakes by then.
+    /// Ready when the stream has used up a time limit; otherwise wakes by then. Writes it
+    /// down when that is due.
     pub fn poll_limits(&mut self, cx: &mut Context<'_>, extra: Option<Instant>) -> Poll<Limit> {
+        loop {
+            let (at, limit) = match (self.first_limit(extra), self.next_log) {
+                (Some((at, limit)), log) if log.is_none_or(|log| at <= log) => (at, Some(limit)),
+                (_, Some(log)) => (log, None),
+                (_, None) => return Poll::Pending,
+            };
+            ready!(match self.session.is_http2() {
+                true => self.session.alarms().ask(at),
+                false => self.session.alarm().poll(cx, at),
+            });
+            match limit {
+                Some(limit) => return Poll::Ready(limit),
+                None => self.log_periodically(),
+            }
+        }
+    }
+
+    /// The limit that is used up first, and when.
+    fn first_limit(&self, extra: Option<Instant>) -> Option<(Instant, Limit)> {
         let after = |limit: Duration| self.last_moved + limit;
         let upstream = self.upstream.as_ref().and_then(|u| u.deadline);
         let limits = [
@@ -258,19 +300,42 @@ impl Stream {
             (self.try_idle_timeout.map(after), Limit::TryIdle),
             (self.deadline, Limit::Deadline),
             (self.request_deadline, Limit::Request),
-            (self.idle_timeout.map(after), Limit::Idle),
+            (self.idle_timeout().map(after), Limit::Idle),
         ];
         let set = limits
             .iter()
             .filter_map(|(at, limit)| at.map(|at| (at, *limit)));
-        let Some((earliest, limit)) = set.min_by_key(|(at, _)| *at) else {
-            return Poll::Pending;
-        };
-        let rings = match self.session.is_http2() {
-            true => self.session.alarms().ask(earliest),
-            false => self.session.alarm().poll(cx, earliest),
-        };
-        rings.map(|()| limit)
+        set.min_by_key(|(at, _)| *at)
+    }
+
+    /// Without a byte for so long it is given up, as things are.
+    pub(super) fn idle_timeout(&self) -> Option<Duration> {
+        let timers = &self.managed.chain().listener.overload.reduce_timeouts;
+        let scaled = |limit| timers.scale(Timer::StreamIdle, limit);
+        self.idle_timeout.map(scaled)
+    }
+
+    /// Writes down what there is to say of it while it goes on.
+    pub(super) fn log_periodically(&mut self) {
+        self.log(AccessLogType::DownstreamPeriodic);
+        let interval = self.manager().log_options.interval;
+        self.next_log = interval.map(|interval| Instant::now() + interval);
+    }
+
+    /// Writes down what there is to say of it at this moment of its life.
+    pub(super) fn log(&self, moment: AccessLogType) {
+        let manager = self.managed.manager();
+        if manager.access_logs.is_empty() {
+            return;
+        }
+        let needs = manager.access_logs.needs();
+        let mut context = self.context(kept(&needs.response, &self.response));
+        context.trailers = kept(&needs.trailers, &self.trailers);
+        context.log_type = moment;
+        let worker = self.session.worker();
+        manager
+            .access_logs
+            .log(&context, &worker.access_log, worker.random());
     }
 
     /// Counts a response that begins, and keeps what the log will ask for.
@@ -292,7 +357,7 @@ impl Stream {
 
     /// Leads the head of a response past the filters.
     pub(super) fn filter_response(&mut self, head: &mut ResponseHead) {
-        if self.managed.manager().filters.is_empty() {
+        if self.filters().is_empty() {
             return;
         }
         // An answer from before the request came to the filters passes all of them.
@@ -352,6 +417,13 @@ impl Drop for Stream {
         }
         let took = u64::try_from((now - self.info.start).as_millis()).unwrap_or(u64::MAX);
         manager.stats.record(http_stats::downstream_rq_time, took);
+        if let Some(stats) = &manager.route_resolution {
+            let (times, took) = self.resolution;
+            let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            use route_resolution_stats as names;
+            stats.record(names::downstream_rq_route_resolutions, times.into());
+            stats.record(names::downstream_rq_route_resolution_time_us, took);
+        }
         if !self.complete {
             manager.stats.inc(http_stats::downstream_rq_rx_reset);
             if self.info.flags.is_empty() {
@@ -368,17 +440,7 @@ impl Drop for Stream {
                     .inc(cluster_stats::upstream_rq_cancelled);
             }
         }
-        let manager = self.managed.manager();
-        if manager.access_logs.is_empty() {
-            return;
-        }
-        let needs = manager.access_logs.needs();
-        let mut context = self.context(kept(&needs.response, &self.response));
-        context.trailers = kept(&needs.trailers, &self.trailers);
-        let worker = self.session.worker();
-        manager
-            .access_logs
-            .log(&context, &worker.access_log, worker.random());
+        self.log(AccessLogType::DownstreamEnd);
     }
 }
 

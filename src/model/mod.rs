@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod context;
 pub mod data_source;
+pub mod header_mutation;
 pub mod http1;
 mod interned;
 pub mod listener;

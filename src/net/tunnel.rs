@@ -71,13 +71,14 @@ pub enum End {
 }
 
 /// Carries bytes both ways. A side that finishes is half-closed on the other
-/// while that still speaks. `moved` is told of every step, and may end it.
+/// while that still speaks. `moved` is told of every step, and may end it. `idle_timeout`
+/// says how long nothing may move, as things are.
 ///
 /// Cancelling it (dropping the future) closes both sides.
 pub async fn carry<D, U>(
     mut downstream: D,
     mut upstream: U,
-    idle_timeout: Option<Duration>,
+    idle_timeout: impl Fn() -> Option<Duration>,
     mut moved: impl FnMut(&Traffic) -> ControlFlow<()>,
 ) -> (End, Traffic)
 where
@@ -87,7 +88,7 @@ where
     let mut traffic = Traffic::default();
     let (mut up, mut down) = (Direction::default(), Direction::default());
     let mut last_moved = Instant::now();
-    let mut idle = idle_timeout.map(|t| Box::pin(tokio::time::sleep(t)));
+    let mut idle = idle_timeout().map(|t| Box::pin(tokio::time::sleep(t)));
     let end = poll_fn(|cx| {
         let before = (traffic.received, traffic.sent);
         let was_up = up.closed;
@@ -123,7 +124,10 @@ where
             }
             None => {}
         }
-        if let (Some(idle), Some(timeout)) = (&mut idle, idle_timeout) {
+        if let (Some(idle), Some(timeout)) = (&mut idle, idle_timeout()) {
+            if last_moved + timeout < idle.deadline() {
+                idle.as_mut().reset(last_moved + timeout);
+            }
             // Armed once and moved on when it fires, not at every byte.
             while idle.as_mut().poll(cx).is_ready() {
                 let deadline = last_moved + timeout;
@@ -292,7 +296,7 @@ mod tests {
     async fn each_side_hears_the_other_to_the_end() {
         let (mut client, downstream) = duplex(1000);
         let (upstream, mut server) = duplex(1000);
-        let tunnel = tokio::spawn(carry(downstream, upstream, None, go_on));
+        let tunnel = tokio::spawn(carry(downstream, upstream, || None, go_on));
         let big = vec![7; 3 * BUFFER];
         let sent = big.clone();
         let writer = tokio::spawn(async move {
@@ -330,7 +334,7 @@ mod tests {
     async fn much_goes_through_a_pipe_and_arrives_as_it_was() {
         let (mut client, downstream) = connected().await;
         let (upstream, mut server) = connected().await;
-        let tunnel = tokio::spawn(carry(downstream, upstream, None, go_on));
+        let tunnel = tokio::spawn(carry(downstream, upstream, || None, go_on));
         // More than both sockets hold, with silence and little in between.
         let piece = |n: u32| -> Vec<u8> {
             let length = if n.is_multiple_of(2) { 6 << 20 } else { 100 };
@@ -372,7 +376,7 @@ mod tests {
         let tunnel = tokio::spawn(carry(
             downstream,
             upstream,
-            Some(Duration::from_secs(10)),
+            || Some(Duration::from_secs(10)),
             go_on,
         ));
         tokio::time::sleep(Duration::from_secs(6)).await;

@@ -20,6 +20,10 @@ pub enum Timer {
     ConnectionMax,
     /// `TRANSPORT_SOCKET_CONNECT`.
     TransportConnect,
+    /// `HTTP_DOWNSTREAM_STREAM_IDLE`.
+    StreamIdle,
+    /// `HTTP_DOWNSTREAM_STREAM_FLUSH`.
+    StreamFlush,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +36,7 @@ enum Least {
 #[derive(Debug, Default)]
 pub struct Timers {
     pub(super) level: Level,
-    least: [Option<Least>; 3],
+    least: [Option<Least>; 5],
 }
 
 impl Timers {
@@ -65,10 +69,10 @@ impl Timers {
             Ok(TimerType::HttpDownstreamConnectionIdle) => Timer::ConnectionIdle,
             Ok(TimerType::HttpDownstreamConnectionMax) => Timer::ConnectionMax,
             Ok(TimerType::TransportSocketConnect) => Timer::TransportConnect,
-            Ok(other) => {
-                return Err(
-                    at_timer.error(format_args!("{} is not supported yet", other.as_str_name()))
-                );
+            Ok(TimerType::HttpDownstreamStreamIdle) => Timer::StreamIdle,
+            Ok(TimerType::HttpDownstreamStreamFlush) => Timer::StreamFlush,
+            Ok(TimerType::Unspecified) => {
+                return Err(at_timer.error("is required"));
             }
             Err(_) => return Err(at_timer.error("is not one of the API")),
         };
@@ -83,6 +87,11 @@ impl Timers {
             None => Ok(()),
             Some(_) => Err(at_timer.error("stands here a second time")),
         }
+    }
+
+    /// How far timeouts are reduced now: not at all, or up to all of it.
+    pub fn share(&self) -> f64 {
+        self.level.share()
     }
 
     /// How long a timeout is now.

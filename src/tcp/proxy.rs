@@ -164,7 +164,7 @@ impl Session<'_> {
             let mut tunnel = pin!(tunnel::carry(
                 &mut downstream,
                 &mut upstream.io,
-                proxy.idle_timeout,
+                || proxy.idle_timeout,
                 |traffic| counted.count(traffic),
             ));
             let mut flush = proxy.log_options.interval.map(periodic);

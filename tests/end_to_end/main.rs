@@ -13,6 +13,8 @@ mod http;
 mod http1;
 mod http2;
 mod listener;
+mod local_reply;
+mod manager;
 mod mirrors;
 mod network_filters;
 mod overload;

@@ -1,11 +1,14 @@
 //! What the process does less of when something runs short.
 
-use crate::common::client::{dial, header, once, request};
+use crate::common::client::{dial, header, once, request, websocket, websocket_echo};
 use crate::common::config::{
     answer, any_host, bootstrap, cluster, http, http_with, listener, route, typed,
 };
 use crate::common::{H1, H2, Home, Origin, Port, Proxy, Value, get, json, with};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 const INJECTED: &str = "envoy.resource_monitors.injected_resource";
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
@@ -241,6 +244,63 @@ async fn idle_connections_are_closed_sooner_under_pressure() {
         .stat("http.ingress.downstream_cx_idle_timeout", 1)
         .await;
     pressed.stat("http.ingress.downstream_cx_active", 0).await;
+}
+
+/// What has waited for long is given up at once, not when it would have been.
+#[tokio::test]
+async fn streams_are_given_up_sooner_under_pressure() {
+    // Its connections are made by the kernel, and nobody reads them.
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let silent_port = silent.local_addr().expect("bound").port();
+    let echo = Origin::websocket_echo().await;
+    let reduce = with(
+        action("reduce_timeouts", 0.5),
+        json!({ "typed_config": typed(
+            "envoy.config.overload.v3.ScaleTimersOverloadActionConfig",
+            json!({ "timer_scale_factors": [
+                { "timer": "HTTP_DOWNSTREAM_STREAM_IDLE", "min_timeout": "0.1s" },
+            ] }),
+        ) }),
+    );
+    let patient = with(
+        route("/", "silent"),
+        json!({ "route": { "timeout": "0s" } }),
+    );
+    let main = chains(http_with(json!({
+        "route_config": { "virtual_hosts": [any_host(vec![route("/ws", "echo"), patient])] },
+        "stream_idle_timeout": "3600s",
+        "upgrade_configs": [{ "upgrade_type": "websocket" }],
+    })));
+    let clusters = vec![
+        cluster("silent", &[silent_port]),
+        cluster("echo", &[echo.port()]),
+    ];
+    let pressed = Pressed::start(json!({ "actions": [reduce] }), main, clusters).await;
+    let port = pressed.port.number();
+    let mut first = H1::connect(port).await.expect("open");
+    let second = H2::connect(port).await.expect("open");
+    let mut tunnel = websocket(port, "/ws").await.expect("a tunnel");
+    websocket_echo(&mut tunnel, "hello").await.expect("an echo");
+    let pressing = async {
+        pressed.stat("http.ingress.downstream_rq_active", 3).await;
+        pressed.press(60).await;
+    };
+    let (first, second, ()) = tokio::join!(
+        first.send(request("GET", "a", "/")),
+        second.send(request("GET", "a", "/")),
+        pressing,
+    );
+    for reply in [first, second] {
+        let reply = reply.expect("an answer");
+        assert_eq!(
+            (reply.status.as_u16(), &*reply.text()),
+            (504, "stream timeout")
+        );
+    }
+    let idle = "http.ingress.downstream_rq_idle_timeout";
+    pressed.stat(idle, 3).await;
+    let tunnels = "http.ingress.downstream_cx_upgrades_active";
+    pressed.stat(tunnels, 0).await;
 }
 
 #[tokio::test]

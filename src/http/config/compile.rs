@@ -6,20 +6,24 @@ use http::HeaderValue;
 
 use crate::{
     access_log::AccessLogs,
-    api::envoy::extensions::filters::network::http_connection_manager::v3::{
-        self as pb, HttpConnectionManager as Message,
-        http_connection_manager::{
-            self as hcm, CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction,
-            RouteSpecifier, ServerHeaderTransformation, StripPortMode,
+    api::envoy::{
+        config::core::v3::TypedExtensionConfig,
+        extensions::filters::network::http_connection_manager::v3::{
+            self as pb, HttpConnectionManager as Message,
+            http_connection_manager::{
+                self as hcm, CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction,
+                RouteSpecifier, ServerHeaderTransformation, StripPortMode,
+            },
         },
     },
     config::{At, Reported},
     http::{
         filters::{self, FilterContext},
-        stats::{http_stats, router_stats, tracing_stats},
+        stats::{http_stats, route_resolution_stats, router_stats, tracing_stats},
     },
     model::{
         Context,
+        header_mutation::HeaderMutations,
         http1::Http1Options,
         route::{RouteTable, Routes},
     },
@@ -29,9 +33,9 @@ use crate::{
 
 use super::{
     CertDetails, Codec, ConnectionManager, DEFAULT_DELAYED_CLOSE, DEFAULT_DRAIN_TIMEOUT,
-    DEFAULT_MAX_REQUEST_HEAD, DEFAULT_STREAM_IDLE_TIMEOUT, EscapedSlashes, ForwardClientCert,
-    HostOptions, Internal, PathOptions, PeerOptions, RequestIdOptions, ServerHeader, StripPort,
-    Timeouts, Upgrade,
+    DEFAULT_MAX_REQUEST_HEAD, DEFAULT_STREAM_IDLE_TIMEOUT, Detection, EscapedSlashes,
+    ForwardClientCert, HostOptions, Internal, LocalReplyConfig, LogOptions, PathOptions,
+    PeerOptions, RequestIdOptions, ServerHeader, StripPort, Timeouts, Upgrade, UserAgent,
     protocol::{CommonOptions, Http2Options, timeout},
     scoped,
 };
@@ -91,8 +95,7 @@ impl ConnectionManager {
             typed_header_validation_config,
             append_x_forwarded_port,
             early_header_mutation_extensions,
-            // Only the PROXY protocol towards upstreams reads it.
-            add_proxy_protocol_connection_state: _,
+            add_proxy_protocol_connection_state,
             access_log_flush_interval,
             flush_access_log_on_new_request,
             access_log_options,
@@ -102,18 +105,15 @@ impl ConnectionManager {
             forward_client_cert_matcher,
             forward_proto_config,
             drain_timeout_jitter,
-            // Counts nothing but the time route resolution takes.
-            record_route_resolution_stats: _,
+            record_route_resolution_stats,
             strip_port_mode,
         } = message;
 
-        let add_user_agent = add_user_agent.filter(|on| *on);
         let mut outcome = refuse!(at;
-            add_user_agent, tracing, proxy_100_continue, local_reply_config,
-            path_normalization_options, http3_protocol_options, original_ip_detection_extensions,
-            proxy_status_config, typed_header_validation_config, early_header_mutation_extensions,
-            access_log_flush_interval, flush_access_log_on_new_request, access_log_options,
-            append_local_overload, stream_flush_timeout, forward_client_cert_matcher,
+            tracing, proxy_100_continue, http3_protocol_options,
+            // Accepted by Envoy, where nothing reads it.
+            path_normalization_options,
+            proxy_status_config, typed_header_validation_config, append_local_overload, stream_flush_timeout, forward_client_cert_matcher,
             forward_proto_config, drain_timeout_jitter,
         );
         if let Err(reported) = check_request_id(request_id_extension, at) {
@@ -163,16 +163,39 @@ impl ConnectionManager {
                 request_timeout,
                 request_headers_timeout,
                 drain_timeout,
+                delayed_close_timeout,
             ],
             at,
         );
-        let delayed_close = timeout(
-            delayed_close_timeout,
-            Some(DEFAULT_DELAYED_CLOSE),
-            &at.field("delayed_close_timeout"),
+        let detection = compile_detection(
+            original_ip_detection_extensions,
+            use_remote_address.unwrap_or(false),
+            xff_num_trusted_hops,
+            at,
+        );
+        let early_mutations = HeaderMutations::compile_early(
+            early_header_mutation_extensions,
+            &at.field("early_header_mutation_extensions"),
+        );
+        let user_agent = match add_user_agent {
+            Some(true) => UserAgent::new(cx, &at.field("add_user_agent")).map(Some),
+            Some(false) | None => Ok(None),
+        };
+        let local_replies = local_reply_config
+            .map(|message| LocalReplyConfig::compile(message, cx, &at.field("local_reply_config")))
+            .transpose();
+        let log_options = LogOptions::compile(
+            access_log_options,
+            access_log_flush_interval,
+            flush_access_log_on_new_request,
+            at,
         );
         let access_logs = AccessLogs::compile(access_log, cx, &at.field("access_log"));
-        let upgrades = compile_upgrades(upgrade_configs, &at.field("upgrade_configs"));
+        let upgrades = compile_upgrades(
+            upgrade_configs,
+            filter_context,
+            &at.field("upgrade_configs"),
+        );
         let scheme = compile_scheme(
             scheme_header_transformation,
             &at.field("scheme_header_transformation"),
@@ -190,9 +213,6 @@ impl ConnectionManager {
             ..options
         });
         outcome?;
-        // hyper writes a response out before it closes, however long that takes;
-        // the client's own close or the idle timeout ends it.
-        delayed_close?;
         let (filters, router) = chain?;
         Ok(Self {
             stats: cx.stats.block(&prefix, &http_stats::TABLE),
@@ -200,6 +220,8 @@ impl ConnectionManager {
             tracing_stats: cx
                 .stats
                 .block(&format!("{prefix}tracing."), &tracing_stats::TABLE),
+            route_resolution: record_route_resolution_stats
+                .then(|| cx.stats.block(&prefix, &route_resolution_stats::TABLE)),
             stat_prefix: stat_prefix.into(),
             registry: cx.stats.clone(),
             listener_stats: OnceLock::new(),
@@ -227,6 +249,9 @@ impl ConnectionManager {
                 internal: internal?,
                 client_cert: client_cert?,
             },
+            detection: detection?,
+            early_mutations: early_mutations?,
+            user_agent: user_agent?,
             request_id: RequestIdOptions {
                 generate: generate_request_id.unwrap_or(true),
                 preserve_external: preserve_external_request_id,
@@ -249,8 +274,85 @@ impl ConnectionManager {
                 strip_trailing_dot: strip_trailing_host_dot,
             },
             access_logs: access_logs?,
+            log_options: log_options?,
+            local_replies: local_replies?,
             upgrades: upgrades?,
+            tells_of_client: add_proxy_protocol_connection_state.unwrap_or(true),
             scheme: scheme?,
+        })
+    }
+}
+
+fn compile_detection(
+    extensions: Vec<TypedExtensionConfig>,
+    use_remote_address: bool,
+    trusted_hops: u32,
+    at: &At<'_>,
+) -> Result<Box<[Detection]>, Reported> {
+    let place = at.field("original_ip_detection_extensions");
+    let (mixed, with) = (!extensions.is_empty(), |other| {
+        place.error(format_args!("cannot be set together with {other}"))
+    });
+    let detection = Detection::compile_all(extensions, &place);
+    match mixed {
+        true if use_remote_address => Err(with("use_remote_address")),
+        true if trusted_hops > 0 => Err(with("xff_num_trusted_hops")),
+        _ => detection,
+    }
+}
+
+impl UserAgent {
+    fn new(cx: &Context<'_>, at: &At<'_>) -> Result<Self, Reported> {
+        let node = match cx.server.node_id.as_str() {
+            "" => None,
+            node => Some(header_value(node, at)?),
+        };
+        Ok(Self {
+            cluster: header_value(&cx.server.node_cluster, at)?,
+            node,
+        })
+    }
+}
+
+impl LogOptions {
+    fn compile(
+        options: Option<hcm::HcmAccessLogOptions>,
+        old_interval: Option<prost_types::Duration>,
+        old_on_request: bool,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
+        let time = |interval: Option<prost_types::Duration>, at: &At<'_>| {
+            let at = at.field("access_log_flush_interval");
+            interval
+                .map(|d| crate::config::duration(&d, &at))
+                .transpose()
+        };
+        let Some(options) = options else {
+            return Ok(Self {
+                interval: time(old_interval, at)?,
+                on_request: old_on_request,
+                on_tunnel: false,
+            });
+        };
+        let twice = |name: &str| {
+            at.field(name)
+                .error("only one of it and access_log_options can be set")
+        };
+        if old_interval.is_some() {
+            return Err(twice("access_log_flush_interval"));
+        }
+        if old_on_request {
+            return Err(twice("flush_access_log_on_new_request"));
+        }
+        let hcm::HcmAccessLogOptions {
+            access_log_flush_interval,
+            flush_access_log_on_new_request,
+            flush_log_on_tunnel_successfully_established,
+        } = options;
+        Ok(Self {
+            interval: time(access_log_flush_interval, &at.field("access_log_options"))?,
+            on_request: flush_access_log_on_new_request,
+            on_tunnel: flush_log_on_tunnel_successfully_established,
         })
     }
 }
@@ -331,7 +433,7 @@ fn compile_client_cert(
 }
 
 fn compile_timeouts(
-    [stream_idle, request, headers, drain]: [Option<prost_types::Duration>; 4],
+    [stream_idle, request, headers, drain, delayed_close]: [Option<prost_types::Duration>; 5],
     at: &At<'_>,
 ) -> Result<Timeouts, Reported> {
     let stream_idle = timeout(
@@ -341,6 +443,8 @@ fn compile_timeouts(
     );
     let request = timeout(request, None, &at.field("request_timeout"));
     let headers = timeout(headers, None, &at.field("request_headers_timeout"));
+    let place = at.field("delayed_close_timeout");
+    let delayed_close = timeout(delayed_close, Some(DEFAULT_DELAYED_CLOSE), &place);
     let place = at.field("drain_timeout");
     let drain = drain.map_or(Ok(DEFAULT_DRAIN_TIMEOUT), |drain| {
         crate::config::duration(&drain, &place)
@@ -350,6 +454,7 @@ fn compile_timeouts(
         request: request?,
         request_headers: headers?,
         drain: drain?,
+        delayed_close: delayed_close?,
     })
 }
 
@@ -367,6 +472,7 @@ fn escaped_slashes(action: i32) -> EscapedSlashes {
 
 fn compile_upgrades(
     configs: Vec<hcm::UpgradeConfig>,
+    cx: FilterContext<'_>,
     at: &At<'_>,
 ) -> Result<Box<[Upgrade]>, Reported> {
     let mut upgrades: Vec<Upgrade> = Vec::with_capacity(configs.len());
@@ -378,9 +484,16 @@ fn compile_upgrades(
             filters,
             enabled,
         } = config;
-        if let Err(reported) = refuse!(at; filters) {
-            outcome = Err(reported);
-        }
+        let filters = match filters.is_empty() {
+            true => None,
+            false => match filters::compile_chain(filters, cx, &at.field("filters")) {
+                Ok(chain) => Some(chain),
+                Err(reported) => {
+                    outcome = Err(reported);
+                    None
+                }
+            },
+        };
         let kind = upgrade_type.to_ascii_lowercase();
         if upgrades.iter().any(|u| *u.kind == kind) {
             outcome = Err(at.field("upgrade_type").error(format_args!(
@@ -390,6 +503,7 @@ fn compile_upgrades(
         upgrades.push(Upgrade {
             kind: kind.into(),
             enabled: enabled.unwrap_or(true),
+            filters,
         });
     }
     outcome.map(|()| upgrades.into())

@@ -1,6 +1,8 @@
 //! `HttpConnectionManager`, compiled.
 
 mod compile;
+mod detection;
+mod local_reply;
 mod peer;
 pub mod protocol;
 mod scoped;
@@ -16,11 +18,15 @@ use http::HeaderValue;
 use crate::{
     access_log::AccessLogs,
     codec::stats::http1_stats,
-    model::{http1::Http1Options, listener::Listener, route::Routes},
+    model::{
+        header_mutation::HeaderMutations, http1::Http1Options, listener::Listener, route::Routes,
+    },
     net::http2::stats::http2_stats,
     stats::{Block, Registry},
 };
 
+pub use detection::{Detection, DetectionFailed};
+pub use local_reply::LocalReplyConfig;
 pub use peer::{CertDetails, ForwardClientCert, Internal, PeerOptions};
 use protocol::{CommonOptions, Http2Options, Underscores};
 
@@ -134,15 +140,40 @@ pub struct Timeouts {
     /// `drain_timeout`, 5 s unless set: how long a connection that has been idle or open
     /// too long waits for one more request.
     pub drain: Duration,
+    /// `delayed_close_timeout`, 1 s unless set: how long a client whose connection is over
+    /// may take to close it too. Without it nobody waits for clients.
+    pub delayed_close: Option<Duration>,
+}
+
+/// `access_log_options`: a request is logged at its end, and then, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Every so often for as long as it lives.
+    pub interval: Option<Duration>,
+    /// When its head has come.
+    pub on_request: bool,
+    /// When it has become a tunnel.
+    pub on_tunnel: bool,
+}
+
+/// What `add_user_agent` says of this proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserAgent {
+    /// `node.cluster`.
+    pub cluster: HeaderValue,
+    /// `node.id`; nothing is said of an empty one.
+    pub node: Option<HeaderValue>,
 }
 
 /// One kind of upgrade, `websocket` being the usual one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Upgrade {
     /// `upgrade_type`, lower case.
     pub kind: Box<str>,
     /// `enabled`, on unless set; a route may say otherwise.
     pub enabled: bool,
+    /// `filters`: what such requests pass in place of the connection manager's filters.
+    pub filters: Option<(FilterChain, Router)>,
 }
 
 /// `envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`.
@@ -156,6 +187,9 @@ pub struct ConnectionManager {
     pub router_stats: Arc<Block>,
     /// `http.STAT_PREFIX.tracing.`, where Envoy has it also without tracing.
     pub tracing_stats: Arc<Block>,
+    /// `record_route_resolution_stats`: how often and how long a request's route was
+    /// looked for.
+    pub route_resolution: Option<Arc<Block>>,
     registry: Arc<Registry>,
     listener_stats: OnceLock<Arc<Block>>,
     http1_stats: OnceLock<Arc<Block>>,
@@ -176,6 +210,12 @@ pub struct ConnectionManager {
     pub via: Option<HeaderValue>,
     /// Who the client is, and what is believed of what it says.
     pub peer: PeerOptions,
+    /// `original_ip_detection_extensions`: who else may tell the client's address.
+    pub detection: Box<[Detection]>,
+    /// `early_header_mutation_extensions`, all in their order.
+    pub early_mutations: HeaderMutations,
+    /// `add_user_agent`: hosts are told which proxy this is.
+    pub user_agent: Option<UserAgent>,
     /// `x-request-id`.
     pub request_id: RequestIdOptions,
     /// Options of every codec.
@@ -195,10 +235,17 @@ pub struct ConnectionManager {
     pub path: PathOptions,
     /// The authority.
     pub host: HostOptions,
-    /// `proxy_100_continue` is refused, so `expect: 100-continue` is always answered here.
+    /// Who writes down what became of requests.
     pub access_logs: AccessLogs,
+    /// When else than at their end requests are logged.
+    pub log_options: LogOptions,
+    /// `local_reply_config`: what the answers of this proxy itself look like.
+    pub local_replies: Option<LocalReplyConfig>,
     /// Upgrades that are let through.
     pub upgrades: Box<[Upgrade]>,
+    /// `add_proxy_protocol_connection_state`, on unless it is off: hosts that are spoken
+    /// to by the PROXY protocol are told of the client.
+    pub tells_of_client: bool,
     /// `scheme_header_transformation.scheme_to_overwrite`.
     pub scheme: Option<&'static str>,
 }
@@ -216,6 +263,16 @@ impl ConnectionManager {
         self.max_request_head.hash(&mut hasher);
         self.common.max_headers.hash(&mut hasher);
         std::hash::Hasher::finish(&hasher)
+    }
+
+    /// The filters that a request passes, and the router; `upgrade` is the place in
+    /// [`upgrades`](Self::upgrades) of one that has its own.
+    pub fn chain(&self, upgrade: Option<u16>) -> (&FilterChain, &Router) {
+        let upgrade = upgrade.and_then(|index| self.upgrades.get(usize::from(index)));
+        match upgrade.and_then(|upgrade| upgrade.filters.as_ref()) {
+            Some((filters, router)) => (filters, router),
+            None => (&self.filters, &self.router),
+        }
     }
 
     /// `listener.ADDRESS.http.STAT_PREFIX.` of the listener it serves.

@@ -31,6 +31,33 @@ pub struct PeerOptions {
     pub client_cert: ForwardClientCert,
 }
 
+/// Ranges of addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ranges(Box<[Range]>);
+
+impl Ranges {
+    /// Compiles a list of ranges.
+    ///
+    /// # Errors
+    /// What is not a range, reported.
+    pub(super) fn compile(messages: Vec<core::CidrRange>, at: &At<'_>) -> Result<Self, Reported> {
+        let mut ranges = Vec::with_capacity(messages.len());
+        let mut outcome = Ok(());
+        for (index, range) in messages.into_iter().enumerate() {
+            match compile_range(range, &at.index(index)) {
+                Ok(range) => ranges.push(range),
+                Err(reported) => outcome = Err(reported),
+            }
+        }
+        outcome.map(|()| Self(ranges.into()))
+    }
+
+    /// Whether an address is in one of them.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        self.0.iter().any(|range| range.contains(ip))
+    }
+}
+
 /// A range of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Range {
@@ -55,7 +82,7 @@ impl Range {
 #[derive(Clone, Debug, Default)]
 pub struct Internal {
     unix_sockets: bool,
-    ranges: Box<[Range]>,
+    ranges: Ranges,
 }
 
 impl Internal {
@@ -70,25 +97,17 @@ impl Internal {
         else {
             return Ok(Self::default());
         };
-        let at = at.field("cidr_ranges");
-        let mut ranges = Vec::with_capacity(cidr_ranges.len());
-        let mut outcome = Ok(());
-        for (index, range) in cidr_ranges.into_iter().enumerate() {
-            match compile_range(range, &at.index(index)) {
-                Ok(range) => ranges.push(range),
-                Err(reported) => outcome = Err(reported),
-            }
-        }
-        outcome.map(|()| Self {
+        let ranges = Ranges::compile(cidr_ranges, &at.field("cidr_ranges"));
+        ranges.map(|ranges| Self {
             unix_sockets,
-            ranges: ranges.into(),
+            ranges,
         })
     }
 
     /// Whether a client at this address (`None`: a Unix socket) is internal.
     pub fn contains(&self, ip: Option<IpAddr>) -> bool {
         match ip {
-            Some(ip) => self.ranges.iter().any(|range| range.contains(ip)),
+            Some(ip) => self.ranges.contains(ip),
             None => self.unix_sockets,
         }
     }

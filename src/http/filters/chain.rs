@@ -106,22 +106,29 @@ impl FilterChain {
 #[derive(Debug)]
 pub struct Resolved {
     manager: Arc<ConnectionManager>,
+    /// Those of an upgrade, see [`ConnectionManager::chain`].
+    upgrade: Option<u16>,
     /// `None` for one that has not come.
     filters: Box<[Option<Arc<dyn Filter>>]>,
 }
 
 impl Resolved {
-    /// Those of this manager.
-    pub fn new(manager: &Arc<ConnectionManager>) -> Self {
+    /// Those of this manager, or of one of its upgrades.
+    pub fn new(manager: &Arc<ConnectionManager>, upgrade: Option<u16>) -> Self {
         Self {
             manager: Arc::clone(manager),
-            filters: manager.filters.resolve(),
+            upgrade,
+            filters: manager.chain(upgrade).0.resolve(),
         }
+    }
+
+    fn elements(&self) -> &[Element] {
+        &self.manager.chain(self.upgrade).0.elements
     }
 
     /// Whether these are still the filters of this manager.
     pub fn is_current(&self, manager: &Arc<ConnectionManager>) -> bool {
-        let elements = &self.manager.filters.elements;
+        let elements = self.elements();
         Arc::ptr_eq(&self.manager, manager)
             && (elements.iter().zip(&self.filters))
                 .all(|(element, filter)| element.filter.is_still(filter.as_ref()))
@@ -152,12 +159,16 @@ impl std::fmt::Debug for Passing {
 impl Passing {
     /// The way of a stream, whose route says which filters are off.
     pub fn new(stream: &Stream) -> Self {
-        let chain = stream.session.filters(stream.managed.manager());
+        let manager = stream.managed.manager();
+        let chain = match stream.upgrade_filters {
+            None => stream.session.filters(manager),
+            upgrade => Rc::new(Resolved::new(manager, upgrade)),
+        };
         let is_on = |(_, element): &(u16, &Element)| {
             let said = |name| stream.route.as_ref()?.filter_disabled(name);
             !said(&element.name).unwrap_or(element.disabled)
         };
-        let elements = (0..).zip(&chain.manager.filters.elements);
+        let elements = (0..).zip(chain.elements());
         let places = elements
             .filter(is_on)
             .map(|(index, _)| Place { index, state: None });
@@ -170,7 +181,7 @@ impl Passing {
     }
 
     fn name(&self, place: &Place) -> &str {
-        &self.chain.manager.filters.elements[usize::from(place.index)].name
+        &self.chain.elements()[usize::from(place.index)].name
     }
 
     /// Leads a request to the router. True when it has stopped on its way because its
@@ -193,7 +204,7 @@ impl Passing {
             let index = usize::from(place.index);
             let mut at = Passage {
                 stream,
-                name: &chain.manager.filters.elements[index].name,
+                name: &chain.elements()[index].name,
                 state: &mut place.state,
             };
             let Some(filter) = &chain.filters[index] else {
@@ -233,7 +244,7 @@ impl Passing {
             };
             let mut at = Passage {
                 stream,
-                name: &chain.manager.filters.elements[index].name,
+                name: &chain.elements()[index].name,
                 state: &mut place.state,
             };
             visit(&**filter, &mut at);

@@ -16,7 +16,7 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use http::{HeaderMap, HeaderValue, Method, Version, header};
@@ -39,10 +39,7 @@ use super::{
     stats::http_stats,
     upgrade::Tunnel,
 };
-use crate::{codec::ResponseHead, net::Stream};
-
-/// How long the end of a connection waits for the client to close it too.
-const LINGER: Duration = Duration::from_secs(1);
+use crate::{codec::ResponseHead, net::Stream, overload::Timer};
 
 /// How a request left its connection.
 enum Next {
@@ -155,9 +152,12 @@ impl Server<'_> {
             let managed = self.session.current();
             let manager = managed.manager();
             let timeouts = &manager.timeouts;
+            let reduced = &managed.chain().listener.overload.reduce_timeouts;
+            let idle = timeouts.stream_idle;
+            let idle = idle.map(|limit| reduced.scale(Timer::StreamIdle, limit));
             let limits = [
                 (timeouts.request_headers, Refused::HeadersTimeout),
-                (timeouts.stream_idle, Refused::Idle),
+                (idle, Refused::Idle),
                 (timeouts.request, Refused::Timeout),
                 (manager.common.max_stream_duration, Refused::Duration),
             ];
@@ -312,11 +312,16 @@ impl Server<'_> {
             return;
         }
         let told = poll_fn(|cx| self.wire.borrow_mut().poll_shutdown(cx)).await;
-        if unread && told.is_ok() {
+        let managed = self.session.current();
+        let manager = managed.manager();
+        let limit = manager.timeouts.delayed_close;
+        if let Some(limit) = limit.filter(|_| unread && told.is_ok()) {
             // What is closed on unread bytes may lose its last response on the way.
             let read = poll_fn(|cx| self.wire.borrow_mut().poll_close(cx));
-            // Whether the client closes in time or not, this is the end.
-            drop(tokio::time::timeout(LINGER, read).await);
+            if tokio::time::timeout(limit, read).await.is_err() {
+                let name = http_stats::downstream_cx_delayed_close_timeout;
+                manager.stats.inc(name);
+            }
         }
     }
 }
@@ -434,6 +439,8 @@ impl Sending {
         let Some(limit) = managed.manager().timeouts.stream_idle else {
             return Poll::Pending;
         };
+        let timers = &managed.chain().listener.overload.reduce_timeouts;
+        let limit = timers.scale(Timer::StreamFlush, limit);
         let since = match self.blocked {
             Some((since, before)) if before == sent => since,
             _ => Instant::now(),

@@ -46,8 +46,9 @@ const READ_MAX: usize = 64 * 1024;
 const READS: usize = 4;
 /// Turns of the streams before other connections have theirs.
 const TURNS: usize = 4;
-/// How long a client may take to hear why its connection is over.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long a client may take to hear why its connection is over, where nobody waits
+/// for it to close it too.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// The PING behind the first GOAWAY: who answers it has read that.
 pub(super) const NOTICE: [u8; 8] = *b"going   ";
 /// The greatest of all streams.
@@ -109,6 +110,8 @@ pub(super) struct Connection<'a> {
     pub(super) resets: VecDeque<u32>,
     /// Frames wait to be read until what has to be written is.
     pub(super) choked: bool,
+    /// [`Session::hurry`] when it was last looked at.
+    hurry: f64,
     goodbye: Goodbye,
     keepalive: Option<Keepalive>,
     /// Why it is over, and until when the client may hear of it.
@@ -165,6 +168,7 @@ impl<'a> Connection<'a> {
             block: None,
             resets: VecDeque::new(),
             choked: false,
+            hurry: session.hurry(),
             goodbye: Goodbye::No,
             keepalive: options.keepalive.map(Keepalive::new),
             ending: None,
@@ -187,15 +191,23 @@ impl<'a> Connection<'a> {
                 }
             }
             self.end_all();
-            self.ending = Some((over, Box::pin(sleep(LINGER))));
+            let limit = self.manager.timeouts.delayed_close.unwrap_or(FAREWELL);
+            self.ending = Some((over, Box::pin(sleep(limit))));
         }
         let Some((over, until)) = &mut self.ending else {
             return Poll::Pending;
         };
+        let waits = *over != Over::Done && self.manager.timeouts.delayed_close.is_some();
         match until.as_mut().poll(cx) {
-            Poll::Pending if *over == Over::Done => self.poll_shutdown(cx),
+            Poll::Pending if !waits => self.poll_shutdown(cx),
             Poll::Pending => self.poll_closed(cx),
-            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Ready(()) => {
+                if waits {
+                    let stats = &self.manager.stats;
+                    stats.inc(http_stats::downstream_cx_delayed_close_timeout);
+                }
+                Poll::Ready(())
+            }
         }
     }
 
@@ -244,7 +256,10 @@ impl<'a> Connection<'a> {
                 again = true;
                 self.serve(state.place);
             }
-            if self.session.alarms().poll(cx).is_ready() {
+            // Streams may have less time than they have asked for.
+            let hurry = self.session.hurry();
+            let hurries = std::mem::replace(&mut self.hurry, hurry) != hurry;
+            if self.session.alarms().poll(cx).is_ready() || hurries {
                 self.tasks.wake_all();
                 again = true;
             }

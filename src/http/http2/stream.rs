@@ -23,6 +23,7 @@ use crate::{
         upgrade::{self, Tunnel},
     },
     net::http2::stats::http2_stats,
+    overload::Timer,
 };
 
 /// Serves one request. When the stream is reset or its connection ends it is dropped,
@@ -139,6 +140,8 @@ impl Sending {
         let Some(limit) = manager.timeouts.stream_idle else {
             return Poll::Pending;
         };
+        let timers = &managed.chain().listener.overload.reduce_timeouts;
+        let limit = timers.scale(Timer::StreamFlush, limit);
         let since = *self.blocked.get_or_insert_with(Instant::now);
         ready!(self.session.alarms().ask(since + limit));
         match whole {

@@ -108,6 +108,18 @@ impl Upgrade {
         })
     }
 
+    /// Where in [`ConnectionManager::upgrades`] its own filters are, if it has any and
+    /// is allowed.
+    pub fn own_filters(
+        &self,
+        route: Option<&RouteHandle>,
+        manager: &ConnectionManager,
+    ) -> Option<u16> {
+        let mut own = (0..).zip(&manager.upgrades);
+        let (index, _) = own.find(|(_, own)| own.kind == self.name && own.filters.is_some())?;
+        self.is_allowed(route, manager).then_some(index)
+    }
+
     /// Whether a response of this status makes a tunnel of the stream.
     pub fn is_accepted_by(&self, status: StatusCode) -> bool {
         match self.kind {

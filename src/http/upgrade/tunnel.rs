@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    convert::Infallible,
     future::pending,
     io,
     ops::ControlFlow,
@@ -20,6 +21,7 @@ use crate::{
         Prefixed, Socket,
         tunnel::{self, End, Side},
     },
+    overload::Timer,
     stats::Block,
     upstream::{pool::Connection, stats::cluster_stats},
 };
@@ -183,7 +185,12 @@ where
         ended: false,
     };
     let counted = Cell::new((0, 0));
-    let carried = tunnel::carry(downstream, upstream, stream.idle_timeout, |traffic| {
+    let (idle, timers) = (stream.idle_timeout, stream.managed.clone());
+    let idle = move || {
+        let timers = &timers.chain().listener.overload.reduce_timeouts;
+        idle.map(|limit| timers.scale(Timer::StreamIdle, limit))
+    };
+    let carried = tunnel::carry(downstream, upstream, idle, |traffic| {
         let (received, sent) = counted.replace((traffic.received, traffic.sent));
         if let Some(stats) = stats {
             let (received, sent) = (traffic.received - received, traffic.sent - sent);
@@ -201,9 +208,22 @@ where
         () = until(limit) => Outcome::TooLong,
         () = until(upstreams) => Outcome::UpstreamTooLong,
         () = session.drained() => Outcome::Drained,
+        never = log_periodically(stream, &counted) => match never {},
     };
     (stream.info.bytes_received, stream.info.bytes_sent) = counted.get();
     outcome
+}
+
+/// Writes the tunnel down every so often, where that is asked for.
+async fn log_periodically(stream: &mut Stream, counted: &Cell<(u64, u64)>) -> Infallible {
+    let Some(interval) = stream.manager().log_options.interval else {
+        return pending().await;
+    };
+    loop {
+        tokio::time::sleep(interval).await;
+        (stream.info.bytes_received, stream.info.bytes_sent) = counted.get();
+        stream.log_periodically();
+    }
 }
 
 async fn until(limit: Option<Instant>) {

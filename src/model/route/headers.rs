@@ -72,6 +72,17 @@ impl HeaderRules {
         })
     }
 
+    /// One header that is added.
+    ///
+    /// # Errors
+    /// As [`HeaderRules::compile`].
+    pub fn of(option: HeaderValueOption, at: &At<'_>) -> Result<Self, Reported> {
+        Add::compile(option, at).map(|add| Self {
+            remove: Box::default(),
+            add: [add].into(),
+        })
+    }
+
     /// Whether it does nothing.
     pub fn is_empty(&self) -> bool {
         self.remove.is_empty() && self.add.is_empty()
@@ -210,7 +221,11 @@ impl Add {
     }
 }
 
-fn header_name(name: &str, verb: &str, at: &At<'_>) -> Result<HeaderName, Reported> {
+/// The name of a header that may be changed; `verb` says how.
+///
+/// # Errors
+/// A name that is not one, or `host` or one that begins with a colon; reported.
+pub fn header_name(name: &str, verb: &str, at: &At<'_>) -> Result<HeaderName, Reported> {
     if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
         return Err(at.error(format_args!(
             "{name}: headers that begin with a colon and host may not be {verb}"

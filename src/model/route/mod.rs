@@ -42,7 +42,7 @@ pub use entry::{Action, DirectResponse, Route};
 pub use forward::{ConnectConfig, DEFAULT_TIMEOUT, Forward, StreamDuration};
 pub use handle::{RouteHandle, WorkerTable};
 pub use hash::{HashCookie, HashPolicy, HashSource, hash_of_address};
-pub use headers::HeaderRules;
+pub use headers::{HeaderRules, header_name};
 pub use mirror::Mirror;
 pub use mutate::set_host;
 pub use per_filter::RouteConfig;

@@ -150,7 +150,9 @@ impl Attempt<'_> {
         let endpoint = &upstream.endpoint;
         let alpn = alpn(&self.cluster.cluster, stream.session.is_http2());
         let options = &self.cluster.cluster.http;
-        let wire = Wire::new(endpoint, alpn, Some(&stream.info.connection));
+        let client = &stream.info.connection;
+        let client = stream.manager().tells_of_client.then_some(&**client);
+        let wire = Wire::new(endpoint, alpn, client);
         let wire = wire.for_request(endpoint, options, &stream.request.headers);
         let pool = self.cluster.pool(endpoint, wire);
         stream.upstream = Some(upstream);
@@ -257,11 +259,12 @@ impl Attempt<'_> {
         let upstream = upstream.ok_or(Failure::Overflow)?;
         let endpoint = &upstream.endpoint;
         if matches!(self.forward.host, HostRewrite::Auto) && !endpoint.hostname.is_empty() {
+            let keep_original = !stream.router().suppress_envoy_headers;
             set_host(
                 &mut stream.request,
                 &endpoint.hostname,
                 self.forward.append_x_forwarded_host,
-                !stream.managed.manager().router.suppress_envoy_headers,
+                keep_original,
             );
         }
         Ok(upstream)

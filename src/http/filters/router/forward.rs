@@ -93,7 +93,7 @@ pub async fn forward(
                 .flag(ResponseFlag::NoClusterFound),
         );
     };
-    let router = &manager.router;
+    let router = *stream.router();
 
     // The retry headers are read before they are removed below.
     let retry = match action.retry.is_some() || envoy {
@@ -106,7 +106,7 @@ pub async fn forward(
     let per_try = retry.as_ref().and_then(|r| r.per_try_timeout);
     let life = cluster.cluster.http.max_stream_duration;
     let headers = &mut stream.request.headers;
-    let timeouts = timeout::settle(headers, envoy, action, router, per_try, life);
+    let timeouts = timeout::settle(headers, envoy, action, &router, per_try, life);
     if envoy {
         for name in [
             names::X_ENVOY_RETRY_ON,
@@ -294,7 +294,7 @@ impl Attempt<'_> {
 
     /// A retry has what its predecessors left of the time.
     fn tell_time_left(&self, stream: &mut Stream) {
-        let router = &stream.managed.manager().router;
+        let router = *stream.router();
         if self.timeouts.per_try.is_some() || router.suppress_envoy_headers {
             return;
         }
@@ -420,7 +420,7 @@ impl Attempt<'_> {
         });
         stream.info.timing.first_upstream_rx = Some(now);
         stream.info.response_code_details = Some("via_upstream".into());
-        let router = &stream.managed.manager().router;
+        let router = *stream.router();
         // It counts from the end of the request, and a tunnel has none.
         let ended = stream.request_received && self.tunnel.is_none();
         if !router.suppress_envoy_headers && ended {

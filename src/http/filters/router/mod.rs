@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// `envoy.extensions.filters.http.router.v3.Router`, compiled.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Router {
     /// `suppress_envoy_headers`: none of the `x-envoy-` headers are added.
     pub suppress_envoy_headers: bool,
