@@ -102,7 +102,7 @@ fn word(text: &str, at: Mark) -> &str {
 }
 
 fn quote_it(text: &str, at: Mark) -> String {
-    let word = word(text, at);
+    let word = word(text, at).trim_end_matches(':');
     match word.chars().next() {
         Some(first) => format!(
             "{first:?} means something else at the beginning of a word: put {word:?} in quotes"
@@ -179,7 +179,7 @@ mod tests {
             ("a:\n  b:1\n  c: 2\n", "3:3", "where no key can stand"),
             ("a:\n  b: 1\n    c: 2\n", "3:5", "where no key can stand"),
             ("a:\n- b: 1\n c: 2\n", "3:2", "belongs to nothing above"),
-            ("a:\n  @type: x\n", "2:3", "put \"@type:\" in quotes"),
+            ("a:\n  @type: x\n", "2:3", "put \"@type\" in quotes"),
             ("domains: [*]\n", "1:11", "put \"*\" in quotes"),
             ("a: %REQ(x)%\n", "1:4", "put \"%REQ(x)%\" in quotes"),
             ("a: *nope\n", "1:4", "nothing above is named &nope"),
