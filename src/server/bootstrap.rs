@@ -273,7 +273,8 @@ fn log_format(
     Ok(log_format)
 }
 
-/// The bootstrap's node, under the command line's names and with this build's facts.
+/// The bootstrap's node, under the command line's names and with this build's facts,
+/// unless it says by itself what it is.
 pub fn name_node(mut node: Node, options: &Options) -> Node {
     let set = |field: &mut String, given: &str| {
         if !given.is_empty() {
@@ -286,36 +287,46 @@ pub fn name_node(mut node: Node, options: &Options) -> Node {
         let locality = node.locality.get_or_insert_with(Locality::default);
         set(&mut locality.zone, &options.service_zone);
     }
+    if node.user_agent_name.is_empty() {
+        node.user_agent_name = "nuncio".to_owned();
+    }
+    node.extensions = extensions::all();
+    // A version as text is not kept by Envoy either.
+    let own = node.user_agent_version_type.take();
+    node.user_agent_version_type = own
+        .filter(|own| matches!(own, UserAgentVersionType::UserAgentBuildVersion(_)))
+        .or_else(|| Some(UserAgentVersionType::UserAgentBuildVersion(build_version())));
+    node
+}
+
+/// This build, as management servers are told.
+fn build_version() -> BuildVersion {
     let version = Version::of_build();
     let mut numbers = version
         .number
         .split(['.', '-'])
         .map(|n| n.parse().unwrap_or(0));
     let mut number = || numbers.next().unwrap_or(0);
-    node.user_agent_name = "nuncio".to_owned();
-    node.extensions = extensions::all();
-    node.user_agent_version_type =
-        Some(UserAgentVersionType::UserAgentBuildVersion(BuildVersion {
-            version: Some(SemanticVersion {
-                major_number: number(),
-                minor_number: number(),
-                patch: number(),
-            }),
-            metadata: Some(Struct {
-                fields: [
-                    ("revision.sha", version.revision),
-                    ("revision.status", version.status),
-                    ("build.type", version.build),
-                    ("ssl.version", version.tls),
-                ]
-                .map(|(key, value)| {
-                    let kind = Some(Kind::StringValue(value.to_owned()));
-                    (key.to_owned(), prost_types::Value { kind })
-                })
-                .into(),
-            }),
-        }));
-    node
+    BuildVersion {
+        version: Some(SemanticVersion {
+            major_number: number(),
+            minor_number: number(),
+            patch: number(),
+        }),
+        metadata: Some(Struct {
+            fields: [
+                ("revision.sha", version.revision),
+                ("revision.status", version.status),
+                ("build.type", version.build),
+                ("ssl.version", version.tls),
+            ]
+            .map(|(key, value)| {
+                let kind = Some(Kind::StringValue(value.to_owned()));
+                (key.to_owned(), prost_types::Value { kind })
+            })
+            .into(),
+        }),
+    }
 }
 
 /// Subscriptions introduce this proxy by its node.
@@ -368,6 +379,28 @@ mod tests {
             ..message
         };
         Bootstrap::compile(message, &options, &report.root()).map_err(|_| report.to_string())
+    }
+
+    #[test]
+    fn a_node_may_say_what_it_is() {
+        let name = |yaml: &str| {
+            let named = name_node(crate::model::testing::read(yaml), &options("nuncio -c x"));
+            let Some(UserAgentVersionType::UserAgentBuildVersion(build)) =
+                named.user_agent_version_type
+            else {
+                panic!("there is always a version");
+            };
+            (named.user_agent_name, build.version.unwrap_or_default())
+        };
+        let ours = build_version().version.unwrap_or_default();
+        assert_eq!(name("{id: a}"), ("nuncio".to_owned(), ours));
+        assert_eq!(name("{user_agent_version: '1'}").1, ours);
+        let (agent, version) = name(
+            "{user_agent_name: envoy, user_agent_build_version: {version: {major_number: 1, \
+              minor_number: 40}}}",
+        );
+        assert_eq!(agent, "envoy");
+        assert_eq!((version.major_number, version.minor_number), (1, 40));
     }
 
     #[test]
