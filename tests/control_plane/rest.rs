@@ -48,6 +48,8 @@ const SERVICES: [(&str, &str); 5] = [
     (SCOPES, "/v3/discovery:scoped-routes"),
 ];
 
+const REFUSED_ROUTES: &str = "http.ingress.rds.local.update_rejected";
+
 impl Polled {
     async fn start() -> Self {
         let (port, state) = (Port::free(), Arc::<Mutex<State>>::default());
@@ -245,6 +247,14 @@ async fn everything_comes_by_polls() {
     );
     plane.set(ROUTES, vec![routes("third")]);
     plane.break_with(None);
+    from("two").await;
+
+    // So is one that is not what was asked for.
+    let other =
+        json!({ "name": "other", "virtual_hosts": [any_host(vec![route("/", "backend")])] });
+    let refused = admin.stat(REFUSED_ROUTES).await.unwrap_or_default();
+    plane.set(ROUTES, vec![other]);
+    admin.stat_until(REFUSED_ROUTES, |n| n > refused).await;
     from("two").await;
     if !is_another() {
         assert!(

@@ -317,16 +317,20 @@ impl Stream {
     /// Takes an answer to a poll; `None` when this is a stream.
     pub fn fetched(&self, answer: Result<Discovery, String>) -> Option<Push> {
         let (type_url, name) = self.polled.as_ref()?;
-        let update = answer.map(|answer| {
+        let update = answer.and_then(|answer| {
             let mut update = Update::from(answer);
             if **name != *WILDCARD {
+                let other = update.resources.first().map(|other| other.name.clone());
                 update.resources.retain(|received| received.name == *name);
-                update.gone = Gone::Named(match update.resources.is_empty() {
-                    true => vec![name.clone()],
-                    false => Vec::new(),
+                update.gone = Gone::Named(match (update.resources.is_empty(), other) {
+                    (false, _) => Vec::new(),
+                    (true, None) => vec![name.clone()],
+                    (true, Some(other)) => {
+                        return Err(format!("Unexpected resource (expecting {name}): {other}"));
+                    }
                 });
             }
-            update
+            Ok(update)
         });
         Some(Push {
             type_url: type_url.clone(),
