@@ -14,7 +14,7 @@ mod control;
 mod endpoint;
 mod home;
 mod info;
-mod json;
+pub(crate) mod json;
 mod listeners;
 mod logging;
 mod request;

@@ -10,7 +10,6 @@ mod json;
 mod parts;
 pub mod place;
 mod position;
-mod print;
 mod reader;
 mod resource;
 mod rules;
@@ -27,7 +26,6 @@ pub use bootstrap::Origin;
 pub use discovery::{Discovery, read_discovery};
 pub use document::{Document, DocumentError, Format, read};
 pub use place::{At, ConfigError, IsSet, Position, Report, Reported};
-pub use print::{Printed, to_dynamic, to_json};
 pub use resource::{RawResource, wrapper};
 pub use strictness::{Strictness, Unknown};
 pub use values::{

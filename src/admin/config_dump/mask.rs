@@ -5,7 +5,7 @@ use prost_reflect::{
     DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Value,
 };
 
-use crate::{admin::json, api};
+use crate::{admin::json, config::type_name};
 
 /// Paths of fields to keep.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -121,15 +121,17 @@ fn trim_any(paths: &[&[String]], any: &mut DynamicMessage) {
 /// What an `Any` holds, when its type is known.
 fn opened(any: &Value) -> Option<(prost_types::Any, DynamicMessage)> {
     let plain = any.as_message()?.transcode_to::<prost_types::Any>().ok()?;
-    let name = plain.type_url.strip_prefix(api::TYPE_URL_PREFIX)?;
-    let message = json::decode(name, &plain.value)?;
+    let message = json::decode(type_name(&plain), &plain.value)?;
     Some((plain, message))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::envoy::{admin::v3 as pb, config::cluster::v3::Cluster};
+    use crate::api::{
+        self,
+        envoy::{admin::v3 as pb, config::cluster::v3::Cluster},
+    };
 
     fn dump() -> DynamicMessage {
         let cluster = Cluster {

@@ -4,46 +4,22 @@
 use prost::Message;
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, ReflectMessage, Value};
 
-use crate::{admin::json, api};
+use crate::{admin::json, config::type_name};
 
-/// Fields that hold secrets, by their message: those that the API marks as sensitive.
-const SENSITIVE: [(&str, &str); 9] = [
-    (
-        "envoy.extensions.transport_sockets.tls.v3.TlsCertificate",
-        "private_key",
-    ),
-    (
-        "envoy.extensions.transport_sockets.tls.v3.TlsCertificate",
-        "private_key_provider",
-    ),
-    (
-        "envoy.extensions.transport_sockets.tls.v3.TlsCertificate",
-        "password",
-    ),
-    (
-        "envoy.extensions.transport_sockets.tls.v3.TlsCertificate",
-        "pkcs12",
-    ),
-    (
-        "envoy.extensions.transport_sockets.tls.v3.PrivateKeyProvider",
-        "typed_config",
-    ),
-    (
-        "envoy.extensions.transport_sockets.tls.v3.TlsSessionTicketKeys",
-        "keys",
-    ),
-    (
-        "envoy.extensions.transport_sockets.tls.v3.GenericSecret",
-        "secret",
-    ),
-    (
-        "envoy.extensions.transport_sockets.tls.v3.GenericSecret",
-        "secrets",
-    ),
-    (
-        "envoy.config.core.v3.GrpcService.GoogleGrpc.SslCredentials",
-        "private_key",
-    ),
+/// Fields that hold secrets: those that the API marks as sensitive.
+const SENSITIVE: [&str; 12] = [
+    "envoy.extensions.transport_sockets.tls.v3.TlsCertificate.private_key",
+    "envoy.extensions.transport_sockets.tls.v3.TlsCertificate.private_key_provider",
+    "envoy.extensions.transport_sockets.tls.v3.TlsCertificate.password",
+    "envoy.extensions.transport_sockets.tls.v3.TlsCertificate.pkcs12",
+    "envoy.extensions.transport_sockets.tls.v3.PrivateKeyProvider.typed_config",
+    "envoy.extensions.transport_sockets.tls.v3.TlsSessionTicketKeys.keys",
+    "envoy.extensions.transport_sockets.tls.v3.GenericSecret.secret",
+    "envoy.extensions.transport_sockets.tls.v3.GenericSecret.secrets",
+    "envoy.config.core.v3.GrpcService.GoogleGrpc.SslCredentials.private_key",
+    "envoy.config.core.v3.GrpcService.GoogleGrpc.CallCredentials.access_token",
+    "envoy.config.core.v3.GrpcService.GoogleGrpc.CallCredentials.google_refresh_token",
+    "envoy.config.core.v3.GrpcService.GoogleGrpc.CallCredentials.ServiceAccountJWTAccessCredentials.json_key",
 ];
 
 const REDACTED: &str = "[redacted]";
@@ -53,18 +29,13 @@ pub fn redact(message: &mut DynamicMessage) {
     walk(message, false);
 }
 
-fn is_sensitive(field: &FieldDescriptor) -> bool {
-    let message = field.parent_message();
-    SENSITIVE.contains(&(message.full_name(), field.name()))
-}
-
 fn walk(message: &mut DynamicMessage, secret: bool) {
     if message.descriptor().full_name() == "google.protobuf.Any" {
         return walk_any(message, secret);
     }
     let set: Vec<FieldDescriptor> = message.fields().map(|(field, _)| field).collect();
     for field in set {
-        let secret = secret || is_sensitive(&field);
+        let secret = secret || SENSITIVE.contains(&field.full_name());
         // Strings outside of secrets need no look, and messages are most of the rest.
         if secret || matches!(field.kind(), Kind::Message(_)) {
             walk_value(message.get_field_mut(&field), secret);
@@ -91,8 +62,7 @@ fn walk_any(any: &mut DynamicMessage, secret: bool) {
     let Ok(mut plain) = any.transcode_to::<prost_types::Any>() else {
         return;
     };
-    let name = plain.type_url.strip_prefix(api::TYPE_URL_PREFIX);
-    match name.and_then(|name| json::decode(name, &plain.value)) {
+    match json::decode(type_name(&plain), &plain.value) {
         Some(mut message) => {
             walk(&mut message, secret);
             plain.value = message.encode_to_vec();
@@ -111,11 +81,15 @@ mod tests {
     use super::*;
     use crate::{
         admin::json::{Defaults, reflect, write},
-        api::envoy::{
-            config::core::v3::{
-                DataSource, TransportSocket, data_source::Specifier, transport_socket::ConfigType,
+        api::{
+            self,
+            envoy::{
+                config::core::v3::{
+                    DataSource, TransportSocket, data_source::Specifier,
+                    transport_socket::ConfigType,
+                },
+                extensions::transport_sockets::tls::v3 as tls,
             },
-            extensions::transport_sockets::tls::v3 as tls,
         },
     };
 
@@ -126,8 +100,9 @@ mod tests {
         })
     }
 
-    #[test]
-    fn keys_are_hidden_and_certificates_are_not() {
+    /// What is shown of a transport socket with a private key, under a type URL that
+    /// begins like this.
+    fn shown(prefix: &str) -> String {
         let context = tls::DownstreamTlsContext {
             common_tls_context: Some(tls::CommonTlsContext {
                 tls_certificates: vec![tls::TlsCertificate {
@@ -144,8 +119,7 @@ mod tests {
             name: "tls".to_owned(),
             config_type: Some(ConfigType::TypedConfig(prost_types::Any {
                 type_url: format!(
-                    "{}envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-                    api::TYPE_URL_PREFIX
+                    "{prefix}envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
                 ),
                 value: context.encode_to_vec(),
             })),
@@ -154,11 +128,28 @@ mod tests {
         redact(&mut message);
         let mut text = String::new();
         write(&mut text, &message, 0, Defaults::Skip);
-        assert!(text.contains("\"c.pem\""));
-        assert!(
-            text.contains("\"inline_bytes\": \"W3JlZGFjdGVkXQ==\""),
-            "{text}"
-        );
-        assert!(text.contains("\"filename\": \"[redacted]\""));
+        text
+    }
+
+    #[test]
+    fn keys_are_hidden_and_certificates_are_not() {
+        for prefix in [api::TYPE_URL_PREFIX, "example.com/types/", "/"] {
+            let text = shown(prefix);
+            assert!(text.contains("\"c.pem\""), "{text}");
+            assert!(
+                text.contains("\"inline_bytes\": \"W3JlZGFjdGVkXQ==\""),
+                "{text}"
+            );
+            assert!(text.contains("\"filename\": \"[redacted]\""), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_sensitive_field_exists() {
+        for name in SENSITIVE {
+            let (message, field) = name.rsplit_once('.').unwrap();
+            let message = api::descriptors().get_message_by_name(message).expect(name);
+            assert!(message.get_field_by_name(field).is_some(), "{name}");
+        }
     }
 }

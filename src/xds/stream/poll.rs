@@ -14,7 +14,8 @@ use tokio::{
 };
 
 use crate::{
-    config::{Discovery, Document, Format, Printed, to_dynamic},
+    admin::json::{self, Defaults},
+    config::{Discovery, Document, Format},
     upstream::grpc::{self, DEFAULT_MAX_MESSAGE, Kept, Server, Upstreams},
     xds::{
         api_source::Polling,
@@ -86,11 +87,7 @@ impl Poller {
         // Each request stands for itself.
         machine.connected();
         match machine.next_request()? {
-            Request::Sotw(request) => {
-                let request = to_dynamic(&request);
-                let json = serde_json::to_vec(&Printed::new(&request)).ok()?;
-                Some(json.into())
-            }
+            Request::Sotw(request) => Some(json::document(&request, Defaults::Skip).into()),
             Request::Delta(_) => None,
         }
     }
