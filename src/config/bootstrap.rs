@@ -35,7 +35,7 @@ impl Origin {
         config_yaml: Option<&str>,
         report: &Report,
     ) -> Result<Self, Reported> {
-        let file = path.map(Document::load);
+        let file = path.map(Document::await_file);
         let text = config_yaml
             .map(|text| Document::new(CONFIG_YAML, Format::Yaml, text.as_bytes().to_owned()));
         let loaded = [file, text]

@@ -1,17 +1,15 @@
 //! Files and texts of every format that configuration comes in.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    path::Path,
-};
+use std::{fs::File, io, path::Path};
 
 use miette::Diagnostic;
 use prost::{Message, Name};
 use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage};
 
 use super::{
-    check, json,
+    check,
+    file::{MAX_DOCUMENT, read_file, read_up_to},
+    json,
     place::{ConfigError, Position, Report, Reported},
     position,
     reader::Reader,
@@ -20,10 +18,6 @@ use super::{
     yaml,
 };
 use crate::api;
-
-/// The largest file that is read: far above what a configuration can be, far
-/// below what a device that never ends would give.
-pub const MAX_FILE_SIZE: u64 = 1 << 30;
 
 /// How a document is written down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,8 +111,24 @@ impl Document {
     /// # Errors
     /// When it cannot be read, or is a text that is not UTF-8.
     pub fn load(path: &Path) -> Result<Self, DocumentError> {
+        Self::of(path, read_file(path, MAX_DOCUMENT))
+    }
+
+    /// As [`Document::load`], a file that may also be a pipe or a device, which is
+    /// waited for: who started the process named it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn await_file(path: &Path) -> Result<Self, DocumentError> {
+        Self::of(
+            path,
+            File::open(path).and_then(|file| read_up_to(file, MAX_DOCUMENT)),
+        )
+    }
+
+    fn of(path: &Path, read: io::Result<Vec<u8>>) -> Result<Self, DocumentError> {
         let file = path.display().to_string();
-        match read_bounded(path) {
+        match read {
             Ok(bytes) => {
                 let format = Format::of(path);
                 let is_json = path.extension().is_some_and(|e| e == "json");
@@ -314,21 +324,6 @@ impl Document {
             }),
             _ => report.locate_since(before, |_| Some(Position::whole(&self.file))),
         }
-    }
-}
-
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
-    let mut bytes = Vec::new();
-    if let Ok(size) = usize::try_from(file.metadata()?.len().min(MAX_FILE_SIZE)) {
-        bytes.reserve_exact(size);
-    }
-    file.by_ref().take(MAX_FILE_SIZE).read_to_end(&mut bytes)?;
-    match file.read(&mut [0])? {
-        0 => Ok(bytes),
-        _ => Err(io::Error::other(format!(
-            "it is larger than {MAX_FILE_SIZE} bytes"
-        ))),
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::{
     api::envoy::config::core::v3::{DataSource, data_source::Specifier},
-    config::{At, Reported},
+    config::{At, MAX_CONTENT, Reported, read_file},
     refuse,
 };
 
@@ -14,7 +14,7 @@ use super::Context;
 /// resource: when it is replaced, the resource is compiled again.
 ///
 /// # Errors
-/// A file that cannot be read, an environment variable that is not set.
+/// A file that cannot be read or is too large, an environment variable that is not set.
 pub fn load(source: DataSource, cx: &Context<'_>, at: &At<'_>) -> Result<Vec<u8>, Reported> {
     let DataSource {
         watched_directory,
@@ -30,7 +30,7 @@ pub fn load(source: DataSource, cx: &Context<'_>, at: &At<'_>) -> Result<Vec<u8>
         Some(Specifier::Filename(name)) => {
             let path = Path::new(&name);
             cx.sources.depends_on_file(path);
-            std::fs::read(path)
+            read_file(path, MAX_CONTENT)
                 .map_err(|error| at.field("filename").error(format_args!("{name}: {error}")))
         }
         Some(Specifier::EnvironmentVariable(name)) => match std::env::var(&name) {

@@ -2,7 +2,10 @@
 
 use std::{fs, io, os::unix::fs::MetadataExt, path::PathBuf, time::SystemTime};
 
-use crate::server::stats::Memory;
+use crate::{config::read_file, server::stats::Memory};
+
+/// The largest file that says a pressure, in bytes.
+const MAX_PRESSURE: u64 = 4 << 10;
 
 /// What another file would not have in common.
 type FileId = (u64, Option<SystemTime>);
@@ -74,7 +77,8 @@ impl Monitor {
                     return Ok(pressure);
                 }
                 *read = None;
-                let text = fs::read_to_string(&*path).map_err(failed)?;
+                let text = read_file(path, MAX_PRESSURE).map_err(failed)?;
+                let text = String::from_utf8_lossy(&text);
                 let pressure = text.trim().parse::<f64>().ok();
                 let Some(pressure) = pressure.filter(|p| (0.0..=1.0).contains(p)) else {
                     return Err(MonitorError::Parse {

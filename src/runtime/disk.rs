@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::config::read_file;
+
 use super::value::Value;
 
 /// Directories within directories that are read; deeper ones are an error.
@@ -28,12 +30,6 @@ pub enum DiskError {
     #[error("{} lies more than {MAX_DEPTH} directories deep", path.display())]
     Depth {
         /// The first that is too deep.
-        path: PathBuf,
-    },
-    /// A file is too large to be a value.
-    #[error("{} is larger than {MAX_FILE} bytes", path.display())]
-    Size {
-        /// The file.
         path: PathBuf,
     },
 }
@@ -80,10 +76,9 @@ fn walk(
         if metadata.is_dir() {
             walk(&path, &key, depth + 1, values)?;
         } else if metadata.is_file() {
-            if metadata.len() > MAX_FILE {
-                return Err(DiskError::Size { path });
-            }
-            let text = fs::read_to_string(&path).map_err(failed(&path))?;
+            let text = read_file(&path, MAX_FILE).map_err(failed(&path))?;
+            let text = String::from_utf8(text)
+                .map_err(|_| failed(&path)(io::ErrorKind::InvalidData.into()))?;
             let lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
             values.insert(key, Value::from_text(lines.join("\n").trim_end()));
         }

@@ -4,7 +4,7 @@
 use std::{
     cell::Cell,
     collections::HashMap,
-    fmt, fs,
+    fmt,
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
@@ -12,6 +12,8 @@ use std::{
 };
 
 use xxhash_rust::xxh64::xxh64;
+
+use crate::config::{MAX_CONTENT, read_file};
 
 use super::{
     cluster_names::Reference, config_source::DEFAULT_INITIAL_FETCH_TIMEOUT, set::AnySet,
@@ -198,7 +200,11 @@ impl Drop for TrackedFile {
 
 /// The content's hash, once two reads agree.
 fn settled_hash(path: &Path) -> Option<u64> {
-    let read = || fs::read(path).ok().map(|content| xxh64(&content, 0));
+    let read = || {
+        read_file(path, MAX_CONTENT)
+            .ok()
+            .map(|content| xxh64(&content, 0))
+    };
     let mut last = read();
     for _ in 0..MAX_READS {
         let next = read();

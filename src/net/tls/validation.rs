@@ -22,7 +22,7 @@ use crate::{
         self as pb,
         certificate_validation_context::{SystemRootCerts, TrustChainVerification},
     },
-    config::{At, Reported},
+    config::{At, MAX_CONTENT, Reported, read_file},
     model::{Context, data_source},
     refuse,
 };
@@ -337,7 +337,7 @@ fn since_epoch(time: SystemTime) -> Duration {
 
 fn system_roots(at: &At<'_>) -> Result<(Vec<u8>, String), Reported> {
     for path in SYSTEM_ROOTS {
-        if let Ok(pem) = std::fs::read(path) {
+        if let Ok(pem) = read_file(path.as_ref(), MAX_CONTENT) {
             return Ok((pem, path.to_owned()));
         }
     }
