@@ -311,7 +311,7 @@ impl<T> IsSet for Vec<T> {
         !self.is_empty()
     }
 }
-impl<K, V, S> IsSet for std::collections::HashMap<K, V, S> {
+impl<K, V> IsSet for std::collections::BTreeMap<K, V> {
     fn is_set(&self) -> bool {
         !self.is_empty()
     }

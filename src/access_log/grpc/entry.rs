@@ -1,6 +1,6 @@
 //! What is known of a stream as `envoy.data.accesslog.v3` says it.
 
-use std::{collections::HashMap, net::SocketAddr, time::Instant};
+use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
 
 use http::{
     HeaderName, HeaderValue,
@@ -208,7 +208,7 @@ fn joined(headers: HeaderView<'_>, name: &HeaderName) -> Option<String> {
 fn fields(
     names: &[FieldName],
     value: impl Fn(&FieldName) -> Option<String>,
-) -> HashMap<String, String> {
+) -> BTreeMap<String, String> {
     let found = names.iter().filter_map(|name| {
         let key = match name {
             FieldName::Method => ":method",

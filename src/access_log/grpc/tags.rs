@@ -1,6 +1,6 @@
 //! `custom_tags`: what the configuration adds to an entry.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::{
     api::envoy::r#type::tracing::v3::{
@@ -57,7 +57,7 @@ impl CustomTags {
     }
 
     /// Those that a stream has.
-    pub fn of(&self, cx: &FormatContext<'_>) -> HashMap<String, String> {
+    pub fn of(&self, cx: &FormatContext<'_>) -> BTreeMap<String, String> {
         let values = self.0.iter().filter_map(|(name, tag)| {
             let value = tag.value(cx);
             (!value.is_empty()).then(|| (name.to_string(), value))

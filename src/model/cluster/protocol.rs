@@ -1,7 +1,7 @@
 //! Which HTTP a cluster speaks: `HttpProtocolOptions`, or the deprecated fields
 //! of the cluster itself.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use prost_types::Any;
 
@@ -56,7 +56,7 @@ pub(super) struct Deprecated {
 }
 
 pub(super) fn compile(
-    mut extensions: HashMap<String, Any>,
+    mut extensions: BTreeMap<String, Any>,
     deprecated: Deprecated,
     cx: &Context<'_>,
     at: &At<'_>,

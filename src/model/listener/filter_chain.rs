@@ -164,3 +164,57 @@ fn compile_transport(
 fn fixed_hash(value: &impl Hash) -> u64 {
     foldhash::fast::FixedState::default().hash_one(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        config::Report,
+        model::testing::{World, read},
+    };
+
+    use super::*;
+
+    #[test]
+    fn the_same_chain_has_the_same_identity_each_time_it_is_read() {
+        let world = World::new();
+        let identity = || {
+            let report = Report::new();
+            let chain = read(
+                r#"
+filters:
+- name: envoy.filters.network.echo
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo
+transport_socket:
+  name: envoy.transport_sockets.tls
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+    require_client_certificate: true
+    common_tls_context:
+      tls_certificate_sds_secret_configs: [{name: a, sds_config: {ads: {}}}]
+      validation_context_sds_secret_config:
+        name: b
+        sds_config:
+          api_config_source:
+            api_type: GRPC
+            grpc_services:
+            - google_grpc:
+                target_uri: "dns:///plane:1"
+                stat_prefix: plane
+                channel_args:
+                  args:
+                    grpc.keepalive_time_ms: {int_value: 1000}
+                    grpc.keepalive_timeout_ms: {int_value: 2000}
+                    grpc.max_receive_message_length: {int_value: 3000}
+                    grpc.default_authority: {string_value: a}
+"#,
+            );
+            let chain = FilterChain::compile(chain, "listener.", &world.cx(), &report.root());
+            chain.expect("a chain").transport_identity
+        };
+        let first = identity();
+        for _ in 0..16 {
+            assert_eq!(identity(), first);
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! `typed_per_filter_config`: what a route, a virtual host or a table says to
 //! the HTTP filters.
 
-use std::{any::Any, collections::HashMap, fmt, sync::Arc};
+use std::{any::Any, collections::BTreeMap, fmt, sync::Arc};
 
 use prost_types::Any as AnyMessage;
 
@@ -40,7 +40,7 @@ impl PerFilter {
     /// # Errors
     /// A message that no filter takes from a route, or that is not valid.
     pub fn compile(
-        messages: HashMap<String, AnyMessage>,
+        messages: BTreeMap<String, AnyMessage>,
         cx: &Context<'_>,
         at: &At<'_>,
     ) -> Result<Self, Reported> {

@@ -450,7 +450,7 @@ impl Delta {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{collections::BTreeMap, time::Duration};
 
     use super::*;
     use crate::xds::mux::testing::*;
@@ -611,7 +611,7 @@ mod tests {
         machine.connected();
         let first = request(&mut machine);
         assert_eq!(first.resource_names_subscribe, ["x", "y"]);
-        let versions = HashMap::from([("x".to_owned(), "1".to_owned())]);
+        let versions = BTreeMap::from([("x".to_owned(), "1".to_owned())]);
         assert_eq!(first.initial_resource_versions, versions);
         assert_eq!(first.response_nonce, "");
         assert_eq!(machine.next_request(), None);
@@ -640,7 +640,7 @@ mod tests {
         let versions = [("x", "1"), ("y", "2")].map(|(n, v)| (n.to_owned(), v.to_owned()));
         assert_eq!(
             request(&mut machine).initial_resource_versions,
-            HashMap::from(versions)
+            BTreeMap::from(versions)
         );
     }
 
