@@ -63,8 +63,6 @@ pub struct TcpProxy {
     pub max_connect_attempts: u32,
     /// How long to wait between two tries; `None` does not wait.
     backoff: Option<Backoff>,
-    /// Ties the connections of an address to a host.
-    pub hash_source_ip: bool,
     /// When a host is looked for.
     pub connect: ConnectWhen,
     /// Bytes that are read from the client before there is a connection for
@@ -162,7 +160,7 @@ impl TcpProxy {
         let backoff = backoff_options
             .map(|message| Backoff::compile(message, &at.field("backoff_options")))
             .transpose();
-        let hash_source_ip = compile_hash(hash_policy, &at.field("hash_policy"));
+        let hash = check_hash(hash_policy, &at.field("hash_policy"));
         let connect = compile_connect(upstream_connect_mode, max_early_data_bytes, at);
         let log_options = LogOptions::compile(
             access_log_options,
@@ -176,6 +174,7 @@ impl TcpProxy {
         let clusters = Clusters::compile(cluster_specifier, cx, at);
         let access_logs = AccessLogs::compile(access_log, cx, &at.field("access_log"));
         refused?;
+        hash?;
         let idle_timeout = idle_timeout?.unwrap_or(DEFAULT_IDLE_TIMEOUT);
         Ok(Self {
             stats: cx
@@ -185,7 +184,6 @@ impl TcpProxy {
             max_duration: max_duration?,
             max_connect_attempts: max_connect_attempts.unwrap_or(1),
             backoff: backoff?,
-            hash_source_ip: hash_source_ip?,
             connect: connect?,
             early_data: max_early_data_bytes.map(|n| n as usize),
             check_drain: check_drain_close.unwrap_or(false),
@@ -307,21 +305,20 @@ impl LogOptions {
     }
 }
 
-/// Whether the client's address is hashed; the API has room for one policy.
-fn compile_hash(policies: Vec<HashPolicy>, at: &At<'_>) -> Result<bool, Reported> {
+/// A hash is for clusters whose balancer hashes, in Envoy too: of others it chooses no host.
+fn check_hash(policies: Vec<HashPolicy>, at: &At<'_>) -> Result<(), Reported> {
     use hash_policy::{PolicySpecifier, SourceIp};
-    let mut by_address = false;
     for (index, HashPolicy { policy_specifier }) in policies.into_iter().enumerate() {
         let at = at.index(index);
         match policy_specifier {
-            Some(PolicySpecifier::SourceIp(SourceIp {})) => by_address = true,
+            Some(PolicySpecifier::SourceIp(SourceIp {})) => {}
             Some(PolicySpecifier::FilterState(_)) => {
                 return Err(at.field("filter_state").unsupported());
             }
             None => return Err(at.error("one of source_ip, filter_state is required")),
         }
     }
-    Ok(by_address)
+    Ok(())
 }
 
 fn compile_connect(

@@ -107,7 +107,7 @@ async fn reach_host(
     log: &mut StreamInfo,
 ) -> Attempt {
     if let Some(tunneling) = &proxy.tunneling {
-        return tunnel(worker, proxy, tunneling, cluster, log).await;
+        return tunnel(worker, tunneling, cluster, log).await;
     }
     let stats = &cluster.cluster.stats;
     let breakers = cluster.cluster.breakers.clone();
@@ -117,7 +117,7 @@ async fn reach_host(
         log.flags.set(ResponseFlag::UpstreamOverflow);
         return Attempt::Hopeless;
     };
-    let Some(endpoint) = choose(worker, proxy, cluster, log) else {
+    let Some(endpoint) = choose(worker, cluster, log) else {
         return Attempt::Hopeless;
     };
     let Some(_pending) = Pending::begin(cluster, &endpoint.host, Priority::Default) else {
@@ -154,12 +154,11 @@ async fn reach_host(
 /// A tunnel through a connection of the host's pool.
 async fn tunnel(
     worker: &Rc<Worker>,
-    proxy: &TcpProxy,
     tunneling: &Tunneling,
     cluster: &Rc<WorkerCluster>,
     log: &mut StreamInfo,
 ) -> Attempt {
-    let Some(endpoint) = choose(worker, proxy, cluster, log) else {
+    let Some(endpoint) = choose(worker, cluster, log) else {
         return Attempt::Hopeless;
     };
     let host = &endpoint.host;
@@ -230,22 +229,12 @@ fn failed_to_connect(
     log.upstream_transport_failure_reason = error.transport_failure().map(Into::into);
 }
 
-fn choose(
-    worker: &Worker,
-    proxy: &TcpProxy,
-    cluster: &WorkerCluster,
-    log: &mut StreamInfo,
-) -> Option<Arc<Endpoint>> {
-    let hash = match proxy.hash_source_ip {
-        true => crate::model::route::hash_of_address(log.remote()),
-        false => None,
-    };
+fn choose(worker: &Worker, cluster: &WorkerCluster, log: &mut StreamInfo) -> Option<Arc<Endpoint>> {
     let original = cluster.cluster.original_dst();
     let endpoint = cluster.choose(&LbContext {
         destination: original
             .and_then(|original| original.destination(&cluster.cluster, &log.connection, |_| None)),
         random: worker.random(),
-        hash,
         ..LbContext::default()
     });
     if endpoint.is_none() {

@@ -64,7 +64,8 @@ impl ConnectionManager {
             set_current_client_cert_details,
             proxy_100_continue,
             xff_num_trusted_hops,
-            represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+            // Without effect in Envoy, too: `x-forwarded-for` has the address as it is.
+            represent_ipv4_remote_address_as_ipv4_mapped_ipv6: _,
             skip_xff_append,
             via,
             upgrade_configs,
@@ -244,7 +245,6 @@ impl ConnectionManager {
                 trusted_hops: xff_num_trusted_hops,
                 skip_xff_append,
                 append_forwarded_port: append_x_forwarded_port,
-                map_ipv4: represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
                 own_address: cx.server.local_address,
                 internal: internal?,
                 client_cert: client_cert?,

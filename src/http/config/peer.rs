@@ -21,8 +21,6 @@ pub struct PeerOptions {
     pub skip_xff_append: bool,
     /// `append_x_forwarded_port`.
     pub append_forwarded_port: bool,
-    /// `represent_ipv4_remote_address_as_ipv4_mapped_ipv6`.
-    pub map_ipv4: bool,
     /// This machine's address, told upstream in place of a loopback one.
     pub own_address: Option<IpAddr>,
     /// Which addresses are internal.

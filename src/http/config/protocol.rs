@@ -66,8 +66,6 @@ pub struct CommonOptions {
     pub max_requests_per_connection: Option<u32>,
     /// Headers a message may have, 100 unless set.
     pub max_headers: usize,
-    /// Bytes of a response head from an upstream, 60 KiB unless set.
-    pub max_response_head: usize,
     /// Names with an underscore.
     pub underscores: Underscores,
 }
@@ -80,7 +78,6 @@ impl Default for CommonOptions {
             max_stream_duration: None,
             max_requests_per_connection: None,
             max_headers: DEFAULT_MAX_HEADERS,
-            max_response_head: 60 * 1024,
             underscores: Underscores::Allow,
         }
     }
@@ -110,6 +107,13 @@ impl CommonOptions {
             max_connection_duration_jitter,
         } = message;
         let refused = refuse!(at; max_connection_duration_jitter);
+        // There are no responses to a listener. Envoy's words.
+        let of_cluster = match max_response_headers_kb {
+            None => Ok(()),
+            Some(_) => Err(at
+                .field("max_response_headers_kb")
+                .error("max_response_headers_kb cannot be set on http_connection_manager.")),
+        };
         let idle_timeout = timeout(
             idle_timeout,
             Some(DEFAULT_IDLE_TIMEOUT),
@@ -123,13 +127,13 @@ impl CommonOptions {
         let max_stream_duration =
             timeout(max_stream_duration, None, &at.field("max_stream_duration"));
         refused?;
+        of_cluster?;
         Ok(Self {
             idle_timeout: idle_timeout?,
             max_connection_duration: max_connection_duration?,
             max_stream_duration: max_stream_duration?,
             max_requests_per_connection: max_requests_per_connection.filter(|n| *n > 0),
             max_headers: max_headers_count.map_or(DEFAULT_MAX_HEADERS, |n| n as usize),
-            max_response_head: max_response_headers_kb.unwrap_or(60) as usize * 1024,
             underscores: match Action::try_from(headers_with_underscores_action) {
                 Ok(Action::RejectRequest) => Underscores::Reject,
                 Ok(Action::DropHeader) => Underscores::Drop,
@@ -272,5 +276,23 @@ fn compile_keepalive(
             let interval = crate::config::duration(&interval, &at.field("interval"))?;
             Ok(Some(Keepalive { interval, timeout }))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Report, model::testing::read};
+
+    #[test]
+    fn a_listener_has_no_limit_for_responses() {
+        let report = Report::new();
+        let message = read("max_response_headers_kb: 1");
+        assert!(CommonOptions::compile(Some(message), &report.root()).is_err());
+        assert_eq!(
+            report.to_string(),
+            "max_response_headers_kb: \
+             max_response_headers_kb cannot be set on http_connection_manager."
+        );
     }
 }

@@ -1,18 +1,16 @@
 //! `envoy.config.route.v3.RouteAction.HashPolicy`, compiled: what ties requests
 //! to hosts under a hashing balancer.
 
-use std::{borrow::Cow, time::Duration};
+use std::borrow::Cow;
 
 use xxhash_rust::xxh64::xxh64;
 
 use crate::{
     api::envoy::config::route::v3::route_action::{
         HashPolicy as Message,
-        hash_policy::{
-            ConnectionProperties, Cookie, CookieAttribute, Header, PolicySpecifier, QueryParameter,
-        },
+        hash_policy::{ConnectionProperties, Cookie, Header, PolicySpecifier, QueryParameter},
     },
-    config::{At, Reported, duration},
+    config::{At, Reported},
     formatter::{FieldName, RequestView},
     model::matcher::Substitution,
     net::Address,
@@ -38,7 +36,7 @@ pub fn hash(policies: &[HashPolicy], request: &RequestView<'_>, client: &Address
 }
 
 /// The hash of a client by its IP address.
-pub fn hash_of_address(client: &Address) -> Option<u64> {
+fn hash_of_address(client: &Address) -> Option<u64> {
     let ip = client.ip()?.ip().to_string();
     Some(xxh64(ip.as_bytes(), 0))
 }
@@ -57,25 +55,12 @@ pub struct HashPolicy {
 pub enum HashSource {
     /// A request header's values, after a rewrite.
     Header(FieldName, Option<Substitution>),
-    /// A cookie, which is made when it is missing and has a lifetime.
-    Cookie(HashCookie),
+    /// A cookie.
+    Cookie(Box<str>),
     /// The client's IP address.
     SourceIp,
     /// A query parameter.
     QueryParameter(Box<str>),
-}
-
-/// A cookie that may be made.
-#[derive(Clone, Debug)]
-pub struct HashCookie {
-    /// Its name.
-    pub name: Box<str>,
-    /// Its lifetime; `None` never makes it, zero makes a session cookie.
-    pub ttl: Option<Duration>,
-    /// Its path.
-    pub path: Box<str>,
-    /// Further attributes and their values.
-    pub attributes: Box<[(Box<str>, Box<str>)]>,
 }
 
 impl HashSource {
@@ -106,7 +91,7 @@ impl HashSource {
                 let hashed = values.iter().fold(0, |seed, value| xxh64(value, seed));
                 (!values.is_empty()).then_some(hashed)
             }
-            Self::Cookie(wanted) => cookie(request, &wanted.name).map(text),
+            Self::Cookie(name) => cookie(request, name).map(text),
             Self::SourceIp => hash_of_address(client),
             Self::QueryParameter(name) => parameter(request.path, name).map(text),
         }
@@ -135,24 +120,11 @@ impl HashPolicy {
             }
             Some(PolicySpecifier::Cookie(Cookie {
                 name,
-                ttl,
-                path,
-                attributes,
-            })) => {
-                let ttl_at = at.field("cookie");
-                let ttl = ttl
-                    .map(|ttl| duration(&ttl, &ttl_at.field("ttl")))
-                    .transpose()?;
-                HashSource::Cookie(HashCookie {
-                    name: name.into(),
-                    ttl,
-                    path: path.into(),
-                    attributes: attributes
-                        .into_iter()
-                        .map(|CookieAttribute { name, value }| (name.into(), value.into()))
-                        .collect(),
-                })
-            }
+                // A cookie is only made for a cluster whose balancer hashes, in Envoy too.
+                ttl: _,
+                path: _,
+                attributes: _,
+            })) => HashSource::Cookie(name.into()),
             Some(PolicySpecifier::ConnectionProperties(ConnectionProperties { source_ip })) => {
                 match source_ip {
                     true => HashSource::SourceIp,

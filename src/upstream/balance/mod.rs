@@ -24,8 +24,6 @@ use super::{host::Endpoint, host::HostStat};
 pub struct LbContext<'a> {
     /// A fresh random number.
     pub random: u64,
-    /// The request's hash, for a policy that hashes; the random number stands in.
-    pub hash: Option<u64>,
     /// Where an `ORIGINAL_DST` cluster is to go.
     pub destination: Option<SocketAddr>,
     /// Hosts to stay away from, such as those tried before.
@@ -97,7 +95,7 @@ impl LbState {
         };
         let mut random = Random(cx.random);
         for attempt in 0.. {
-            let (priority, availability) = set.loads.choose(cx.hash.unwrap_or(random.next()));
+            let (priority, availability) = set.loads.choose(random.next());
             let panic = set.loads.is_panic(priority);
             if panic {
                 on_panic();

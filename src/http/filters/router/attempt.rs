@@ -227,7 +227,6 @@ impl Attempt<'_> {
     fn choose(&self, stream: &mut Stream) -> Result<Upstream, Failure> {
         let mut context = LbContext {
             random: stream.session.worker().random(),
-            hash: self.hash,
             ..LbContext::default()
         };
         let cluster = &self.cluster.cluster;

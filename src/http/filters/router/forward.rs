@@ -48,7 +48,6 @@ pub(super) struct Attempt<'a> {
     pub shares: [Option<&'a Block>; 2],
     pub timeouts: Timeouts,
     pub priority: Priority,
-    pub hash: Option<u64>,
     /// The request asks for a tunnel.
     pub tunnel: Option<Kind>,
     /// What it carries is for the upstream as it is.
@@ -164,7 +163,6 @@ pub async fn forward(
         } else {
             Priority::Default
         },
-        hash,
         tunnel,
         ends_here,
         tried: RefCell::default(),
