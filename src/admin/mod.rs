@@ -13,6 +13,7 @@ mod config_dump;
 mod control;
 mod endpoint;
 mod home;
+mod impatient;
 mod info;
 pub(crate) mod json;
 mod listeners;

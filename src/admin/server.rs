@@ -41,6 +41,7 @@ use super::{
     State,
     answer::{Answer, Body},
     endpoint,
+    impatient::Impatient,
     request::Request,
 };
 
@@ -48,8 +49,9 @@ use super::{
 const MAX_FORM: usize = 64 * 1024;
 /// Connections at a time; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 256;
-/// How long a client may take to send a request's headers.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take to send a request's headers, to send its body, and to
+/// read on.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long nothing is accepted after the system has said no.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -175,8 +177,8 @@ impl Server {
             let service = service_fn(|request| server.answer(Rc::clone(&info), request));
             let served = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service)
+                .header_read_timeout(PATIENCE)
+                .serve_connection(TokioIo::new(Impatient::new(stream, PATIENCE)), service)
                 .await;
             if let Err(error) = served {
                 tracing::debug!(target: "admin", "connection {id}: {error}");
@@ -210,7 +212,10 @@ impl Server {
                     Normalized::Redirect(_) | Normalized::Reject => Answer::bad_request(""),
                 }
             }
-            Err(TooLarge) => Answer::error(StatusCode::PAYLOAD_TOO_LARGE, "Payload Too Large"),
+            Err(NoForm::TooLarge) => {
+                Answer::error(StatusCode::PAYLOAD_TOO_LARGE, "Payload Too Large")
+            }
+            Err(NoForm::TooLate) => Answer::error(StatusCode::REQUEST_TIMEOUT, "Request Timeout"),
         };
         self.count(answer.status);
         let response = response(answer);
@@ -345,21 +350,31 @@ fn plain(target: &str) -> Normalized<'_> {
     path::normalize(target, options)
 }
 
-/// A form of more than [`MAX_FORM`] bytes, or one that was cut off.
-struct TooLarge;
+/// Why a form has not come.
+#[derive(Debug, PartialEq, Eq)]
+enum NoForm {
+    /// It has more than [`MAX_FORM`] bytes, or was cut off.
+    TooLarge,
+    /// It has taken longer than [`PATIENCE`].
+    TooLate,
+}
 
 /// The form that was sent; `None` when it was none.
-async fn form(parts: &Parts, body: Incoming) -> Result<Option<String>, TooLarge> {
+async fn form<B>(parts: &Parts, body: B) -> Result<Option<String>, NoForm>
+where
+    B: http_body::Body,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let is_form = parts.method == Method::POST
         && parts
             .headers
             .get(header::CONTENT_TYPE)
             .and_then(|value| value.to_str().ok())
             .is_some_and(|value| value.starts_with("application/x-www-form-urlencoded"));
-    let body = Limited::new(body, MAX_FORM)
-        .collect()
+    let body = time::timeout(PATIENCE, Limited::new(body, MAX_FORM).collect())
         .await
-        .map_err(|_| TooLarge)?;
+        .map_err(|_| NoForm::TooLate)?
+        .map_err(|_| NoForm::TooLarge)?;
     let bytes = body.to_bytes();
     Ok((is_form && !bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned()))
 }
@@ -374,4 +389,23 @@ fn response(answer: Answer) -> Response<Body> {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, fixed("nosniff"));
     headers.insert(header::SERVER, fixed("envoy"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_form_that_does_not_come_is_not_awaited_for_ever() {
+        let (parts, ()) = http::Request::post("/").body(()).unwrap().into_parts();
+        let begun =
+            futures_util::stream::once(async { Ok(Frame::data(Bytes::from_static(b"a="))) });
+        let never = futures_util::stream::pending::<Result<Frame<Bytes>, Infallible>>();
+        let body = StreamBody::new(futures_util::StreamExt::chain(begun, never));
+        assert_eq!(form(&parts, body).await, Err(NoForm::TooLate));
+    }
 }
