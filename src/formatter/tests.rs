@@ -143,6 +143,7 @@ fn what_is_wrong_with_a_format_is_said() {
         ("%RESPONSE_COED%", "did you mean RESPONSE_CODE?"),
         ("%START_TIME(%Q)%", "unknown time format specifier"),
         ("%START_TIME(%n)%", "line feed"),
+        ("%START_TIME(%%n)%", "line feed"),
         ("%DYNAMIC_METADATA(a:b)%", "is not supported yet"),
         (
             "%COMMON_DURATION(DS_RX_BEG:US_RX_BG)%",

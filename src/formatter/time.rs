@@ -59,7 +59,7 @@ pub struct TimeFormat {
     pieces: Option<Box<[Piece]>>,
 }
 
-const FIELDS: &str = "YmdHMSTFzZjaAbhBeyIpDRuwntCkl%crxXUWGgV";
+const FIELDS: &str = "YmdHMSTFzZjaAbhBeyIpDRuwtCkl%crxXUWGgV";
 const DAYS: [&str; 7] = [
     "Sunday",
     "Monday",
@@ -96,7 +96,7 @@ impl TimeFormat {
         if format.is_empty() {
             return Ok(Self::ISO_8601);
         }
-        // The text may become a header.
+        // The text may become a header. Behind a percent sign, too, as in Envoy.
         if format.contains('\n') || format.contains("%n") {
             return Err(format!("{format:?} writes a line feed"));
         }
@@ -289,7 +289,6 @@ impl Civil {
             b'c' => all(out, b"a b e H:M:S Y"),
             b'z' => out.extend_from_slice(b"+0000"),
             b'Z' => out.extend_from_slice(b"UTC"),
-            b'n' => out.push(b'\n'),
             b't' => out.push(b'\t'),
             _ => out.push(letter),
         }

@@ -118,7 +118,10 @@ async fn filter(
         }
         let managed = stream.managed.clone();
         *found = find_route(stream, managed.manager());
-        check_upgrade(stream, *found, upgrade)?;
+        if let Err(reply) = check_upgrade(stream, *found, upgrade) {
+            stream.passing = Some(passing);
+            return Err(reply);
+        }
         if *found == Found::Route {
             // The route may say something to filters that have been passed.
             passing = Box::new(Passing::new(stream));

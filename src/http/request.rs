@@ -113,24 +113,33 @@ pub struct Origin {
     pub scheme: &'static str,
 }
 
+/// What `connection` may name, as in Envoy.
+const MAX_NOMINATED: usize = 9;
+
 /// Removes the headers that `connection` names as belonging to this hop.
 ///
 /// # Errors
-/// When it names one that routing or trust depends on: a request may not talk
-/// this proxy out of those.
+/// When it names one that routing or trust depends on, as a request may not talk
+/// this proxy out of those; or more than [`MAX_NOMINATED`].
 pub fn drop_nominated(headers: &mut Headers) -> Result<(), ()> {
     const KEPT: [HeaderName; 3] = [
         names::X_FORWARDED_FOR,
         names::X_FORWARDED_HOST,
         names::X_FORWARDED_PROTO,
     ];
+    let mut count = 0;
     let mut nominated = smallvec::SmallVec::<[HeaderName; 2]>::new();
     for value in headers.get_all(header::CONNECTION) {
         for token in value
             .as_bytes()
             .split(|b| *b == b',')
             .map(<[u8]>::trim_ascii)
+            .filter(|token| !token.is_empty())
         {
+            count += 1;
+            if count > MAX_NOMINATED {
+                return Err(());
+            }
             if token.first() == Some(&b':') {
                 return Err(());
             }
@@ -515,6 +524,8 @@ mod tests {
         assert_eq!(request("X-Forwarded-For"), Err(()));
         assert_eq!(request(":path"), Err(()));
         assert_eq!(request("content-length, foo"), Ok(false));
+        assert_eq!(request("foo,,,,,,,,,,,close,c,d,e,f,g,h,i,"), Ok(false));
+        assert_eq!(request("foo,close,c,d,e,f,g,h,i,j"), Err(()));
         let mut headers = Headers::new();
         headers.insert(
             header::CONNECTION,

@@ -119,6 +119,8 @@ impl Tunneling {
 pub(super) enum NoTunnel {
     #[error("the host answers {0}")]
     Refused(StatusCode),
+    #[error("the tunnel cannot be asked for: {0}")]
+    Request(#[from] http::Error),
     #[error(transparent)]
     Http1(#[from] Http1Error),
     #[error(transparent)]
@@ -145,7 +147,7 @@ impl Tunneling {
             }
             Lease::Http2(place) => {
                 let secure = place.connection().facts.info.tls.is_some();
-                let request = http2_request(head, secure);
+                let request = http2_request(head, secure)?;
                 let mut exchange = Http2Exchange::start(place.connection(), request);
                 let mut body = Empty::<Bytes>::new();
                 let head = poll_fn(|cx| exchange.poll_head(cx, Pin::new(&mut body), true)).await?;
@@ -169,8 +171,12 @@ impl Tunneling {
             true => RequestFraming::Chunked,
             false => RequestFraming::Connect,
         };
+        let scheme = match connection.facts.info.tls {
+            Some(_) => "https",
+            None => "http",
+        };
         let http1 = &mut connection.http1;
-        http1.start(head, "http", framing);
+        http1.start(head, scheme, framing);
         let mut piece = Piece::default();
         let answer = poll_fn(|cx| http1.poll_head(cx, Pin::new(&mut piece))).await?;
         accepted(answer.status)?;
@@ -194,22 +200,25 @@ fn accepted(status: StatusCode) -> Result<(), NoTunnel> {
 }
 
 /// The request in the form that goes over HTTP/2.
-fn http2_request(mut head: RequestHead, secure: bool) -> http::Request<()> {
+///
+/// # Errors
+/// When the host that it names cannot be an authority.
+fn http2_request(mut head: RequestHead, secure: bool) -> Result<http::Request<()>, http::Error> {
     let mut uri = uri::Parts::default();
-    uri.authority = head
-        .headers
-        .remove(header::HOST)
-        .and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let host = head.headers.remove(header::HOST);
+    uri.authority = host
+        .map(|host| Authority::try_from(host.as_bytes()))
+        .transpose()?;
     if head.method != Method::CONNECT {
         uri.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
         uri.path_and_query = head.uri.path_and_query().cloned();
     }
     let mut request = http::Request::new(());
     *request.method_mut() = head.method;
-    *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
+    *request.uri_mut() = Uri::from_parts(uri)?;
     *request.version_mut() = Version::HTTP_2;
     *request.headers_mut() = head.headers.into();
-    request
+    Ok(request)
 }
 
 /// A connection that does not go back to its pool.

@@ -94,7 +94,12 @@ impl Reading {
         match field {
             Field::Header(name, value) => {
                 if name == header::CONTENT_LENGTH {
+                    let again = self.length.is_some();
                     self.take_length(&value);
+                    // To a host of HTTP/1 it is said once.
+                    if again {
+                        return;
+                    }
                 } else if name == header::COOKIE {
                     self.cookies += 1;
                 } else if name == header::HOST {
@@ -339,6 +344,13 @@ mod tests {
     }
 
     #[test]
+    fn a_length_said_twice_is_said_once() {
+        let asked = with(&[("content-length", "1"), ("content-length", "1")]).unwrap();
+        let lengths: Vec<_> = asked.head.headers.get_all(header::CONTENT_LENGTH).collect();
+        assert_eq!(lengths, ["1"]);
+    }
+
+    #[test]
     fn what_none_may_say_is_refused() {
         let malformed = |more: &[(&'static str, &'static str)]| {
             assert_eq!(with(more).unwrap_err(), BadBlock::Malformed, "{more:?}");
@@ -356,12 +368,7 @@ mod tests {
         malformed(&[("content-length", "1"), ("content-length", "2")]);
         malformed(&[("content-length", "+1")]);
         malformed(&[("content-length", "")]);
-        with(&[
-            ("te", "trailers"),
-            ("content-length", "1"),
-            ("content-length", "1"),
-        ])
-        .unwrap();
+        with(&[("te", "trailers")]).unwrap();
         for without in 0..3 {
             let mut fields = GET.to_vec();
             fields.remove(without);

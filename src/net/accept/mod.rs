@@ -28,6 +28,10 @@ pub use handed::{Handed, take_in};
 /// How long a loop rests when the process has no file descriptor left.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
+/// How many connections are taken at most from the queue of a socket that goes away:
+/// as many as Linux queues by default (`somaxconn`).
+const QUEUED_MAX: usize = 4096;
+
 /// The accept loops of one worker.
 #[derive(Debug, Default)]
 pub struct AcceptLoops(RefCell<Vec<AcceptLoop>>);
@@ -194,9 +198,15 @@ impl AcceptLoop {
     }
 
     fn take_queued(&self, worker: &Rc<Worker>) {
-        while let Some(Ok(accepted)) = self.socket.accept().now_or_never() {
-            if let Some(listener) = worker.listener(&self.listener.borrow()) {
-                admit(worker, &listener, &self.sockets, accepted);
+        let Some(listener) = worker.listener(&self.listener.borrow()) else {
+            return;
+        };
+        // Clients that come meanwhile must not keep the worker here.
+        for _ in 0..QUEUED_MAX {
+            match self.socket.accept().now_or_never() {
+                Some(Ok(accepted)) => admit(worker, &listener, &self.sockets, accepted),
+                Some(Err(error)) if is_of_one_connection(&error) => {}
+                Some(Err(_)) | None => return,
             }
         }
     }

@@ -61,12 +61,23 @@ fn write_attribute(text: &mut String, attribute: &AttributeTypeAndValue<'_>) {
         _ => {
             // What has no name has no known syntax: its encoding, as a whole.
             text.push('#');
-            let head = [value.tag().0 as u8, value.data.len() as u8];
-            for byte in head.iter().chain(value.data) {
+            let tag = [value.tag().0 as u8];
+            let length = der_length(value.data.len());
+            for byte in tag.iter().chain(&length).chain(value.data) {
                 write!(text, "{byte:02X}").expect("a string takes any text");
             }
         }
     }
+}
+
+/// A length as DER writes it: in one byte, or in as few as it needs behind their number.
+fn der_length(length: usize) -> Vec<u8> {
+    if length < 0x80 {
+        return vec![length as u8];
+    }
+    let bytes = length.to_be_bytes();
+    let digits = &bytes[length.leading_zeros() as usize / 8..];
+    [&[0x80 | digits.len() as u8], digits].concat()
 }
 
 /// The text of an ASN.1 string; `None` for what is no string.
@@ -119,5 +130,19 @@ mod tests {
         let mut text = String::new();
         escape(&mut text, "#Lyft, Inc. é ");
         assert_eq!(text, "\\#Lyft\\, Inc. \\C3\\A9\\ ");
+    }
+
+    #[test]
+    fn lengths_are_in_der() {
+        for (length, der) in [
+            (0, &[0][..]),
+            (127, &[127]),
+            (128, &[0x81, 128]),
+            (255, &[0x81, 255]),
+            (256, &[0x82, 1, 0]),
+            (70_000, &[0x83, 1, 0x11, 0x70]),
+        ] {
+            assert_eq!(der_length(length), der, "{length}");
+        }
     }
 }

@@ -24,10 +24,11 @@ use rustls::server::ProducesTickets;
 
 use crate::model::secret::TICKET_KEY_LENGTH;
 
-/// How long a session can be resumed, unless `session_timeout` says.
-const LIFETIME: Duration = Duration::from_secs(2 * 3600);
+/// How many seconds a session can be resumed, unless `session_timeout` says: of no
+/// whole second, it says nothing, as in Envoy.
+const LIFETIME: u64 = 2 * 3600;
 /// How long a key of this process's own making encrypts.
-const KEY_AGE: Duration = Duration::from_secs(6 * 3600);
+const KEY_AGE: u64 = 6 * 3600;
 
 const NAME: usize = 16;
 const IV: usize = 16;
@@ -42,7 +43,8 @@ pub(super) struct Tickets {
     own: bool,
     /// What a session depends on.
     context: [u8; 8],
-    lifetime: Duration,
+    /// Seconds, not 0.
+    lifetime: u64,
 }
 
 #[derive(Debug)]
@@ -134,7 +136,10 @@ impl Tickets {
             keys: ArcSwap::from_pointee(Keys { keys, made }),
             own,
             context: context.to_be_bytes(),
-            lifetime: lifetime.unwrap_or(LIFETIME),
+            lifetime: match lifetime.map_or(0, |lifetime| lifetime.as_secs()) {
+                0 => LIFETIME,
+                seconds => seconds,
+            },
         })
     }
 
@@ -144,7 +149,7 @@ impl Tickets {
         let now = SystemTime::now();
         let old = now
             .duration_since(keys.made)
-            .is_ok_and(|age| age >= KEY_AGE.max(self.lifetime));
+            .is_ok_and(|age| age.as_secs() >= KEY_AGE.max(self.lifetime));
         if !self.own || !old {
             return keys;
         }
@@ -177,7 +182,7 @@ impl ProducesTickets for Tickets {
     }
 
     fn lifetime(&self) -> u32 {
-        u32::try_from(self.lifetime.as_secs()).unwrap_or(u32::MAX)
+        u32::try_from(self.lifetime).unwrap_or(u32::MAX)
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
@@ -193,7 +198,7 @@ impl ProducesTickets for Tickets {
         let mut state = key.open(&self.context, ticket)?;
         let made = u64::from_be_bytes(*state.first_chunk::<TIME>()?);
         let age = seconds().checked_sub(made)?;
-        if age >= self.lifetime.as_secs() {
+        if age >= self.lifetime {
             return None;
         }
         state.drain(..TIME);
@@ -217,10 +222,32 @@ mod tests {
         assert_eq!(same.decrypt(&ticket).as_deref(), Some(&b"a session"[..]));
         assert_eq!(tickets(2, 7, None).decrypt(&ticket), None);
         assert_eq!(tickets(1, 8, None).decrypt(&ticket), None);
-        assert_eq!(tickets(1, 7, Some(Duration::ZERO)).decrypt(&ticket), None);
         let mut forged = ticket;
         forged[40] ^= 1;
         assert_eq!(one.decrypt(&forged), None);
+    }
+
+    #[test]
+    fn a_ticket_opens_for_as_many_whole_seconds_as_it_may() {
+        let tickets = |lifetime: f64| {
+            let lifetime = Some(Duration::from_secs_f64(lifetime));
+            Tickets::new(&[[1; TICKET_KEY_LENGTH]], 7, lifetime).unwrap()
+        };
+        let one = tickets(60.0);
+        let mut state = (seconds() - 10).to_be_bytes().to_vec();
+        state.extend_from_slice(b"a session");
+        let ticket = one.keys().keys[0].seal(&one.context, state).unwrap();
+        for (lifetime, seconds, opens) in [
+            (60.0, 60, true),
+            (10.9, 10, false),
+            // As good as none, which is two hours.
+            (0.9, 7200, true),
+            (0.0, 7200, true),
+        ] {
+            let tickets = tickets(lifetime);
+            assert_eq!(ProducesTickets::lifetime(&tickets), seconds, "{lifetime}");
+            assert_eq!(tickets.decrypt(&ticket).is_some(), opens, "{lifetime}");
+        }
     }
 
     #[test]
