@@ -20,7 +20,8 @@ const READ_MAX: usize = 256 * 1024;
 /// A body chunk up to this long is copied behind what waits to be written; a
 /// longer one is written from where it is.
 const COPY_MAX: usize = 4 * 1024;
-/// Bytes of a message that may wait for the socket before its body is asked for more.
+/// Bytes of a message that may wait for the socket before its body is asked for more,
+/// at most.
 const OUTBOUND_MAX: usize = 64 * 1024;
 
 thread_local! {
@@ -48,13 +49,14 @@ impl Default for Inbound {
 }
 
 impl Inbound {
-    /// One that asks for so many bytes at most with one read.
-    pub fn up_to(read_max: usize) -> Self {
+    /// One that asks for so many bytes at most with one read, but for 8 KiB in any case
+    /// and for no more than 256 KiB.
+    pub fn up_to(limit: usize) -> Self {
         Self {
             bytes: BytesMut::new(),
             searched: 0,
             read_size: READ_MIN,
-            read_max,
+            read_max: limit.clamp(READ_MIN, READ_MAX),
         }
     }
 
@@ -131,15 +133,37 @@ pub fn take(bytes: &mut BytesMut, n: usize) -> Bytes {
 }
 
 /// Bytes on their way out, in this order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outbound {
     /// A head, chunk sizes, and small pieces of a body.
     pub head: BytesMut,
     chunk: Bytes,
     tail: &'static [u8],
+    most: usize,
+}
+
+impl Default for Outbound {
+    fn default() -> Self {
+        Self::up_to(OUTBOUND_MAX)
+    }
 }
 
 impl Outbound {
+    /// One that has room until so many bytes wait, or 64 KiB.
+    pub fn up_to(limit: usize) -> Self {
+        Self {
+            head: BytesMut::new(),
+            chunk: Bytes::new(),
+            tail: &[],
+            most: limit.min(OUTBOUND_MAX),
+        }
+    }
+
+    /// Forgets what waits.
+    pub fn clear(&mut self) {
+        *self = Self::up_to(self.most);
+    }
+
     /// Bytes that wait.
     pub fn len(&self) -> usize {
         self.head.len() + self.chunk.len() + self.tail.len()
@@ -152,7 +176,7 @@ impl Outbound {
 
     /// Whether more of a body may be put behind what waits.
     pub fn has_room(&self) -> bool {
-        self.chunk.is_empty() && self.len() < OUTBOUND_MAX
+        self.chunk.is_empty() && self.len() < self.most
     }
 
     /// Puts a piece of a body behind what waits, which has room for it.
@@ -219,6 +243,38 @@ impl Outbound {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_read_at_once_and_what_waits_are_limited() {
+        use tokio::io::AsyncWriteExt;
+        for (limit, at_once, waits) in [
+            (1, READ_MIN, 1),
+            (20_000, 20_000, 20_000),
+            (usize::MAX, READ_MAX, OUTBOUND_MAX),
+        ] {
+            let (mut far, mut near) = tokio::io::duplex(4 * READ_MAX);
+            far.write_all(&vec![0; 4 * READ_MAX]).await.unwrap();
+            drop(far);
+            let mut inbound = Inbound::up_to(limit);
+            let mut longest = 0;
+            loop {
+                let read = std::future::poll_fn(|cx| inbound.poll_more(cx, &mut near)).await;
+                match read.unwrap() {
+                    0 => break,
+                    n => longest = longest.max(n),
+                }
+                drop(std::mem::take(&mut inbound.bytes));
+            }
+            assert_eq!(longest, at_once);
+            let mut outbound = Outbound::up_to(limit);
+            outbound.head.resize(waits - 1, 0);
+            assert!(outbound.has_room(), "{limit}");
+            outbound.head.extend_from_slice(&[0]);
+            assert!(!outbound.has_room(), "{limit}");
+            outbound.clear();
+            assert!(outbound.has_room(), "{limit}");
+        }
+    }
 
     #[test]
     fn a_head_is_looked_for_where_a_line_has_ended() {

@@ -95,18 +95,23 @@ impl Pipe {
         self.held
     }
 
-    /// A pipe with what the socket has; with nothing at the end of the stream.
+    /// A pipe with what the socket has, of `most` bytes at most; with nothing at the end
+    /// of the stream.
     ///
     /// # Errors
     /// Why there is none. The socket has lost nothing then.
-    pub fn filled(cx: &mut Context<'_>, from: &TcpStream) -> Poll<Result<Self, FillError>> {
+    pub fn filled(
+        cx: &mut Context<'_>,
+        from: &TcpStream,
+        most: usize,
+    ) -> Poll<Result<Self, FillError>> {
         ready!(from.poll_read_ready(cx)).map_err(FillError::Socket)?;
         let mut pipe = Self::empty().map_err(FillError::Pipe)?;
         loop {
             // Into an empty one: a full pipe looks like a silent socket.
             let into = &pipe.ends().write;
             let moved = from.try_io(Interest::READABLE, || {
-                Ok(splice(from, None, into, None, CAPACITY, flags())?)
+                Ok(splice(from, None, into, None, most.min(CAPACITY), flags())?)
             });
             match moved {
                 Ok(n) => {

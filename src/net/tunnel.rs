@@ -27,8 +27,10 @@ use super::splice::{FillError, Pipe, Socket};
 const MUCH: usize = 64 * 1024;
 /// With no more than so many it has ended.
 const LITTLE: usize = 16 * 1024;
-/// Bytes read at once, shared by the tunnels of a thread.
+/// Bytes read at once at most, into what the tunnels of a thread share.
 pub const BUFFER: usize = 256 * 1024;
+/// Bytes read at once, whatever the limit.
+const LEAST: usize = 8 * 1024;
 /// Reads in a row before other tasks of the worker get their turn.
 const BURST: usize = 8;
 
@@ -71,13 +73,15 @@ pub enum End {
 }
 
 /// Carries bytes both ways. A side that finishes is half-closed on the other
-/// while that still speaks. `moved` is told of every step, and may end it. `idle_timeout`
-/// says how long nothing may move, as things are.
+/// while that still speaks. No more than `buffer` bytes are on their way between the
+/// two, but for 8 KiB in any case. `moved` is told of every step, and may end it.
+/// `idle_timeout` says how long nothing may move, as things are.
 ///
 /// Cancelling it (dropping the future) closes both sides.
 pub async fn carry<D, U>(
     mut downstream: D,
     mut upstream: U,
+    buffer: usize,
     idle_timeout: impl Fn() -> Option<Duration>,
     mut moved: impl FnMut(&Traffic) -> ControlFlow<()>,
 ) -> (End, Traffic)
@@ -86,7 +90,7 @@ where
     U: AsyncRead + AsyncWrite + Socket + Unpin,
 {
     let mut traffic = Traffic::default();
-    let (mut up, mut down) = (Direction::default(), Direction::default());
+    let (mut up, mut down) = (Direction::new(buffer), Direction::new(buffer));
     let mut last_moved = Instant::now();
     let mut idle = idle_timeout().map(|t| Box::pin(tokio::time::sleep(t)));
     let end = poll_fn(|cx| {
@@ -148,8 +152,10 @@ enum Failed {
     Write(io::Error),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Direction {
+    /// Bytes read at once.
+    most: usize,
     /// What the writer has not taken yet, from `start`.
     pending: Vec<u8>,
     start: usize,
@@ -162,6 +168,18 @@ struct Direction {
 }
 
 impl Direction {
+    fn new(buffer: usize) -> Self {
+        Self {
+            most: buffer.clamp(LEAST, BUFFER),
+            pending: Vec::new(),
+            start: 0,
+            bulk: false,
+            pipe: None,
+            finished: false,
+            closed: false,
+        }
+    }
+
     fn poll<R, W>(
         &mut self,
         cx: &mut Context<'_>,
@@ -196,7 +214,7 @@ impl Direction {
             }
             let read = SHARED.with_borrow_mut(|shared| {
                 shared.resize(BUFFER, 0);
-                let mut buffer = ReadBuf::new(shared);
+                let mut buffer = ReadBuf::new(&mut shared[..self.most]);
                 ready!(Pin::new(&mut *reader).poll_read(cx, &mut buffer)).map_err(Failed::Read)?;
                 let read = buffer.filled();
                 let mut taken = 0;
@@ -245,7 +263,7 @@ impl Direction {
             return Poll::Ready(Ok(()));
         };
         if self.pipe.is_none() {
-            match Pipe::filled(cx, from) {
+            match Pipe::filled(cx, from, self.most) {
                 Poll::Ready(Ok(pipe)) => {
                     *count += pipe.held() as u64;
                     self.finished = pipe.held() == 0;
@@ -296,7 +314,7 @@ mod tests {
     async fn each_side_hears_the_other_to_the_end() {
         let (mut client, downstream) = duplex(1000);
         let (upstream, mut server) = duplex(1000);
-        let tunnel = tokio::spawn(carry(downstream, upstream, || None, go_on));
+        let tunnel = tokio::spawn(carry(downstream, upstream, BUFFER, || None, go_on));
         let big = vec![7; 3 * BUFFER];
         let sent = big.clone();
         let writer = tokio::spawn(async move {
@@ -323,6 +341,31 @@ mod tests {
         assert_eq!((traffic.received, traffic.sent), (big.len() as u64, 9));
     }
 
+    #[tokio::test]
+    async fn no_more_than_the_limit_is_on_its_way() {
+        let (mut client, downstream) = duplex(1 << 17);
+        // Takes one byte, and no more until it is read.
+        let (upstream, mut server) = duplex(1);
+        client.write_all(&[7; 100_000]).await.unwrap();
+        let mut moved = Box::pin(carry(downstream, upstream, 10_000, || None, go_on));
+        let polled = std::future::poll_fn(|cx| Poll::Ready(moved.as_mut().poll(cx)));
+        assert!(polled.await.is_pending());
+        // What has left the client makes room for as much.
+        let room = std::future::poll_fn(|cx| {
+            let all = vec![7; 1 << 17];
+            Pin::new(&mut client).poll_write(cx, &all)
+        });
+        assert_eq!(room.await.unwrap(), (1 << 17) - 90_000);
+        drop(client);
+        let rest = tokio::spawn(async move {
+            let mut rest = Vec::new();
+            server.read_to_end(&mut rest).await.unwrap();
+            rest.len()
+        });
+        moved.await;
+        assert_eq!(rest.await.unwrap(), (1 << 17) + 10_000);
+    }
+
     async fn connected() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -334,7 +377,7 @@ mod tests {
     async fn much_goes_through_a_pipe_and_arrives_as_it_was() {
         let (mut client, downstream) = connected().await;
         let (upstream, mut server) = connected().await;
-        let tunnel = tokio::spawn(carry(downstream, upstream, || None, go_on));
+        let tunnel = tokio::spawn(carry(downstream, upstream, BUFFER, || None, go_on));
         // More than both sockets hold, with silence and little in between.
         let piece = |n: u32| -> Vec<u8> {
             let length = if n.is_multiple_of(2) { 6 << 20 } else { 100 };
@@ -376,6 +419,7 @@ mod tests {
         let tunnel = tokio::spawn(carry(
             downstream,
             upstream,
+            BUFFER,
             || Some(Duration::from_secs(10)),
             go_on,
         ));

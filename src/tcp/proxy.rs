@@ -154,6 +154,8 @@ impl Session<'_> {
     async fn carry(&mut self, stream: Stream, early: Bytes, mut upstream: Upstream) {
         let proxy = self.proxy;
         let mut downstream = Prefixed::new(early, stream);
+        let of_client = self.chain.last().listener.per_connection_buffer_limit;
+        let buffer = of_client.min(upstream.facts().cluster().buffered());
         let counted = Counted {
             proxy: &proxy.stats,
             cluster: &upstream.facts().cluster().clone().stats,
@@ -164,6 +166,7 @@ impl Session<'_> {
             let mut tunnel = pin!(tunnel::carry(
                 &mut downstream,
                 &mut upstream.io,
+                buffer,
                 || proxy.idle_timeout,
                 |traffic| counted.count(traffic),
             ));

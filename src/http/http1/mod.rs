@@ -66,7 +66,12 @@ pub(super) async fn serve(
         http_10: manager.http1.accept_http_10,
         wire: manager.http1.wire,
     };
-    let wire = Rc::new(RefCell::new(Wire::new(io, limits)));
+    let buffer = session
+        .current()
+        .chain()
+        .listener
+        .per_connection_buffer_limit;
+    let wire = Rc::new(RefCell::new(Wire::new(io, limits, buffer)));
     let served = {
         let server = Server {
             session,

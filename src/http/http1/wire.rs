@@ -65,12 +65,13 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// A connection before its first request.
-    pub fn new(io: DownstreamIo<Stream>, limits: HeadLimits) -> Self {
+    /// A connection before its first request. `buffer` is how many bytes may be read at
+    /// once, and wait to be written.
+    pub fn new(io: DownstreamIo<Stream>, limits: HeadLimits, buffer: usize) -> Self {
         Self {
             io,
-            inbound: Inbound::default(),
-            outbound: Outbound::default(),
+            inbound: Inbound::up_to(buffer),
+            outbound: Outbound::up_to(buffer),
             limits,
             reading: Reading::Done,
             waits: false,

@@ -126,7 +126,12 @@ impl<'a> Connection<'a> {
         io: DownstreamIo<Stream>,
     ) -> Self {
         let options = &manager.http2;
-        let shared = Shared::new(options, manager.http2_stats().clone());
+        let buffer = session
+            .current()
+            .chain()
+            .listener
+            .per_connection_buffer_limit;
+        let shared = Shared::new(options, manager.http2_stats().clone(), buffer);
         let mut settings = vec![
             (1, options.header_table),
             (3, options.concurrent_streams),
@@ -151,7 +156,7 @@ impl<'a> Connection<'a> {
             session,
             manager,
             io,
-            inbound: Inbound::up_to(READ_MAX),
+            inbound: Inbound::up_to(buffer.min(READ_MAX)),
             shared: Rc::new(shared),
             tasks: Tasks::default(),
             decoder: Decoder::default(),

@@ -13,8 +13,8 @@ use tokio::io::AsyncWrite;
 /// A piece of a body up to this long is copied behind what waits; a longer one is
 /// written from where it is.
 const COPY_MAX: usize = 4 * 1024;
-/// Bytes that may wait before bodies are asked for more, and before more is read
-/// that has to be answered.
+/// Bytes that may wait, at most, before bodies are asked for more, and before more is
+/// read that has to be answered.
 const WAITING_MAX: usize = 64 * 1024;
 /// Room that is kept for what comes next.
 const KEPT_MAX: usize = 16 * 1024;
@@ -22,7 +22,7 @@ const KEPT_MAX: usize = 16 * 1024;
 const SLICES: usize = 32;
 
 /// Bytes that wait for the client, in this order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Outgoing {
     pieces: VecDeque<Bytes>,
     /// Bytes of the pieces.
@@ -30,9 +30,21 @@ pub(super) struct Outgoing {
     /// Frames behind the pieces, from `written` on.
     tail: BytesMut,
     written: usize,
+    most: usize,
 }
 
 impl Outgoing {
+    /// One that has room until so many bytes wait, or 64 KiB.
+    pub(super) fn up_to(limit: usize) -> Self {
+        Self {
+            pieces: VecDeque::new(),
+            ahead: 0,
+            tail: BytesMut::new(),
+            written: 0,
+            most: limit.min(WAITING_MAX),
+        }
+    }
+
     /// Where the next frame is written to.
     pub(super) fn tail(&mut self) -> &mut BytesMut {
         &mut self.tail
@@ -65,7 +77,7 @@ impl Outgoing {
 
     /// Whether there is room for more.
     pub(super) fn has_room(&self) -> bool {
-        self.len() < WAITING_MAX
+        self.len() < self.most
     }
 
     /// Writes all of it.
@@ -157,7 +169,7 @@ mod tests {
     #[test]
     fn it_comes_out_in_order() {
         for step in [1, 7, 5000, 1 << 20] {
-            let (mut out, mut expected) = (Outgoing::default(), Vec::new());
+            let (mut out, mut expected) = (Outgoing::up_to(WAITING_MAX), Vec::new());
             for (at, length) in [3, 6000, 20, 9000, 4096, 1, 5000].into_iter().enumerate() {
                 let data = vec![at as u8; length];
                 out.tail().extend_from_slice(b"head");

@@ -79,10 +79,10 @@ impl Out {
 }
 
 impl Shared {
-    pub(super) fn new(options: &Http2Options, stats: Arc<Block>) -> Self {
+    pub(super) fn new(options: &Http2Options, stats: Arc<Block>, buffer: usize) -> Self {
         Self {
             out: RefCell::new(Out {
-                wire: Outgoing::default(),
+                wire: Outgoing::up_to(buffer),
                 encoder: Encoder::default(),
                 counts: Counts::new(End::Server, options.limits.clone()),
                 window: WINDOW.into(),

@@ -185,12 +185,15 @@ where
         ended: false,
     };
     let counted = Cell::new((0, 0));
+    let of_client = stream.managed.chain().listener.per_connection_buffer_limit;
+    let cluster = stream.upstream.as_ref().map(|u| &u.cluster.cluster);
+    let buffer = of_client.min(cluster.map_or(usize::MAX, |cluster| cluster.buffered()));
     let (idle, timers) = (stream.idle_timeout, stream.managed.clone());
     let idle = move || {
         let timers = &timers.chain().listener.overload.reduce_timeouts;
         idle.map(|limit| timers.scale(Timer::StreamIdle, limit))
     };
-    let carried = tunnel::carry(downstream, upstream, idle, |traffic| {
+    let carried = tunnel::carry(downstream, upstream, buffer, idle, |traffic| {
         let (received, sent) = counted.replace((traffic.received, traffic.sent));
         if let Some(stats) = stats {
             let (received, sent) = (traffic.received - received, traffic.sent - sent);

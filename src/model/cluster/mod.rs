@@ -27,6 +27,7 @@ use std::{
 use crate::{
     api::envoy::config::core::v3::Metadata,
     codec::stats::http1_stats,
+    digest::Digest,
     net::http2::stats::http2_stats,
     stats::{Block, Registry, Table},
     upstream::{
@@ -62,7 +63,8 @@ pub struct Cluster {
     registry: Arc<Registry>,
     /// `connect_timeout`, 5 s unless set. TCP and TLS together.
     pub connect_timeout: Duration,
-    /// `per_connection_buffer_limit_bytes`, 1 MiB unless set.
+    /// `per_connection_buffer_limit_bytes`, 1 MiB unless set: what is kept of a request
+    /// for a retry. What it is to connections, [`Cluster::buffered`] says.
     pub buffer_limit: usize,
     /// How a host is chosen.
     pub balancing: Balancing,
@@ -80,7 +82,7 @@ pub struct Cluster {
     pub metadata: Option<Arc<Metadata>>,
     /// Equal for two configurations whose connections look the same on the wire,
     /// apart from the transport, so that one can use the other's.
-    pub wire_identity: u64,
+    pub wire_identity: Digest,
     /// Where its hosts come from.
     pub discovery: Discovery,
     hosts: Hosts,
@@ -94,6 +96,15 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// How many bytes may be read at once from a host's connection, and wait to be
+    /// written to it.
+    pub fn buffered(&self) -> usize {
+        match self.buffer_limit {
+            0 => usize::MAX,
+            limit => limit,
+        }
+    }
+
     /// Chooses a host for one request or connection, and counts a panic.
     pub fn choose<'a>(&self, state: &'a mut LbState, cx: &LbContext<'_>) -> Choice<'a> {
         state.choose(&self.hosts, &self.balancing, cx, || {

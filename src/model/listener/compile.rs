@@ -181,8 +181,10 @@ impl Listener {
             overload,
             listener_filters_timeout: timeout.unwrap_or(DEFAULT_LISTENER_FILTERS_TIMEOUT),
             continue_on_listener_filters_timeout,
-            per_connection_buffer_limit: per_connection_buffer_limit_bytes
-                .unwrap_or(DEFAULT_BUFFER_LIMIT) as usize,
+            per_connection_buffer_limit: match per_connection_buffer_limit_bytes {
+                Some(0) => usize::MAX,
+                limit => limit.unwrap_or(DEFAULT_BUFFER_LIMIT) as usize,
+            },
             max_accepts_per_event: max_connections_to_accept_per_socket_event
                 .map_or(DEFAULT_ACCEPTS_PER_EVENT, |n| n as usize),
             direction: match core::TrafficDirection::try_from(traffic_direction) {

@@ -112,7 +112,8 @@ pub struct Listener {
     pub listener_filters_timeout: Duration,
     /// When that time runs out, go on with what is known instead of closing.
     pub continue_on_listener_filters_timeout: bool,
-    /// Largest buffer of one connection and direction, in bytes.
+    /// How many bytes may be read at once from a client's connection, and wait to be
+    /// written to it: `per_connection_buffer_limit_bytes`, 1 MiB unless set.
     pub per_connection_buffer_limit: usize,
     /// Connections accepted in a row before others get their turn.
     pub max_accepts_per_event: usize,

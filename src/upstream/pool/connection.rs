@@ -185,8 +185,9 @@ impl Connection {
             .stats
             .inc(cluster_stats::upstream_cx_http1_total);
         facts.cluster.http1_stats();
+        let buffer = facts.cluster.buffered();
         Self {
-            http1: Http1Connection::new(io, limits),
+            http1: Http1Connection::new(io, limits, buffer),
             facts,
             idle_since: Instant::now(),
         }

@@ -34,11 +34,12 @@ pub struct TcpExchange {
 impl TcpExchange {
     /// Begins one on a connection that has just been made.
     pub fn new(connection: TcpConnection, body: RequestBody) -> Self {
+        let buffer = connection.facts.cluster().buffered();
         Self {
             connection,
             body,
-            inbound: Inbound::default(),
-            outbound: Outbound::default(),
+            inbound: Inbound::up_to(buffer),
+            outbound: Outbound::up_to(buffer),
             shut: false,
             over: false,
         }

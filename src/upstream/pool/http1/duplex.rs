@@ -146,7 +146,7 @@ mod tests {
     #[tokio::test]
     async fn bodies_are_the_two_directions() {
         let (near, mut far) = duplex(64);
-        let mut http1 = Http1Connection::new(near, HeadLimits::default());
+        let mut http1 = Http1Connection::new(near, HeadLimits::default(), usize::MAX);
         let (parts, ()) = http::Request::post("/p").body(()).unwrap().into_parts();
         http1.start(&parts.into(), "http", RequestFraming::Chunked);
         let host = tokio::spawn(async move {

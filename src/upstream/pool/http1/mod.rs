@@ -107,12 +107,13 @@ pub struct Http1Connection<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
-    /// Wraps an established byte stream.
-    pub fn new(io: T, limits: HeadLimits) -> Self {
+    /// Wraps an established byte stream. `buffer` is how many bytes may be read at once,
+    /// and wait to be written.
+    pub fn new(io: T, limits: HeadLimits, buffer: usize) -> Self {
         Self {
             io,
-            inbound: Inbound::default(),
-            outbound: Outbound::default(),
+            inbound: Inbound::up_to(buffer),
+            outbound: Outbound::up_to(buffer),
             limits,
             sending: RequestFraming::None,
             receiving: ResponseFraming::Done,
@@ -305,7 +306,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
             if let Poll::Ready(Err(_)) = self.poll_request(cx, body) {
                 self.keep_alive = false;
                 self.sending = RequestFraming::None;
-                self.outbound = Outbound::default();
+                self.outbound.clear();
             }
         }
         loop {

@@ -18,7 +18,10 @@ fn request(method: &str) -> RequestHead {
 
 fn pair() -> (Http1Connection<DuplexStream>, DuplexStream) {
     let (near, far) = duplex(64 * 1024);
-    (Http1Connection::new(near, HeadLimits::default()), far)
+    (
+        Http1Connection::new(near, HeadLimits::default(), usize::MAX),
+        far,
+    )
 }
 
 /// Sends a request without a body, has the host answer, reads the response.

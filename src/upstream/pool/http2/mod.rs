@@ -48,7 +48,7 @@ impl Http2Connection {
         let stats = facts.cluster().http2_stats().clone();
         let limits = options.http2.limits.clone();
         let io = Watched::new(io, limits, stats.clone());
-        let (sender, mut connection) = builder(options)
+        let (sender, mut connection) = builder(options, facts.cluster().buffered())
             .handshake(io)
             .await
             .map_err(|error| ConnectError::Handshake(error.to_string().into()))?;
@@ -190,7 +190,7 @@ impl Drop for Place {
     }
 }
 
-fn builder(options: &HttpOptions) -> Builder {
+fn builder(options: &HttpOptions, buffer: usize) -> Builder {
     let http2 = &options.http2;
     let mut builder = Builder::new();
     builder
@@ -199,7 +199,7 @@ fn builder(options: &HttpOptions) -> Builder {
         .initial_connection_window_size(http2.connection_window)
         .max_header_list_size(options.max_response_headers_kb * 1024)
         .max_concurrent_streams(http2.max_concurrent_streams)
-        .max_send_buffer_size(SEND_BUFFER);
+        .max_send_buffer_size(SEND_BUFFER.min(buffer));
     if let Some(size) = http2.hpack_table_size {
         builder.header_table_size(size);
     }
