@@ -13,6 +13,7 @@ pub mod api;
 pub mod cli;
 pub mod codec;
 pub mod config;
+mod digest;
 pub mod formatter;
 pub mod http;
 pub mod log;

@@ -20,6 +20,7 @@ use crate::api::envoy::{
     config::endpoint::v3::ClusterLoadAssignment,
     service::discovery::v3::{DiscoveryResponse, Resource},
 };
+use crate::digest::Digest;
 
 /// An answer of a discovery service.
 #[derive(Debug, Default)]
@@ -159,7 +160,11 @@ fn unread(item: &Node<'_>, expected: &str, file: &Arc<str>) -> Option<RawResourc
                 text: text.into(),
                 start: item.mark,
             });
-            return Some(RawResource::new(name, hash::bytes(text.as_bytes()), body));
+            return Some(RawResource::new(
+                name,
+                Digest::of_bytes(text.as_bytes()),
+                body,
+            ));
         }
     }
     None

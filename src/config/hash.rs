@@ -1,26 +1,15 @@
-//! Hashes of what a resource says, to know whether it changed.
+//! Whether a resource, or a part of it, says something else than before.
 
-use std::hash::{BuildHasher, Hash, Hasher};
-
-use foldhash::quality::FixedState;
+use std::hash::{Hash, Hasher};
 
 use super::tree::{Node, Value};
+use crate::digest::{Digest, Said};
 
-/// A hash of some bytes. The same in every run.
-pub fn bytes(bytes: &[u8]) -> u64 {
-    FixedState::default().hash_one(bytes)
-}
-
-/// For a hash of several things. The same in every run.
-pub fn hasher() -> impl Hasher {
-    FixedState::default().build_hasher()
-}
-
-/// A hash of a value of a document, whatever its layout, but for what is unread.
-pub fn node(node: &Node<'_>) -> u64 {
-    let mut hasher = FixedState::default().build_hasher();
-    add(&node.value, &mut hasher);
-    hasher.finish()
+/// That of a value of a document, whatever its layout, but for what is unread.
+pub fn node(node: &Node<'_>) -> Digest {
+    let mut said = Said::default();
+    add(&node.value, &mut said);
+    said.digest()
 }
 
 fn add(value: &Value<'_>, hasher: &mut impl Hasher) {

@@ -1,20 +1,21 @@
 //! The elements of long lists of a resource, as they were read before.
 //!
 //! A route table may have ten thousand virtual hosts of which one changes. What
-//! an element was read as is kept, encoded, under a hash of what it says; the
+//! an element was read as is kept, encoded, under a digest of what it says; the
 //! next version of the resource takes over what it has in common with the last.
 
-use std::{cell::RefCell, collections::HashMap, hash::Hasher, sync::Arc};
+use std::{cell::RefCell, collections::HashMap, sync::Arc};
 
 use foldhash::fast::RandomState;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::{hash, tree::Node};
+use crate::digest::Digest;
 
 /// Lists of messages that are shorter are read as a whole.
 pub const LONG: usize = 32;
 
-type Known = HashMap<u64, Arc<[u8]>, RandomState>;
+type Known = HashMap<Digest, Arc<[u8]>, RandomState>;
 
 /// What the elements of a resource's long lists were read as.
 #[derive(Debug, Default)]
@@ -52,16 +53,12 @@ impl<'p> Reading<'p> {
 
     /// Under what a message of this type is kept that was read with or without
     /// its rules.
-    pub fn key(type_name: &str, checked: bool, node: &Node<'_>) -> u64 {
-        let mut hasher = hash::hasher();
-        hasher.write_u8(checked.into());
-        hasher.write(type_name.as_bytes());
-        hasher.write_u64(hash::node(node));
-        hasher.finish()
+    pub fn key(type_name: &str, checked: bool, node: &Node<'_>) -> Digest {
+        Digest::of((checked, type_name, hash::node(node)))
     }
 
     /// What is known of an element.
-    pub fn get(&self, key: u64) -> Option<Arc<[u8]>> {
+    pub fn get(&self, key: Digest) -> Option<Arc<[u8]>> {
         let mut now = self.now.borrow_mut();
         let known = now.get(&key).or_else(|| self.before.0.get(&key))?.clone();
         now.entry(key).or_insert_with(|| known.clone());
@@ -69,7 +66,7 @@ impl<'p> Reading<'p> {
     }
 
     /// Keeps an element in which nothing was found to be wrong.
-    pub fn keep(&self, key: u64, encoded: Arc<[u8]>) {
+    pub fn keep(&self, key: Digest, encoded: Arc<[u8]>) {
         self.now.borrow_mut().insert(key, encoded);
     }
 }

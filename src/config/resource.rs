@@ -11,7 +11,7 @@ use super::{
     check,
     discovery::mismatch,
     document::{descriptor, place},
-    hash, json,
+    json,
     parts::{LONG, Parts, Reading},
     place::{ConfigError, Position, Report, Reported},
     position,
@@ -20,14 +20,16 @@ use super::{
     tree::{Mark, Node},
     values::{type_name, type_of_url},
 };
-use crate::api::descriptors;
-use crate::api::envoy::service::discovery::v3::Resource;
+use crate::{
+    api::{descriptors, envoy::service::discovery::v3::Resource},
+    digest::Digest,
+};
 
 /// One resource of an answer, named and hashed, but not yet decoded.
 #[derive(Debug)]
 pub struct RawResource {
     name: String,
-    hash: u64,
+    hash: Digest,
     body: Body,
     /// What its long lists were read as. Read and written by the control thread.
     parts: Mutex<Option<Arc<Parts>>>,
@@ -69,7 +71,7 @@ pub fn wrapper(any: &Any, expected: &str) -> Result<Option<Resource>, String> {
 
 impl RawResource {
     /// A resource of a document that has been split.
-    pub(super) fn new(name: String, hash: u64, body: Body) -> Self {
+    pub(super) fn new(name: String, hash: Digest, body: Body) -> Self {
         Self {
             name,
             hash,
@@ -117,7 +119,7 @@ impl RawResource {
         match name.is_empty() {
             true => Err("name is required".to_owned()),
             false => {
-                let hash = hash::bytes(&any.value);
+                let hash = Digest::of_bytes(&any.value);
                 Ok(Self::new(name, hash, Body::Encoded { file, any }))
             }
         }
@@ -128,9 +130,9 @@ impl RawResource {
         &self.name
     }
 
-    /// A hash of the resource as it is written. Equal resources may differ in it
-    /// when they are written differently; different ones have different hashes.
-    pub fn hash(&self) -> u64 {
+    /// A digest of the resource as it is written. Equal resources may differ in it
+    /// when they are written differently; different ones always differ.
+    pub fn hash(&self) -> Digest {
         self.hash
     }
 

@@ -20,6 +20,7 @@ use super::{
     zones::WorkerZones,
 };
 use crate::{
+    digest::Digest,
     model::{Snapshot, cluster::Cluster},
     stats::{Block, Registry},
 };
@@ -40,7 +41,7 @@ impl Pools {
 
     /// Drains the pools of hosts that are no longer there, or are reached through
     /// another transport.
-    fn retain(&self, keep: impl Fn(u64, u64) -> bool) {
+    fn retain(&self, keep: impl Fn(u64, Digest) -> bool) {
         self.0.borrow_mut().retain(|(host, wire), pool| {
             let keep = keep(*host, wire.transport);
             if !keep {
@@ -141,7 +142,7 @@ impl WorkerCluster {
             }));
         }
         let met = met.values().map(|met| &met.endpoint);
-        let reached: HashSet<(u64, u64), RandomState> =
+        let reached: HashSet<(u64, Digest), RandomState> =
             set.endpoints().chain(met).map(reached).collect();
         self.pools
             .retain(|host, transport| reached.contains(&(host, transport)));

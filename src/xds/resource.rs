@@ -9,6 +9,7 @@ use prost::{Message, Name};
 use crate::{
     admin::state::{self, Encoding, Refusal},
     config::{RawResource, Report, Reported, Strictness},
+    digest::Digest,
 };
 
 use super::dependencies::Dependencies;
@@ -44,11 +45,11 @@ impl Encoded {
         }
     }
 
-    /// Equal for equal resources. Not to be kept across restarts.
-    pub fn hash(&self) -> u64 {
+    /// Equal for resources that are written alike, and for no others.
+    pub fn hash(&self) -> Digest {
         match self {
             Self::Raw(raw) => raw.hash(),
-            Self::Message(bytes) => xxhash_rust::xxh64::xxh64(bytes, 0),
+            Self::Message(bytes) => Digest::of_bytes(bytes),
         }
     }
 
@@ -139,7 +140,7 @@ pub struct Version<T> {
     /// As it came.
     pub encoded: Encoded,
     /// [`Encoded::hash`].
-    pub hash: u64,
+    pub hash: Digest,
     /// `version_info` of the answer that brought it.
     pub version_info: Arc<str>,
     /// When it was accepted.
@@ -180,7 +181,7 @@ pub struct Refused {
     /// As it came.
     pub encoded: Encoded,
     /// [`Encoded::hash`].
-    pub hash: u64,
+    pub hash: Digest,
     /// `version_info` of the answer that brought it.
     pub version_info: Arc<str>,
     /// When.

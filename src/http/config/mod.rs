@@ -8,7 +8,7 @@ pub mod protocol;
 mod scoped;
 
 use std::{
-    hash::{BuildHasher, Hash},
+    hash::Hash,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -18,6 +18,7 @@ use http::HeaderValue;
 use crate::{
     access_log::AccessLogs,
     codec::stats::http1_stats,
+    digest::{Digest, Said},
     model::{
         header_mutation::HeaderMutations, http1::Http1Options, listener::Listener, route::Routes,
     },
@@ -253,16 +254,15 @@ pub struct ConnectionManager {
 impl ConnectionManager {
     /// Equal for two managers when a connection of the one can go on under the
     /// other: what was settled with the client at its start is the same.
-    pub fn transport_identity(&self) -> u64 {
-        let state = foldhash::quality::FixedState::with_seed(0);
-        let mut hasher = state.build_hasher();
-        self.codec.hash(&mut hasher);
-        self.http1.wire.hash(&mut hasher);
-        self.http1.accept_http_10.hash(&mut hasher);
-        self.http2.hash(&mut hasher);
-        self.max_request_head.hash(&mut hasher);
-        self.common.max_headers.hash(&mut hasher);
-        std::hash::Hasher::finish(&hasher)
+    pub fn transport_identity(&self) -> Digest {
+        let mut said = Said::default();
+        self.codec.hash(&mut said);
+        self.http1.wire.hash(&mut said);
+        self.http1.accept_http_10.hash(&mut said);
+        self.http2.hash(&mut said);
+        self.max_request_head.hash(&mut said);
+        self.common.max_headers.hash(&mut said);
+        said.digest()
     }
 
     /// The filters that a request passes, and the router; `upgrade` is the place in

@@ -8,6 +8,7 @@ use std::{
 use crate::{
     api::envoy::config::cluster::v3 as pb,
     config::{At, Reported},
+    digest::Digest,
     model::Context,
     refuse,
     upstream::{
@@ -239,7 +240,7 @@ impl Cluster {
             (None, None) => Membership::default(),
         };
         let initialized = matches!(discovery, Discovery::Static | Discovery::OriginalDst(_));
-        let wire_identity = hash_of(&(protocol, http.wire(), &socket));
+        let wire_identity = Digest::of((protocol, http.wire(), &socket));
         let stats = cx.stats.block(&stat_prefix, &cluster_stats::TABLE);
         let hosts = HostSet::new(membership, &balancing);
         let cluster = Self {
@@ -283,12 +284,6 @@ impl Cluster {
 /// A name as part of a stat's: `:` would end a tag.
 pub(super) fn stat_name(name: &str) -> String {
     name.replace(':', "_")
-}
-
-/// A hash that two equal configurations of this process share.
-pub(super) fn hash_of(value: &impl std::hash::Hash) -> u64 {
-    use std::hash::BuildHasher;
-    foldhash::fast::FixedState::default().hash_one(value)
 }
 
 #[cfg(test)]

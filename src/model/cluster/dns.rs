@@ -22,6 +22,7 @@ use crate::{
         },
     },
     config::{At, Reported, duration, unpack},
+    digest::Digest,
     model::Context,
     net::Address,
     refuse,
@@ -228,10 +229,10 @@ impl Fields {
 }
 
 fn shared(settings: ResolverSettings, cx: &Context<'_>) -> Arc<Resolver> {
-    let hash = super::compile::hash_of(&settings);
+    let digest = Digest::of(&settings);
     cx.shared
         .resolvers
-        .share(hash, Resolver::new(settings, cx.stats))
+        .share(digest, Resolver::new(settings, cx.stats))
 }
 
 fn or_default(

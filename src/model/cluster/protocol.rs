@@ -20,6 +20,7 @@ use crate::{
         },
     },
     config::{At, Reported, duration, unpack},
+    digest::Digest,
     model::{
         Context,
         http1::{Http1Options, Http1Wire},
@@ -79,8 +80,8 @@ pub(super) fn compile(
         }
         None => compile_deprecated(deprecated, at)?,
     };
-    let hash = super::compile::hash_of(&options);
-    Ok((protocol, cx.shared.http_options.share(hash, options)))
+    let digest = Digest::of(&options);
+    Ok((protocol, cx.shared.http_options.share(digest, options)))
 }
 
 fn compile_deprecated(

@@ -16,6 +16,7 @@ use crate::{
         },
     },
     config::{At, Reported, unpack},
+    digest::Digest,
     model::Context,
     net::proxy_protocol::ProxyProtocol,
     stats::Block,
@@ -23,8 +24,6 @@ use crate::{
         Endpoint, UpstreamTls, host::has_labels, host_set::Membership, stats::transport_match_stats,
     },
 };
-
-use super::compile::hash_of;
 
 const RAW: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
 const TLS: &str = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
@@ -40,7 +39,7 @@ const MATCH: &str = "envoy.transport_socket_match";
 pub struct Transport {
     proxy_protocol: Option<ProxyProtocol>,
     tls: Option<Arc<UpstreamTls>>,
-    identity: u64,
+    identity: Digest,
 }
 
 impl Default for Transport {
@@ -51,11 +50,11 @@ impl Default for Transport {
 }
 
 impl Transport {
-    /// `proxy_protocol` comes with a hash of its settings.
-    fn new(proxy_protocol: Option<(ProxyProtocol, u64)>, tls: Option<Arc<UpstreamTls>>) -> Self {
+    /// `proxy_protocol` comes with a digest of its settings.
+    fn new(proxy_protocol: Option<(ProxyProtocol, Digest)>, tls: Option<Arc<UpstreamTls>>) -> Self {
         let (proxy_protocol, settings) = proxy_protocol.unzip();
         Self {
-            identity: hash_of(&(settings, tls.as_ref().map(|tls| tls.identity()))),
+            identity: Digest::of((settings, tls.as_ref().map(|tls| tls.identity()))),
             proxy_protocol,
             tls,
         }
@@ -73,7 +72,7 @@ impl Transport {
 
     /// Equal for transports that look the same on the wire. Secrets count by name:
     /// a new certificate is for new connections.
-    pub fn identity(&self) -> u64 {
+    pub fn identity(&self) -> Digest {
         self.identity
     }
 }
@@ -277,7 +276,7 @@ fn compile_proxy(
         tlv_as_pool_key: _,
     } = message;
     let config = config.unwrap_or_default();
-    let settings = hash_of(&config.encode_to_vec());
+    let settings = Digest::of_bytes(&config.encode_to_vec());
     let proxy_protocol = ProxyProtocol::compile(config, &at.field("config"));
     let place = at.field("transport_socket");
     let inner = transport_socket.ok_or_else(|| place.error("is required"));

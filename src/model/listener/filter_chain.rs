@@ -1,10 +1,6 @@
 //! `envoy.config.listener.v3.FilterChain`, compiled.
 
-use std::{
-    hash::{BuildHasher, Hash},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use prost::Message;
@@ -12,6 +8,7 @@ use prost::Message;
 use crate::{
     api::envoy::config::listener::v3 as pb,
     config::{At, Reported, optional_duration},
+    digest::Digest,
     http,
     model::Context,
     net::{
@@ -58,7 +55,7 @@ pub struct FilterChain {
     pub transport_connect_timeout: Option<Duration>,
     /// Equal when an open connection can go on under the other chain: the same
     /// TLS settings (but for certificates) and the same codec options.
-    pub transport_identity: u64,
+    pub transport_identity: Digest,
 }
 
 impl FilterChain {
@@ -90,7 +87,7 @@ impl FilterChain {
         );
 
         let transport = match transport_socket {
-            None => Ok((Transport::Raw, 0)),
+            None => Ok((Transport::Raw, None)),
             Some(socket) => {
                 compile_transport(socket, stat_prefix, cx, &at.field("transport_socket"))
             }
@@ -98,16 +95,16 @@ impl FilterChain {
         let site = format!("{stat_prefix}{name}");
         let filters = Filters::compile(filters, &site, cx, &at.field("filters"));
         let timeout = timeout?;
-        let ((transport, transport_hash), filters) = (transport?, filters?);
+        let ((transport, transport_digest), filters) = (transport?, filters?);
         let Filters {
             gates,
             terminal: network,
         } = filters;
         let kind = match &network {
-            NetworkFilter::Http(manager) => (0u8, manager.transport_identity()),
-            NetworkFilter::Tcp(_) => (1, 0),
-            NetworkFilter::Echo => (2, 0),
-            NetworkFilter::DirectResponse(_) => (3, 0),
+            NetworkFilter::Http(manager) => (0u8, Some(manager.transport_identity())),
+            NetworkFilter::Tcp(_) => (1, None),
+            NetworkFilter::Echo => (2, None),
+            NetworkFilter::DirectResponse(_) => (3, None),
         };
         Ok(Self {
             name: name.into(),
@@ -115,7 +112,7 @@ impl FilterChain {
             gates,
             network,
             transport_connect_timeout: timeout.filter(|limit| !limit.is_zero()),
-            transport_identity: fixed_hash(&(transport_hash, kind)),
+            transport_identity: Digest::of((transport_digest, kind)),
         })
     }
 }
@@ -125,14 +122,14 @@ fn compile_transport(
     stat_prefix: &str,
     cx: &Context<'_>,
     at: &At<'_>,
-) -> Result<(Transport, u64), Reported> {
+) -> Result<(Transport, Option<Digest>), Reported> {
     use crate::api::envoy::{
         config::core::v3::transport_socket::ConfigType,
         extensions::transport_sockets::{raw_buffer::v3::RawBuffer, tls::v3::DownstreamTlsContext},
     };
     let Some(ConfigType::TypedConfig(any)) = socket.config_type else {
         return match socket.name.as_str() {
-            "envoy.transport_sockets.raw_buffer" => Ok((Transport::Raw, 0)),
+            "envoy.transport_sockets.raw_buffer" => Ok((Transport::Raw, None)),
             _ => Err(at.field("typed_config").error("is required")),
         };
     };
@@ -140,7 +137,7 @@ fn compile_transport(
     match crate::config::type_name(&any) {
         "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" => {
             let RawBuffer {} = crate::config::unpack(&any, &at)?;
-            Ok((Transport::Raw, 0))
+            Ok((Transport::Raw, None))
         }
         "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext" => {
             let mut context: DownstreamTlsContext = crate::config::unpack(&any, &at)?;
@@ -150,19 +147,14 @@ fn compile_transport(
                 common.tls_certificates.clear();
                 common.tls_certificate_sds_secret_configs.clear();
             }
-            let hash = fixed_hash(&context.encode_to_vec());
-            Ok((Transport::Tls(Arc::new(tls)), hash))
+            let digest = Digest::of_bytes(&context.encode_to_vec());
+            Ok((Transport::Tls(Arc::new(tls)), Some(digest)))
         }
         other => Err(at.error(format_args!(
             "the transport socket {other:?} is not supported; there are \
              envoy.transport_sockets.tls and envoy.transport_sockets.raw_buffer"
         ))),
     }
-}
-
-/// The same in every run, so that equal settings are equal.
-fn fixed_hash(value: &impl Hash) -> u64 {
-    foldhash::fast::FixedState::default().hash_one(value)
 }
 
 #[cfg(test)]

@@ -1,8 +1,6 @@
 //! `envoy.config.route.v3.VirtualHost`, compiled.
 
-use std::{hash::BuildHasher, sync::Arc};
-
-use foldhash::quality::FixedState;
+use std::sync::Arc;
 
 use crate::{
     api::{
@@ -10,6 +8,7 @@ use crate::{
         envoy::config::route::v3::{VirtualHost as Message, virtual_host::TlsRequirementType},
     },
     config::{At, Reported},
+    digest::Digest,
     formatter::RequestView,
     model::Context,
     refuse,
@@ -60,7 +59,7 @@ impl VirtualHost {
         cx: &Context<'_>,
         at: &At<'_>,
     ) -> Result<Arc<Self>, Reported> {
-        let key = FixedState::default().hash_one((message.bytes(), limits));
+        let key = Digest::of((message.bytes(), limits));
         let shared = &cx.shared.virtual_hosts;
         if let Some(known) = shared.known(key) {
             return Ok(known);

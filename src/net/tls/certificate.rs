@@ -2,7 +2,7 @@
 //! key, checked to belong together.
 
 use std::{
-    hash::{BuildHasher, Hash},
+    hash::Hash,
     sync::{Arc, OnceLock},
 };
 
@@ -18,6 +18,7 @@ use crate::{
         extensions::transport_sockets::tls::v3 as pb,
     },
     config::{At, Reported},
+    digest::Digest,
     model::{Context, data_source},
     refuse,
 };
@@ -35,7 +36,7 @@ pub struct Certificate {
     /// The chain, the certificate itself first.
     pub facts: Vec<CertificateFacts>,
     /// A hash of the chain and the key.
-    pub identity: u64,
+    pub identity: Digest,
     text: OnceLock<Option<CertificateText>>,
 }
 
@@ -74,7 +75,7 @@ impl Certificate {
         let key = data_source::load(key, cx, &key_place);
         let (chain, key) = (chain?, key?);
 
-        let identity = foldhash::fast::FixedState::default().hash_one((&chain, &key));
+        let identity = Digest::of((&chain, &key));
         let chain = pem::certificates(&chain, &path, &chain_place);
         let key = pem::private_key(&key, &key_path, &key_place);
         let (chain, key) = (chain?, key?);

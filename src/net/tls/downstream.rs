@@ -6,7 +6,7 @@
 //! for the next client and touches no open connection.
 
 use std::{
-    hash::{BuildHasher, Hash, Hasher},
+    hash::Hash,
     io,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -33,6 +33,7 @@ use super::{
 use crate::{
     api::envoy::extensions::transport_sockets::tls::v3 as pb,
     config::{At, Reported},
+    digest::{Digest, Said},
     model::{
         Context,
         secret::{Secret, SecretWanted, TICKET_KEY_LENGTH, compile_ticket_keys},
@@ -383,17 +384,17 @@ impl DownstreamTls {
         &self,
         certificates: &[Arc<Certificate>],
         validation: Option<&Validation>,
-    ) -> u64 {
-        let mut hasher = foldhash::quality::FixedState::with_seed(0).build_hasher();
-        self.require_client_certificate.hash(&mut hasher);
-        validation.hash(&mut hasher);
+    ) -> Digest {
+        let mut said = Said::default();
+        self.require_client_certificate.hash(&mut said);
+        validation.hash(&mut said);
         for facts in certificates.iter().filter_map(|c| c.facts.first()) {
-            facts.common_name.hash(&mut hasher);
+            facts.common_name.hash(&mut said);
             for name in &facts.names {
-                name.text().hash(&mut hasher);
+                name.text().hash(&mut said);
             }
         }
-        hasher.finish()
+        said.digest()
     }
 }
 

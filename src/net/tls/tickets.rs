@@ -22,7 +22,7 @@ use aws_lc_rs::{
 };
 use rustls::server::ProducesTickets;
 
-use crate::model::secret::TICKET_KEY_LENGTH;
+use crate::{digest::Digest, model::secret::TICKET_KEY_LENGTH};
 
 /// How many seconds a session can be resumed, unless `session_timeout` says: of no
 /// whole second, it says nothing, as in Envoy.
@@ -42,7 +42,7 @@ pub(super) struct Tickets {
     /// Made here and changed from time to time, rather than configured.
     own: bool,
     /// What a session depends on.
-    context: [u8; 8],
+    context: [u8; 16],
     /// Seconds, not 0.
     lifetime: u64,
 }
@@ -123,7 +123,7 @@ impl Tickets {
     /// random numbers.
     pub(super) fn new(
         configured: &[[u8; TICKET_KEY_LENGTH]],
-        context: u64,
+        context: Digest,
         lifetime: Option<Duration>,
     ) -> Option<Self> {
         let own = configured.is_empty();
@@ -135,7 +135,7 @@ impl Tickets {
         Some(Self {
             keys: ArcSwap::from_pointee(Keys { keys, made }),
             own,
-            context: context.to_be_bytes(),
+            context: context.to_bytes(),
             lifetime: match lifetime.map_or(0, |lifetime| lifetime.as_secs()) {
                 0 => LIFETIME,
                 seconds => seconds,
@@ -212,8 +212,8 @@ mod tests {
 
     #[test]
     fn a_ticket_opens_where_the_key_and_the_context_are_the_same() {
-        let tickets = |key: u8, context, lifetime| {
-            Tickets::new(&[[key; TICKET_KEY_LENGTH]], context, lifetime).unwrap()
+        let tickets = |key: u8, context: u8, lifetime| {
+            Tickets::new(&[[key; TICKET_KEY_LENGTH]], Digest::of(context), lifetime).unwrap()
         };
         let one = tickets(1, 7, None);
         let ticket = one.encrypt(b"a session").unwrap();
@@ -231,7 +231,7 @@ mod tests {
     fn a_ticket_opens_for_as_many_whole_seconds_as_it_may() {
         let tickets = |lifetime: f64| {
             let lifetime = Some(Duration::from_secs_f64(lifetime));
-            Tickets::new(&[[1; TICKET_KEY_LENGTH]], 7, lifetime).unwrap()
+            Tickets::new(&[[1; TICKET_KEY_LENGTH]], Digest::of(7), lifetime).unwrap()
         };
         let one = tickets(60.0);
         let mut state = (seconds() - 10).to_be_bytes().to_vec();
@@ -253,8 +253,8 @@ mod tests {
     #[test]
     fn old_keys_still_decrypt() {
         let (old, new) = ([1; TICKET_KEY_LENGTH], [2; TICKET_KEY_LENGTH]);
-        let before = Tickets::new(&[old], 0, None).unwrap();
-        let after = Tickets::new(&[new, old], 0, None).unwrap();
+        let before = Tickets::new(&[old], Digest::of(0), None).unwrap();
+        let after = Tickets::new(&[new, old], Digest::of(0), None).unwrap();
         let ticket = before.encrypt(b"x").unwrap();
         assert_eq!(after.decrypt(&ticket).as_deref(), Some(&b"x"[..]));
         let ticket = after.encrypt(b"y").unwrap();
@@ -263,7 +263,10 @@ mod tests {
 
     #[test]
     fn keys_of_its_own_are_its_own() {
-        let (a, b) = (Tickets::new(&[], 0, None), Tickets::new(&[], 0, None));
+        let (a, b) = (
+            Tickets::new(&[], Digest::of(0), None),
+            Tickets::new(&[], Digest::of(0), None),
+        );
         let ticket = a.unwrap().encrypt(b"x").unwrap();
         assert_eq!(b.unwrap().decrypt(&ticket), None);
     }

@@ -2,7 +2,7 @@
 //! what a peer's certificate has to be.
 
 use std::{
-    hash::{BuildHasher, Hash, Hasher},
+    hash::{Hash, Hasher},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -23,6 +23,7 @@ use crate::{
         certificate_validation_context::{SystemRootCerts, TrustChainVerification},
     },
     config::{At, MAX_CONTENT, Reported, read_file},
+    digest::{Digest, Said},
     model::{Context, data_source},
     refuse,
 };
@@ -66,7 +67,7 @@ pub struct Validation {
     sans: Vec<SanMatcher>,
     /// `suppress_client_ca_list`.
     pub suppress_client_ca_list: bool,
-    identity: u64,
+    identity: Digest,
 }
 
 /// Authorities.
@@ -129,7 +130,7 @@ impl Validation {
             require_signed_certificate_timestamp.filter(|required| *required);
         let refused = refuse!(at; require_signed_certificate_timestamp,
             custom_validator_config, ca_certificate_provider_instance);
-        let mut hasher = foldhash::fast::FixedState::default().build_hasher();
+        let mut said = Said::default();
 
         let place = at.field("trusted_ca");
         let authorities = match (trusted_ca, system_root_certs) {
@@ -169,18 +170,18 @@ impl Validation {
             allow_expired_certificate,
             max_verify_depth,
         )
-            .hash(&mut hasher);
+            .hash(&mut said);
         (
             &verify_certificate_hash,
             &verify_certificate_spki,
             suppress_client_ca_list,
         )
-            .hash(&mut hasher);
+            .hash(&mut said);
         for san in &match_typed_subject_alt_names {
-            hasher.write(&prost::Message::encode_to_vec(san));
+            prost::Message::encode_to_vec(san).hash(&mut said);
         }
         for san in &match_subject_alt_names {
-            hasher.write(&prost::Message::encode_to_vec(san));
+            prost::Message::encode_to_vec(san).hash(&mut said);
         }
         let (hashes, spki, sans) = (hashes?, spki?, sans?);
         let revoked = crl
@@ -202,7 +203,7 @@ impl Validation {
             spki,
             sans,
             suppress_client_ca_list,
-            identity: hasher.finish(),
+            identity: said.digest(),
         })
     }
 
@@ -236,8 +237,7 @@ impl Validation {
             spki: both(&self.spki, &over.spki),
             sans: [self.sans.clone(), over.sans.clone()].concat(),
             suppress_client_ca_list: self.suppress_client_ca_list || over.suppress_client_ca_list,
-            identity: foldhash::fast::FixedState::default()
-                .hash_one((self.identity, over.identity)),
+            identity: Digest::of((self.identity, over.identity)),
         }
     }
 

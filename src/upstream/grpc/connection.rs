@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tonic::body::Body;
 
 use crate::{
+    digest::Digest,
     model::cluster::Cluster,
     net::LocalExecutor,
     upstream::{
@@ -31,7 +32,7 @@ pub(super) struct Connection {
     sender: SendRequest<Body>,
     facts: Rc<ConnectionFacts>,
     /// What it looks like on the wire: see [`Cluster::wire_identity`], and [`Wire`].
-    wire: (u64, Wire),
+    wire: (Digest, Wire),
     over: Rc<Cell<bool>>,
 }
 

@@ -18,6 +18,7 @@ use tonic::{Status, body::Body};
 use tower_service::Service;
 
 use crate::{
+    digest::Digest,
     model::cluster::Protocol,
     upstream::{
         Alpn, Breakers, Endpoint, Priority, Resource, WorkerCluster,
@@ -37,7 +38,7 @@ struct Plain {
     sender: SendRequest<Full<Bytes>>,
     facts: Rc<ConnectionFacts>,
     /// What it looks like on the wire: the cluster's `wire_identity`, and [`Wire`].
-    wire: (u64, Wire),
+    wire: (Digest, Wire),
 }
 
 impl Upstreams {
@@ -134,7 +135,7 @@ async fn send(
     Ok((plain, response))
 }
 
-fn wire(cluster: &WorkerCluster, endpoint: &Endpoint) -> (u64, Wire) {
+fn wire(cluster: &WorkerCluster, endpoint: &Endpoint) -> (Digest, Wire) {
     let identity = cluster.cluster.wire_identity;
     (identity, Wire::new(endpoint, Alpn::Http1, None))
 }

@@ -5,7 +5,7 @@ use std::{net::IpAddr, rc::Rc, sync::Arc};
 use http::{header, uri::Authority};
 
 use super::super::{Alpn, Endpoint};
-use crate::{codec::Headers, model::cluster::HttpOptions, net::ConnectionInfo};
+use crate::{codec::Headers, digest::Digest, model::cluster::HttpOptions, net::ConnectionInfo};
 
 /// What a connection is like, besides the host it leads to: connections that are
 /// equal in it can stand in for each other.
@@ -14,7 +14,7 @@ pub struct Wire {
     /// What is going to be spoken.
     pub alpn: Alpn,
     /// The identity of the endpoint's transport.
-    pub(in crate::upstream) transport: u64,
+    pub(in crate::upstream) transport: Digest,
     /// The TLS server name, where it is not one of the transport's settings: the
     /// host's (`auto_host_sni`) or the request's (`auto_sni`).
     pub(super) server_name: Option<Arc<str>>,

@@ -1,9 +1,6 @@
 //! From the API message to [`UpstreamTls`].
 
-use std::{
-    hash::{BuildHasher, Hash, Hasher},
-    sync::Arc,
-};
+use std::{hash::Hash, sync::Arc};
 
 use arc_swap::ArcSwapOption;
 use prost::Message;
@@ -12,6 +9,7 @@ use rustls::pki_types::ServerName;
 use crate::{
     api::envoy::extensions::transport_sockets::tls::v3 as pb,
     config::{At, Reported},
+    digest::Said,
     model::Context,
     net::tls::{Common, Side, Source, SslStats, ValidationSource},
     refuse,
@@ -36,9 +34,9 @@ impl UpstreamTls {
         cx: &Context<'_>,
         at: &At<'_>,
     ) -> Result<Self, Reported> {
-        let mut hasher = foldhash::fast::FixedState::default().build_hasher();
-        hasher.write(&message.encode_to_vec());
-        check_name.hash(&mut hasher);
+        let mut said = Said::default();
+        message.encode_to_vec().hash(&mut said);
+        check_name.hash(&mut said);
         let pb::UpstreamTlsContext {
             common_tls_context,
             sni,
@@ -91,14 +89,14 @@ impl UpstreamTls {
         };
         // Files count by their content, secrets by their name.
         if let Source::Fixed(certificate) = &certificate {
-            certificate.hash(&mut hasher);
+            certificate.hash(&mut said);
         }
         match &validation {
             ValidationSource::Of(Source::Fixed(validation))
-            | ValidationSource::Combined(validation, _) => validation.hash(&mut hasher),
+            | ValidationSource::Combined(validation, _) => validation.hash(&mut said),
             ValidationSource::Of(_) => {}
         }
-        let identity = hasher.finish();
+        let identity = said.digest();
         let built = match (&certificate, &validation) {
             (Source::Secret(_), _)
             | (_, ValidationSource::Combined(..) | ValidationSource::Of(Source::Secret(_))) => None,

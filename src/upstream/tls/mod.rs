@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
+    digest::Digest,
     model::secret::Secret,
     net::{
         Address,
@@ -102,7 +103,7 @@ pub struct UpstreamTls {
     /// Built from the secrets in force.
     built: ArcSwapOption<Built>,
     /// Equal for settings that look the same on the wire.
-    identity: u64,
+    identity: Digest,
     /// `cluster.NAME.ssl.`
     stats: SslStats,
 }
@@ -158,7 +159,7 @@ impl UpstreamTls {
 
     /// Equal for settings that look the same on the wire. Secrets count by
     /// name: a new certificate is for new connections.
-    pub fn identity(&self) -> u64 {
+    pub fn identity(&self) -> Digest {
         self.identity
     }
 

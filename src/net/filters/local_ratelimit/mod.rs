@@ -2,7 +2,6 @@
 //! chain in a time.
 
 use std::{
-    hash::BuildHasher,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -16,6 +15,7 @@ use crate::{
         r#type::v3::TokenBucket as BucketMessage,
     },
     config::{At, Reported, duration},
+    digest::Digest,
     model::Context,
     runtime::RuntimeFlag,
     stats::Block,
@@ -89,8 +89,7 @@ impl LocalRateLimit {
             true => (false, site),
             false => (true, &*share_key),
         };
-        let key =
-            foldhash::fast::FixedState::default().hash_one((whose, max_tokens, per_fill, interval));
+        let key = Digest::of((whose, max_tokens, per_fill, interval));
         let bucket = TokenBucket::new(max_tokens, interval / per_fill);
         let prefix = format!("local_rate_limit.{stat_prefix}.");
         Ok(Self {
