@@ -288,18 +288,9 @@ impl WeightedEntry {
         } = message;
         // Filters have seen the request before one of these is chosen.
         let refused = refuse!(at; metadata_match, typed_per_filter_config);
-        let request_headers = HeaderRules::compile(
-            request_headers_to_add,
-            "request_headers_to_add",
-            request_headers_to_remove,
-            "request_headers_to_remove",
-            at,
-        );
-        let response_headers = HeaderRules::compile(
-            response_headers_to_add,
-            "response_headers_to_add",
-            response_headers_to_remove,
-            "response_headers_to_remove",
+        let (request_headers, response_headers) = HeaderRules::compile_both(
+            (request_headers_to_add, request_headers_to_remove),
+            (response_headers_to_add, response_headers_to_remove),
             at,
         );
         let cluster = match (name.is_empty(), cluster_header.is_empty()) {

@@ -125,18 +125,9 @@ impl Route {
             Some(ActionMessage::FilterAction(_)) => Err(at.field("filter_action").unsupported()),
             Some(ActionMessage::NonForwardingAction(_)) => Ok(Action::NonForwarding),
         };
-        let request_headers = HeaderRules::compile(
-            request_headers_to_add,
-            "request_headers_to_add",
-            request_headers_to_remove,
-            "request_headers_to_remove",
-            at,
-        );
-        let response_headers = HeaderRules::compile(
-            response_headers_to_add,
-            "response_headers_to_add",
-            response_headers_to_remove,
-            "response_headers_to_remove",
+        let (request_headers, response_headers) = HeaderRules::compile_both(
+            (request_headers_to_add, request_headers_to_remove),
+            (response_headers_to_add, response_headers_to_remove),
             at,
         );
         refused?;

@@ -83,6 +83,30 @@ impl HeaderRules {
         })
     }
 
+    /// Compiles what each message of a route table has: headers to add and to remove,
+    /// of requests and of responses.
+    pub(super) fn compile_both(
+        requests: (Vec<HeaderValueOption>, Vec<String>),
+        responses: (Vec<HeaderValueOption>, Vec<String>),
+        at: &At<'_>,
+    ) -> (Result<Self, Reported>, Result<Self, Reported>) {
+        let compile = |(add, remove), add_field, remove_field| {
+            Self::compile(add, add_field, remove, remove_field, at)
+        };
+        (
+            compile(
+                requests,
+                "request_headers_to_add",
+                "request_headers_to_remove",
+            ),
+            compile(
+                responses,
+                "response_headers_to_add",
+                "response_headers_to_remove",
+            ),
+        )
+    }
+
     /// Whether it does nothing.
     pub fn is_empty(&self) -> bool {
         self.remove.is_empty() && self.add.is_empty()

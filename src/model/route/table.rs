@@ -124,18 +124,9 @@ impl RouteTable {
         let mut outcome = refused;
         let per_filter = PerFilter::compile(typed_per_filter_config, cx, at);
         let mirrors = Mirror::compile_all(request_mirror_policies, cx, &at.field(MIRRORS));
-        let request_headers = HeaderRules::compile(
-            request_headers_to_add,
-            "request_headers_to_add",
-            request_headers_to_remove,
-            "request_headers_to_remove",
-            at,
-        );
-        let response_headers = HeaderRules::compile(
-            response_headers_to_add,
-            "response_headers_to_add",
-            response_headers_to_remove,
-            "response_headers_to_remove",
+        let (request_headers, response_headers) = HeaderRules::compile_both(
+            (request_headers_to_add, request_headers_to_remove),
+            (response_headers_to_add, response_headers_to_remove),
             at,
         );
         let limits = Limits {

@@ -123,18 +123,9 @@ impl VirtualHost {
         let retry = retry_policy
             .map(|policy| RetryPolicy::compile(policy, &at.field("retry_policy")))
             .transpose();
-        let request_headers = HeaderRules::compile(
-            request_headers_to_add,
-            "request_headers_to_add",
-            request_headers_to_remove,
-            "request_headers_to_remove",
-            at,
-        );
-        let response_headers = HeaderRules::compile(
-            response_headers_to_add,
-            "response_headers_to_add",
-            response_headers_to_remove,
-            "response_headers_to_remove",
+        let (request_headers, response_headers) = HeaderRules::compile_both(
+            (request_headers_to_add, request_headers_to_remove),
+            (response_headers_to_add, response_headers_to_remove),
             at,
         );
         let at_clusters = at.field("virtual_clusters");
