@@ -203,6 +203,25 @@ proptest! {
     }
 }
 
+#[test]
+fn an_empty_message_is_read_beside_its_type_and_under_value() {
+    let any = descriptor::<Bootstrap>()
+        .parent_pool()
+        .get_message_by_name("google.protobuf.Any")
+        .unwrap();
+    let empty = "\"@type\": \"type.googleapis.com/google.protobuf.Empty\"";
+    for (text, expected) in [
+        (format!("{{{empty}}}"), true),
+        (format!("{{{empty}, \"value\": {{}}}}"), true),
+        (format!("{{{empty}, \"value\": {{\"x\": 1}}}}"), false),
+    ] {
+        let report = Report::new();
+        let tree = json::parse(&text, ALL).unwrap();
+        reader("x").message(&tree, &any, &report.root());
+        assert_eq!(report.to_string().is_empty(), expected, "{report}");
+    }
+}
+
 /// A discovery answer with a bit of everything.
 const YAML: &str = "\
 version_info: '1'

@@ -519,7 +519,9 @@ impl Reader<'_> {
                 return None;
             }
         };
-        let encoded = match well_known::is_not_a_map(inner.full_name()) {
+        // Some write an empty message beside its type, others under `value`.
+        let empty = inner.full_name() == "google.protobuf.Empty" && node.get("value").is_some();
+        let encoded = match empty || well_known::is_not_a_map(inner.full_name()) {
             false => self.fields(entries, &inner, true, at).encode(),
             true => {
                 let others = entries.iter().filter(|e| e.key != TYPE && e.key != "value");
