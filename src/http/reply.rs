@@ -137,10 +137,8 @@ impl LocalReply {
         );
         headers.insert_if_absent(names::GRPC_STATUS, || HeaderValue::from_static(status));
         let body = std::mem::take(&mut self.body);
-        // A JSON format ends its text with one.
-        let body = body.strip_suffix(b"\n").unwrap_or(&body);
         if !body.is_empty() && !head {
-            headers.insert(names::GRPC_MESSAGE, percent_encoded(body));
+            headers.insert(names::GRPC_MESSAGE, percent_encoded(&body));
         }
     }
 }

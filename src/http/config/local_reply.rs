@@ -11,7 +11,7 @@ use crate::{
     },
     codec::Headers,
     config::{At, Reported},
-    formatter::{HeaderView, SubstitutionFormat},
+    formatter::{HeaderView, SubstitutionFormat, is_grpc_content_type},
     http::{LocalReply, Stream},
     model::{Context, data_source, route::HeaderRules},
 };
@@ -78,7 +78,10 @@ impl LocalReplyConfig {
             let mut mappers = self.mappers.iter();
             mappers.find(|mapper| mapper.filter.accepts(&context, random))
         };
-        let kind = headers.get(header::CONTENT_TYPE).cloned();
+        let kinds = |headers: &Headers| -> Vec<HeaderValue> {
+            headers.get_all(header::CONTENT_TYPE).cloned().collect()
+        };
+        let before = kinds(headers);
         let body = reply.body.clone();
         if let Some(mapper) = accepted {
             mapper.apply(stream, reply, headers);
@@ -91,11 +94,17 @@ impl LocalReplyConfig {
             context.local_reply_body = &text;
             let mut written = Vec::new();
             format.write(&mut written, &context);
+            let kind = stream.request.headers.get(header::CONTENT_TYPE);
+            let grpc = kind.is_some_and(|kind| is_grpc_content_type(kind.as_bytes()));
+            if grpc && matches!(format, SubstitutionFormat::Json(_)) {
+                // The end of the line would be part of the message.
+                written.pop_if(|byte| *byte == b'\n');
+            }
             reply.body = written.into();
         }
-        let now = headers.get(header::CONTENT_TYPE);
+        let now = kinds(headers);
         // A mapper's own content type stands, and an answer's own where its body does.
-        if now == kind.as_ref() && (now.is_none() || reply.body != body) {
+        if now == before && (now.is_empty() || reply.body != body) {
             let plain = || HeaderValue::from_static("text/plain");
             let kind = format.map_or_else(plain, |format| format.content_type.clone());
             headers.insert(header::CONTENT_TYPE, kind);
