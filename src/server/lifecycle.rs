@@ -14,9 +14,10 @@ use super::DrainStrategy;
 /// What the process is doing as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Phase {
-    /// Workers accept. False before everything is warmed, and from the moment
-    /// listeners are stopped.
+    /// Everything is warmed: workers accept.
     pub accepting: bool,
+    /// Listeners do not accept any more.
+    pub stopped: bool,
     /// Listeners of inbound traffic do not accept even then:
     /// `/drain_listeners?inboundonly`.
     pub inbound_stopped: bool,
@@ -38,8 +39,12 @@ pub struct Phase {
 impl Phase {
     /// Whether listeners of this direction accept.
     pub fn accepts(&self, direction: TrafficDirection) -> bool {
-        let stopped = self.inbound_stopped && direction == TrafficDirection::Inbound;
-        self.accepting && !stopped
+        self.accepting && !self.has_stopped(direction)
+    }
+
+    /// Whether listeners of this direction do not accept any more.
+    pub fn has_stopped(&self, direction: TrafficDirection) -> bool {
+        self.stopped || (self.inbound_stopped && direction == TrafficDirection::Inbound)
     }
 
     /// Since when connections of listeners of this direction are asked to go.
@@ -107,7 +112,7 @@ impl Lifecycle {
     /// Listeners stop; connections live on.
     pub fn stop_accepting(&self, scope: Scope) {
         self.phase.send_modify(|p| match scope {
-            Scope::All => p.accepting = false,
+            Scope::All => p.stopped = true,
             Scope::Inbound => p.inbound_stopped = true,
         });
     }
@@ -140,7 +145,7 @@ impl Lifecycle {
     /// cut by whoever waits for the process.
     pub fn shut_down(&self) {
         self.phase.send_modify(|p| {
-            p.accepting = false;
+            p.stopped = true;
             p.ending = true;
             p.draining.get_or_insert_with(Instant::now);
         });
@@ -149,7 +154,7 @@ impl Lifecycle {
     /// Cuts what is left and ends the workers.
     pub fn close(&self) {
         self.phase.send_modify(|p| {
-            p.accepting = false;
+            p.stopped = true;
             p.closing = true;
         });
     }

@@ -102,7 +102,7 @@ async fn run(
         worker.refresh();
         worker.set_phase(now);
         let idle = worker.phase_changed().wait();
-        if now.closing || (now.draining.is_some() && !now.accepting && worker.connections() == 0) {
+        if now.closing || (now.draining.is_some() && now.stopped && worker.connections() == 0) {
             return;
         }
         tokio::select! {

@@ -100,6 +100,11 @@ impl AcceptLoops {
             kept
         });
         for listener in snapshot.listeners.values() {
+            if phase.has_stopped(listener.direction) {
+                // Nobody else would close one that this worker has been too slow for.
+                let sockets = listener.sockets.iter();
+                sockets.for_each(|sockets| drop(sockets.take(worker.index)));
+            }
             if !phase.accepts(listener.direction) {
                 continue;
             }
