@@ -60,6 +60,11 @@ impl Inbound {
         }
     }
 
+    /// Bytes asked for with one read at most.
+    pub fn read_max(&self) -> usize {
+        self.read_max
+    }
+
     /// Whether to look for a head: there is something, and a line has ended since the
     /// last time, or there is more than `most` bytes. A head that comes byte by byte is
     /// not parsed as often.

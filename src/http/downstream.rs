@@ -11,7 +11,10 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::stats::http_stats;
-use crate::{net::Prefixed, stats::Block};
+use crate::{
+    net::{Pipe, Prefixed, Socket},
+    stats::Block,
+};
 
 /// A stream whose bytes count in `http.STAT_PREFIX.downstream_cx_…_bytes_total`.
 #[derive(Debug)]
@@ -37,6 +40,27 @@ impl<T> DownstreamIo<T> {
     fn sent(&self, n: usize) {
         self.stats
             .add(http_stats::downstream_cx_tx_bytes_total, n as u64);
+    }
+}
+
+impl<T: Socket> DownstreamIo<T> {
+    /// Whether what a pipe holds can be written.
+    pub fn takes_pipes(&self) -> bool {
+        self.get_ref().socket().is_some()
+    }
+
+    /// Writes all that a pipe holds.
+    ///
+    /// # Errors
+    /// When writing fails, or pipes are not taken.
+    pub fn poll_drain(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<()>> {
+        let Some(socket) = self.get_ref().socket() else {
+            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+        };
+        let before = pipe.held();
+        let drained = pipe.poll_drain(cx, socket);
+        self.sent(before - pipe.held());
+        drained
     }
 }
 

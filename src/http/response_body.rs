@@ -16,7 +16,7 @@ use super::{
     stream::{Limit, Stream},
     upgrade::Tunnel,
 };
-use crate::formatter::ResponseFlag;
+use crate::{formatter::ResponseFlag, net::Pipe};
 
 /// Where the bytes come from.
 #[derive(Debug)]
@@ -127,6 +127,97 @@ impl ResponseBody {
         }
     }
 
+    /// Waits for a limit of time that ends the stream.
+    fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Pending;
+        };
+        match &mut self.source {
+            Source::Http1(exchange) => stream.received(exchange.body().received),
+            Source::Http2(exchange) => stream.received(exchange.body().received),
+            Source::Tcp(exchange) => stream.received(exchange.body().received),
+            _ => {}
+        }
+        let limit = ready!(stream.poll_limits(cx, None));
+        self.source = Source::Empty;
+        let (flag, details, error) = match limit {
+            Limit::Idle => (
+                ResponseFlag::StreamIdleTimeout,
+                "stream_idle_timeout",
+                StreamError::Idle,
+            ),
+            Limit::TryIdle => (
+                ResponseFlag::StreamIdleTimeout,
+                "upstream_per_try_idle_timeout",
+                StreamError::Idle,
+            ),
+            Limit::Deadline if !stream.route_deadline => {
+                let stats = &stream.manager().stats;
+                stats.inc(http_stats::downstream_rq_max_duration_reached);
+                stream.info.response_code_details = Some("max_duration_timeout".into());
+                stream.complete = true;
+                return Poll::Ready(StreamError::Timeout);
+            }
+            Limit::Upstream => {
+                if let Some(upstream) = &stream.upstream {
+                    upstream.took_too_long();
+                }
+                (
+                    ResponseFlag::UpstreamMaxStreamDurationReached,
+                    "upstream_max_stream_duration_reached",
+                    StreamError::Timeout,
+                )
+            }
+            Limit::Deadline | Limit::Try | Limit::Request => (
+                ResponseFlag::UpstreamRequestTimeout,
+                "response_timeout",
+                StreamError::Timeout,
+            ),
+        };
+        stream.flag(flag);
+        stream.info.response_code_details = Some(details.into());
+        Poll::Ready(error)
+    }
+
+    /// A part of a long body from HTTP/1, for another socket; `None` where the next frame
+    /// is to be asked for. It stands for a frame.
+    pub fn poll_pipe(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Pipe, StreamError>>> {
+        let Source::Http1(exchange) = &mut self.source else {
+            return Poll::Ready(None);
+        };
+        let Poll::Ready(piped) = exchange.poll_pipe(cx) else {
+            return self.poll_limits(cx).map(|error| Some(Err(error)));
+        };
+        let Some(piped) = piped else {
+            return Poll::Ready(None);
+        };
+        match (&piped, &mut self.stream) {
+            (Ok(pipe), Some(stream)) => {
+                stream.info.bytes_sent += pipe.held() as u64;
+                stream.last_moved = Instant::now();
+            }
+            (Err(error), Some(stream)) => error.explain(stream),
+            (_, None) => {}
+        }
+        if self.release() {
+            self.finish();
+        }
+        Poll::Ready(Some(piped))
+    }
+
+    /// Gives the connection back once all has been read off it; says whether it has.
+    fn release(&mut self) -> bool {
+        let Source::Http1(exchange) = &mut self.source else {
+            return false;
+        };
+        if !exchange.is_complete() {
+            return false;
+        }
+        exchange.release(self.stream.as_deref_mut());
+        self.source = Source::Empty;
+        true
+    }
+
     fn poll_source(
         &mut self,
         cx: &mut Context<'_>,
@@ -140,11 +231,7 @@ impl ResponseBody {
             }
             Source::Http1(exchange) => {
                 let frame = ready!(exchange.poll_frame(cx));
-                if exchange.is_complete() {
-                    let stream = self.stream.as_deref_mut();
-                    exchange.release(stream);
-                    self.source = Source::Empty;
-                }
+                self.release();
                 Poll::Ready(frame)
             }
             Source::Http2(exchange) => exchange.poll_frame(cx),
@@ -165,54 +252,7 @@ impl Body for ResponseBody {
         let mut frame = match this.poll_source(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
-                let Some(stream) = &mut this.stream else {
-                    return Poll::Pending;
-                };
-                match &mut this.source {
-                    Source::Http1(exchange) => stream.received(exchange.body().received),
-                    Source::Http2(exchange) => stream.received(exchange.body().received),
-                    Source::Tcp(exchange) => stream.received(exchange.body().received),
-                    _ => {}
-                }
-                let limit = ready!(stream.poll_limits(cx, None));
-                let (flag, details, error) = match limit {
-                    Limit::Idle => (
-                        ResponseFlag::StreamIdleTimeout,
-                        "stream_idle_timeout",
-                        StreamError::Idle,
-                    ),
-                    Limit::TryIdle => (
-                        ResponseFlag::StreamIdleTimeout,
-                        "upstream_per_try_idle_timeout",
-                        StreamError::Idle,
-                    ),
-                    Limit::Deadline if !stream.route_deadline => {
-                        let stats = &stream.manager().stats;
-                        stats.inc(http_stats::downstream_rq_max_duration_reached);
-                        stream.info.response_code_details = Some("max_duration_timeout".into());
-                        this.source = Source::Empty;
-                        stream.complete = true;
-                        return Poll::Ready(Some(Err(StreamError::Timeout)));
-                    }
-                    Limit::Upstream => {
-                        if let Some(upstream) = &stream.upstream {
-                            upstream.took_too_long();
-                        }
-                        (
-                            ResponseFlag::UpstreamMaxStreamDurationReached,
-                            "upstream_max_stream_duration_reached",
-                            StreamError::Timeout,
-                        )
-                    }
-                    Limit::Deadline | Limit::Try | Limit::Request => (
-                        ResponseFlag::UpstreamRequestTimeout,
-                        "response_timeout",
-                        StreamError::Timeout,
-                    ),
-                };
-                stream.flag(flag);
-                stream.info.response_code_details = Some(details.into());
-                this.source = Source::Empty;
+                let error = ready!(this.poll_limits(cx));
                 return Poll::Ready(Some(Err(error)));
             }
         };

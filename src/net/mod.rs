@@ -31,6 +31,6 @@ pub use executor::LocalExecutor;
 pub use keepalive::TcpKeepalive;
 pub use plain::Plain;
 pub use prefixed::Prefixed;
-pub use splice::Socket;
+pub use splice::{FillError, Pipe, Socket};
 pub use stream::Stream;
 pub use tls::TlsInfo;

@@ -69,6 +69,9 @@ pub struct Pipe {
 }
 
 impl Pipe {
+    /// So many bytes are much, for which a pipe pays.
+    pub const MUCH: usize = 64 * 1024;
+
     fn empty() -> io::Result<Self> {
         let idle = IDLE.with_borrow_mut(Vec::pop);
         let ends = match idle {

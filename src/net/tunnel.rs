@@ -23,9 +23,7 @@ use tokio::{
 
 use super::splice::{FillError, Pipe, Socket};
 
-/// So many bytes read at once are the beginning of much, for which a pipe pays.
-const MUCH: usize = 64 * 1024;
-/// With no more than so many it has ended.
+/// Bytes through a pipe at once with which what was much has ended.
 const LITTLE: usize = 16 * 1024;
 /// Bytes read at once at most, into what the tunnels of a thread share.
 pub const BUFFER: usize = 256 * 1024;
@@ -238,7 +236,7 @@ impl Direction {
             self.finished = read == 0;
             *count += read as u64;
             let unwritten = self.start < self.pending.len();
-            if read >= MUCH && !unwritten && reader.socket().and(writer.socket()).is_some() {
+            if read >= Pipe::MUCH && !unwritten && reader.socket().and(writer.socket()).is_some() {
                 self.bulk = true;
             }
         }

@@ -14,6 +14,7 @@ mod http1;
 mod http2;
 mod listener;
 mod local_reply;
+mod long_bodies;
 mod manager;
 mod mirrors;
 mod network_filters;

@@ -41,7 +41,23 @@ impl ResponseFraming {
             None => Self::Chunked,
         }
     }
+
+    /// What is left after `n` bytes of body; `None` when that was all.
+    ///
+    /// # Errors
+    /// When it is more than was announced: the rest would be taken for the next response.
+    pub fn after(self, n: u64) -> Result<Option<Self>, TooMuch> {
+        let Self::Length(left) = self else {
+            return Ok(Some(self));
+        };
+        let left = left.checked_sub(n).ok_or(TooMuch)?;
+        Ok((left > 0).then_some(Self::Length(left)))
+    }
 }
+
+/// A body is longer than its head announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooMuch;
 
 /// Writes the status line and the headers.
 pub fn head(

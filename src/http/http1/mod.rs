@@ -8,6 +8,7 @@
 mod encode;
 mod head;
 mod refused;
+mod sending;
 mod wire;
 
 use std::{
@@ -15,11 +16,11 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::{Poll, ready},
     time::Instant,
 };
 
-use http::{HeaderMap, HeaderValue, Method, Version, header};
+use http::{HeaderValue, Method, Version, header};
 use http_body::Body;
 
 pub use self::wire::Http1Body;
@@ -27,6 +28,7 @@ use self::{
     encode::{Asked, ResponseFraming},
     head::{Framing, Head, HeadLimits},
     refused::Refused,
+    sending::{Broken, Sending},
     wire::{Begin, Wire},
 };
 use super::{
@@ -248,12 +250,9 @@ impl Server<'_> {
             _ => {}
         }
         self.write_head(&mut head, framing, length, asked);
-        let mut sending = Sending {
-            // Of a body that nobody gets, nothing is asked.
-            framing: (framing != ResponseFraming::None).then_some(framing),
-            trailers: self.manager.http1.wire.trailers,
-            blocked: None,
-        };
+        // Of a body that nobody gets, nothing is asked.
+        let wanted = (framing != ResponseFraming::None).then_some(framing);
+        let mut sending = Sending::new(wanted, self.manager.http1.wire.trailers);
         let sent = poll_fn(|cx| sending.poll(cx, self, Pin::new(&mut body))).await;
         drop(body);
         match sent {
@@ -265,11 +264,7 @@ impl Server<'_> {
 
     /// Writes what waits, as long as the client takes it.
     async fn flush(&self) -> Next {
-        let mut sending = Sending {
-            framing: None,
-            trailers: false,
-            blocked: None,
-        };
+        let mut sending = Sending::new(None, false);
         let mut nothing = pin!(ResponseBody::nothing());
         match poll_fn(|cx| sending.poll(cx, self, nothing.as_mut())).await {
             Ok(()) => Next::Close,
@@ -328,134 +323,5 @@ impl Server<'_> {
                 manager.stats.inc(name);
             }
         }
-    }
-}
-
-/// The response broke off, or the client does not take it.
-struct Broken;
-
-/// A response on its way to the client.
-struct Sending {
-    /// How the rest of the body is framed; `None` when nothing is left of it.
-    framing: Option<ResponseFraming>,
-    trailers: bool,
-    /// Since when the client has not taken a byte, and how many it had by then.
-    blocked: Option<(Instant, u64)>,
-}
-
-impl Sending {
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        server: &Server<'_>,
-        mut body: Pin<&mut ResponseBody>,
-    ) -> Poll<Result<(), Broken>> {
-        loop {
-            let mut starved = false;
-            while let Some(framing) = self.framing.filter(|_| server.has_room()) {
-                let frame = match body.as_mut().poll_frame(cx) {
-                    Poll::Ready(Some(Ok(frame))) => frame,
-                    Poll::Ready(Some(Err(_))) => {
-                        let stats = &server.manager.stats;
-                        stats.inc(http_stats::downstream_rq_tx_reset);
-                        server.session.close();
-                        return Poll::Ready(Err(Broken));
-                    }
-                    Poll::Ready(None) => {
-                        self.finish(server, framing, None)?;
-                        break;
-                    }
-                    Poll::Pending => {
-                        starved = true;
-                        break;
-                    }
-                };
-                self.push(server, framing, frame)?;
-            }
-            let mut wire = server.wire.borrow_mut();
-            match wire.poll_write(cx) {
-                Poll::Ready(Ok(())) => self.blocked = None,
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken)),
-                Poll::Pending => {
-                    let sent = wire.sent();
-                    drop(wire);
-                    return self.poll_blocked(cx, server, sent);
-                }
-            }
-            if self.framing.is_none() {
-                return Poll::Ready(Ok(()));
-            }
-            if starved {
-                return wire.poll_left(cx).map(|()| Err(Broken));
-            }
-        }
-    }
-
-    fn push(
-        &mut self,
-        server: &Server<'_>,
-        framing: ResponseFraming,
-        frame: http_body::Frame<bytes::Bytes>,
-    ) -> Result<(), Broken> {
-        match frame.into_data() {
-            Ok(data) if data.is_empty() => Ok(()),
-            Ok(data) => {
-                let n = data.len() as u64;
-                let chunked = framing == ResponseFraming::Chunked;
-                server.wire.borrow_mut().outbound.push(data, chunked);
-                if let ResponseFraming::Length(left) = framing {
-                    // More than was announced would be taken for the next response.
-                    let left = left.checked_sub(n).ok_or(Broken)?;
-                    self.framing = (left > 0).then_some(ResponseFraming::Length(left));
-                }
-                Ok(())
-            }
-            Err(frame) => self.finish(server, framing, frame.into_trailers().ok()),
-        }
-    }
-
-    fn finish(
-        &mut self,
-        server: &Server<'_>,
-        framing: ResponseFraming,
-        trailers: Option<HeaderMap>,
-    ) -> Result<(), Broken> {
-        match framing {
-            ResponseFraming::Chunked => {
-                let trailers = trailers.filter(|_| self.trailers).unwrap_or_default();
-                let out = &mut server.wire.borrow_mut().outbound.head;
-                crate::codec::encode::last_chunk(&trailers, out);
-            }
-            ResponseFraming::Length(left) if left > 0 => return Err(Broken),
-            _ => {}
-        }
-        self.framing = None;
-        Ok(())
-    }
-
-    /// A client that takes nothing for the stream idle timeout is given up.
-    fn poll_blocked(
-        &mut self,
-        cx: &mut Context<'_>,
-        server: &Server<'_>,
-        sent: u64,
-    ) -> Poll<Result<(), Broken>> {
-        let managed = server.session.current();
-        let Some(limit) = managed.manager().timeouts.stream_idle else {
-            return Poll::Pending;
-        };
-        let timers = &managed.chain().listener.overload.reduce_timeouts;
-        let limit = timers.scale(Timer::StreamFlush, limit);
-        let since = match self.blocked {
-            Some((since, before)) if before == sent => since,
-            _ => Instant::now(),
-        };
-        self.blocked = Some((since, sent));
-        let rings = server.session.alarm().poll(cx, since + limit);
-        rings.map(|()| {
-            let stats = &server.manager.stats;
-            stats.inc(http_stats::downstream_rq_idle_timeout);
-            Err(Broken)
-        })
     }
 }

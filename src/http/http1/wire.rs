@@ -15,7 +15,7 @@ use super::head::{self, BadHead, Framing, Head, HeadLimits};
 use crate::{
     codec::{ChunkedDecoder, Inbound, Outbound, Step},
     http::{body::BodyAborted, downstream::DownstreamIo},
-    net::{Prefixed, Stream},
+    net::{Pipe, Prefixed, Stream},
 };
 
 /// What a client is told that waits for it before it sends a body.
@@ -155,6 +155,23 @@ impl Wire {
     /// When the client cannot be written to.
     pub fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.outbound.poll_write(cx, &mut self.io, &mut self.sent)
+    }
+
+    /// Whether the client can be given what a pipe holds.
+    pub fn takes_pipes(&self) -> bool {
+        self.io.takes_pipes()
+    }
+
+    /// Writes what a pipe holds, for which nothing else may wait.
+    ///
+    /// # Errors
+    /// When the client cannot be written to.
+    pub fn poll_drain(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<()>> {
+        debug_assert!(self.outbound.is_empty(), "in the order in which they came");
+        let before = pipe.held();
+        let drained = self.io.poll_drain(cx, pipe);
+        self.sent += (before - pipe.held()) as u64;
+        drained
     }
 
     /// Bytes written so far.

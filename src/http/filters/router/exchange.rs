@@ -12,7 +12,7 @@ use http_body::{Body, Frame};
 use crate::{
     codec::{RequestHead, ResponseHead},
     http::{RequestBody, Stream, StreamError, upgrade::Kind},
-    net::http2::Http2Io,
+    net::{Pipe, http2::Http2Io},
     upstream::{
         WorkerCluster,
         pool::{
@@ -87,6 +87,13 @@ impl Exchange {
             .expect("it is not polled after it was given back");
         let frame = connection.http1.poll_body(cx, Pin::new(&mut self.body));
         frame.map(|frame| frame.map(|frame| frame.map_err(StreamError::Upstream)))
+    }
+
+    /// What has come of a long body, for another socket; `None` where its frames are to
+    /// be asked for.
+    pub fn poll_pipe(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Pipe, StreamError>>> {
+        let pipe = self.connection().http1.poll_pipe(cx);
+        pipe.map(|pipe| pipe.map(|pipe| pipe.map_err(StreamError::Upstream)))
     }
 
     /// Whether the response has been read to its end.

@@ -32,6 +32,7 @@ use crate::codec::{
     encode::last_chunk,
 };
 use crate::model::http1::Http1Wire;
+use crate::net::{FillError, Pipe, Socket};
 
 /// What a response head may be at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -377,6 +378,39 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
                 Err(error) => return Poll::Ready(Some(Err(error.into()))),
             }
         }
+    }
+
+    /// What the host has sent of a long body, for another socket; `None` where its
+    /// frames are to be asked for. It stands for a frame.
+    ///
+    /// # Errors
+    /// As those of [`poll_body`](Self::poll_body).
+    pub fn poll_pipe(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Pipe, Http1Error>>>
+    where
+        T: Socket,
+    {
+        let asked = self.sending.is_done() && self.outbound.is_empty();
+        let (ResponseFraming::Length(left), Some(socket)) = (&mut self.receiving, self.io.socket())
+        else {
+            return Poll::Ready(None);
+        };
+        if !asked || !self.inbound.bytes.is_empty() || *left < Pipe::MUCH as u64 {
+            return Poll::Ready(None);
+        }
+        let most = self.inbound.read_max();
+        let most = most.min(usize::try_from(*left).unwrap_or(usize::MAX));
+        let pipe = match ready!(Pipe::filled(cx, socket, most)) {
+            Ok(pipe) if pipe.held() == 0 => return Poll::Ready(Some(Err(Http1Error::Incomplete))),
+            Ok(pipe) => pipe,
+            Err(FillError::Pipe(_)) => return Poll::Ready(None),
+            Err(FillError::Socket(error)) => return Poll::Ready(Some(Err(error.into()))),
+        };
+        self.received += pipe.held() as u64;
+        *left -= pipe.held() as u64;
+        if *left == 0 {
+            self.receiving = ResponseFraming::Done;
+        }
+        Poll::Ready(Some(Ok(pipe)))
     }
 
     /// Bytes of body that are still to come, where the head told.
