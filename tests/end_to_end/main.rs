@@ -29,6 +29,7 @@ mod sockets;
 mod stats;
 mod tcp;
 mod tls;
+mod topologies;
 mod tunnels;
 mod upstream_sockets;
 mod upstream_tls;

@@ -1,6 +1,7 @@
 //! Names to addresses, again and again: `STRICT_DNS` and `LOGICAL_DNS`.
 
 mod follow;
+mod hosts;
 mod resolver;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -41,6 +42,22 @@ pub enum Family {
     V4Preferred,
     /// Both.
     All,
+}
+
+impl Family {
+    /// Those of a name's addresses that are wanted.
+    fn of(self, addresses: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
+        let (v4, v6): (Vec<_>, Vec<_>) = addresses.into_iter().partition(IpAddr::is_ipv4);
+        match self {
+            Self::V4Only => v4,
+            Self::V6Only => v6,
+            Self::Auto if v6.is_empty() => v4,
+            Self::Auto => v6,
+            Self::V4Preferred if v4.is_empty() => v6,
+            Self::V4Preferred => v4,
+            Self::All => [v6, v4].concat(),
+        }
+    }
 }
 
 /// What a name resolves to.

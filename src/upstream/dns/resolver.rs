@@ -9,18 +9,21 @@ use std::{
 use hickory_resolver::{
     TokioResolver,
     config::{
-        ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts,
-        ServerOrderingStrategy,
+        ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig,
+        ResolverOpts, ServerOrderingStrategy,
     },
     net::{NetError, runtime::TokioRuntimeProvider},
     system_conf::read_system_conf,
 };
 
-use super::{DnsError, Family, Resolved};
+use super::{DnsError, Family, Resolved, hosts::HostsFile};
 use crate::{
     stats::{Block, Registry},
     upstream::stats::dns_stats,
 };
+
+/// Names whose addresses this machine knows by itself.
+const HOSTS: &str = "/etc/hosts";
 
 /// What makes one resolver different from another.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -43,11 +46,12 @@ pub struct ResolverSettings {
     pub rotate: bool,
 }
 
-/// Asks name servers, after looking into `/etc/hosts`. Shared by all clusters
-/// with the same settings. Does not remember answers: each refresh asks.
+/// Looks into `/etc/hosts`, then asks name servers. Shared by all clusters with
+/// the same settings. Does not remember answers: each refresh asks.
 #[derive(Debug)]
 pub struct Resolver {
     settings: ResolverSettings,
+    hosts: HostsFile,
     /// `dns.cares.`
     stats: Arc<Block>,
     inner: OnceLock<Result<TokioResolver, String>>,
@@ -58,6 +62,7 @@ impl Resolver {
     pub fn new(settings: ResolverSettings, registry: &Registry) -> Self {
         Self {
             settings,
+            hosts: HostsFile::new(HOSTS),
             stats: registry.block("dns.cares.", &dns_stats::TABLE),
             inner: OnceLock::new(),
         }
@@ -77,9 +82,16 @@ impl Resolver {
         if self.settings.by_library {
             return self.ask_library(name).await;
         }
+        let pending = Pending::begin(&self.stats);
+        let written = self.settings.family.of(self.hosts.addresses(name));
+        if !written.is_empty() {
+            return Ok(Resolved {
+                addresses: written,
+                ttl: None,
+            });
+        }
         let inner = self.inner.get_or_init(|| self.build());
         let inner = inner.as_ref().map_err(|e| DnsError::Failed(e.clone()))?;
-        let pending = Pending::begin(&self.stats);
         let answer = inner.lookup_ip(name).await;
         drop(pending);
         let answer = answer.map_err(|error| {
@@ -107,7 +119,7 @@ impl Resolver {
 
     fn build(&self) -> Result<TokioResolver, String> {
         let settings = &self.settings;
-        // Without a resolv.conf there is still the hosts file.
+        // Without a resolv.conf there are still the servers of the configuration.
         let (system, mut options) = read_system_conf()
             .unwrap_or_else(|_| (ResolverConfig::default(), ResolverOpts::default()));
         let mut servers: Vec<_> = match settings.servers.is_empty() {
@@ -126,6 +138,7 @@ impl Resolver {
             false => (system.domain().cloned(), system.search().to_vec()),
         };
         options.cache_size = 0;
+        options.use_hosts_file = ResolveHosts::Never;
         options.ip_strategy = match settings.family {
             Family::Auto => LookupIpStrategy::Ipv6thenIpv4,
             Family::V4Only => LookupIpStrategy::Ipv4Only,
@@ -157,16 +170,7 @@ impl Resolver {
     async fn ask_library(&self, name: &str) -> Result<Resolved, DnsError> {
         let found = tokio::net::lookup_host((name, 0)).await;
         let found = found.map_err(|error| DnsError::Failed(error.to_string()))?;
-        let (v4, v6): (Vec<_>, Vec<_>) = found.map(|a| a.ip()).partition(IpAddr::is_ipv4);
-        let addresses = match self.settings.family {
-            Family::V4Only => v4,
-            Family::V6Only => v6,
-            Family::Auto if v6.is_empty() => v4,
-            Family::Auto => v6,
-            Family::V4Preferred if v4.is_empty() => v6,
-            Family::V4Preferred => v4,
-            Family::All => [v6, v4].concat(),
-        };
+        let addresses = self.settings.family.of(found.map(|a| a.ip()));
         match addresses.is_empty() {
             true => Err(DnsError::NoAddress),
             false => Ok(Resolved {
