@@ -76,6 +76,8 @@ pub struct TcpProxy {
     pub log_options: LogOptions,
     /// How bytes go inside of HTTP; `None` sends them as they are.
     pub(super) tunneling: Option<Tunneling>,
+    /// Clients are tied to hosts by their addresses: `hash_policy`.
+    pub(super) hash_source_ip: bool,
     clusters: Clusters,
 }
 
@@ -160,7 +162,7 @@ impl TcpProxy {
         let backoff = backoff_options
             .map(|message| Backoff::compile(message, &at.field("backoff_options")))
             .transpose();
-        let hash = check_hash(hash_policy, &at.field("hash_policy"));
+        let hash_source_ip = compile_hash(hash_policy, &at.field("hash_policy"));
         let connect = compile_connect(upstream_connect_mode, max_early_data_bytes, at);
         let log_options = LogOptions::compile(
             access_log_options,
@@ -174,7 +176,6 @@ impl TcpProxy {
         let clusters = Clusters::compile(cluster_specifier, cx, at);
         let access_logs = AccessLogs::compile(access_log, cx, &at.field("access_log"));
         refused?;
-        hash?;
         let idle_timeout = idle_timeout?.unwrap_or(DEFAULT_IDLE_TIMEOUT);
         Ok(Self {
             stats: cx
@@ -190,6 +191,7 @@ impl TcpProxy {
             access_logs: access_logs?,
             log_options: log_options?,
             tunneling: tunneling?,
+            hash_source_ip: hash_source_ip?,
             clusters: clusters?,
         })
     }
@@ -305,9 +307,10 @@ impl LogOptions {
     }
 }
 
-/// A hash is for clusters whose balancer hashes, in Envoy too: of others it chooses no host.
-fn check_hash(policies: Vec<HashPolicy>, at: &At<'_>) -> Result<(), Reported> {
+/// Whether clients are tied to hosts by their addresses.
+fn compile_hash(policies: Vec<HashPolicy>, at: &At<'_>) -> Result<bool, Reported> {
     use hash_policy::{PolicySpecifier, SourceIp};
+    let by_source_ip = !policies.is_empty();
     for (index, HashPolicy { policy_specifier }) in policies.into_iter().enumerate() {
         let at = at.index(index);
         match policy_specifier {
@@ -318,7 +321,7 @@ fn check_hash(policies: Vec<HashPolicy>, at: &At<'_>) -> Result<(), Reported> {
             None => return Err(at.error("one of source_ip, filter_state is required")),
         }
     }
-    Ok(())
+    Ok(by_source_ip)
 }
 
 fn compile_connect(

@@ -3,12 +3,14 @@
 use std::{rc::Rc, sync::Arc};
 
 use crate::{
-    formatter::{ResponseFlag, StreamInfo},
-    model::cluster::Protocol,
+    formatter::{RequestView, ResponseFlag, StreamInfo},
+    model::{cluster::Protocol, route::hash_of_address},
+    net::Address,
     server::Worker,
     stats::Block,
     upstream::{
         Alpn, Breakers, Endpoint, Host, HostStat, LbContext, Priority, Resource, WorkerCluster,
+        balance::Balancing,
         pool::{
             Carrier, ConnectError, ConnectionFacts, Pending, PoolError, Wire, connect, http2::Place,
         },
@@ -107,7 +109,7 @@ async fn reach_host(
     log: &mut StreamInfo,
 ) -> Attempt {
     if let Some(tunneling) = &proxy.tunneling {
-        return tunnel(worker, tunneling, cluster, log).await;
+        return tunnel(worker, proxy, tunneling, cluster, log).await;
     }
     let stats = &cluster.cluster.stats;
     let breakers = cluster.cluster.breakers.clone();
@@ -117,7 +119,7 @@ async fn reach_host(
         log.flags.set(ResponseFlag::UpstreamOverflow);
         return Attempt::Hopeless;
     };
-    let Some(endpoint) = choose(worker, cluster, log) else {
+    let Some(endpoint) = choose(worker, proxy, cluster, log) else {
         return Attempt::Hopeless;
     };
     let Some(_pending) = Pending::begin(cluster, &endpoint.host, Priority::Default) else {
@@ -154,11 +156,12 @@ async fn reach_host(
 /// A tunnel through a connection of the host's pool.
 async fn tunnel(
     worker: &Rc<Worker>,
+    proxy: &TcpProxy,
     tunneling: &Tunneling,
     cluster: &Rc<WorkerCluster>,
     log: &mut StreamInfo,
 ) -> Attempt {
-    let Some(endpoint) = choose(worker, cluster, log) else {
+    let Some(endpoint) = choose(worker, proxy, cluster, log) else {
         return Attempt::Hopeless;
     };
     let host = &endpoint.host;
@@ -229,12 +232,18 @@ fn failed_to_connect(
     log.upstream_transport_failure_reason = error.transport_failure().map(Into::into);
 }
 
-fn choose(worker: &Worker, cluster: &WorkerCluster, log: &mut StreamInfo) -> Option<Arc<Endpoint>> {
+fn choose(
+    worker: &Worker,
+    proxy: &TcpProxy,
+    cluster: &WorkerCluster,
+    log: &mut StreamInfo,
+) -> Option<Arc<Endpoint>> {
     let original = cluster.cluster.original_dst();
     let endpoint = cluster.choose(&LbContext {
         destination: original
             .and_then(|original| original.destination(&cluster.cluster, &log.connection, |_| None)),
         random: worker.random(),
+        hash: hash(&cluster.cluster.balancing, proxy, &log.connection.remote),
         ..LbContext::default()
     });
     if endpoint.is_none() {
@@ -243,6 +252,15 @@ fn choose(worker: &Worker, cluster: &WorkerCluster, log: &mut StreamInfo) -> Opt
         log.flags.set(ResponseFlag::NoHealthyUpstream);
     }
     endpoint
+}
+
+/// What ties the client to a host, where the cluster's balancer goes by that.
+fn hash(balancing: &Balancing, proxy: &TcpProxy, client: &Address) -> Option<u64> {
+    match balancing.hashing()?.policies {
+        Some(_) => balancing.own_hash(&RequestView::default(), Some(client)),
+        None if proxy.hash_source_ip => hash_of_address(client),
+        None => None,
+    }
 }
 
 /// What a connection carries, as the stats see it.

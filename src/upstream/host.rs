@@ -196,7 +196,7 @@ impl Host {
 }
 
 /// `envoy.config.core.v3.Locality`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Locality {
     /// Region.
     pub region: Box<str>,
@@ -275,13 +275,25 @@ impl Endpoint {
         has_labels(self.metadata.as_deref(), LB_METADATA, labels)
     }
 
+    /// What its metadata says for balancing under a name.
+    fn label(&self, name: &str) -> Option<&Kind> {
+        let labels = self.metadata.as_ref()?.filter_metadata.get(LB_METADATA)?;
+        labels.fields.get(name)?.kind.as_ref()
+    }
+
     /// Whether its metadata marks it as a canary.
     pub fn is_canary(&self) -> bool {
-        let metadata = self.metadata.as_ref();
-        let labels = metadata.and_then(|metadata| metadata.filter_metadata.get(LB_METADATA));
-        let canary = labels.and_then(|labels| labels.fields.get("canary"));
-        let kind = canary.and_then(|canary| canary.kind.as_ref());
-        matches!(kind, Some(Kind::BoolValue(true)))
+        matches!(self.label("canary"), Some(Kind::BoolValue(true)))
+    }
+
+    /// What gives it its places where hosts are chosen by a hash: `hash_key` of its
+    /// metadata, its name if that is asked for, or its address.
+    pub fn hash_key(&self, use_hostname: bool) -> String {
+        match self.label("hash_key") {
+            Some(Kind::StringValue(key)) if !key.is_empty() => key.clone(),
+            _ if use_hostname => self.hostname.as_ref().into(),
+            _ => self.host.address().to_string(),
+        }
     }
 
     /// The host for the access log, by the address it has now.

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use crate::api::envoy::config::core::v3::Metadata;
 
 use super::{
-    balance::{Balancing, Loads, PriorityHealth},
+    balance::{Balancing, HashTable, Loads, PriorityHealth},
     host::{Endpoint, Health, Host, HostKey, Locality},
 };
 
@@ -113,6 +113,8 @@ pub struct HostSet {
     pub priorities: Box<[PriorityHosts]>,
     /// How requests are spread over the priorities.
     pub loads: Loads,
+    /// By priority, where hosts are chosen by a hash.
+    pub tables: Box<[HashTable]>,
     count: MembershipCount,
     slots: usize,
 }
@@ -135,7 +137,21 @@ impl HostSet {
             membership.overprovisioning,
             balancing.panic_threshold(),
         );
+        let table = |hashing| {
+            let (membership, loads) = (&membership, &loads);
+            (0..levels).map(move |level| {
+                let panic = loads.is_panic(level);
+                HashTable::new(
+                    membership,
+                    level,
+                    panic,
+                    balancing.locality_weighted,
+                    hashing,
+                )
+            })
+        };
         Self {
+            tables: balancing.hashing().into_iter().flat_map(table).collect(),
             membership,
             priorities: priorities.into(),
             loads,

@@ -135,6 +135,26 @@ crate::stat_table! {
 }
 
 crate::stat_table! {
+    /// `cluster.NAME.ring_hash_lb.`
+    pub mod ring_hash_stats {
+        counters {}
+        gauges { max_hashes_per_host, min_hashes_per_host, size }
+        histograms {}
+        texts {}
+    }
+}
+
+crate::stat_table! {
+    /// `cluster.NAME.maglev_lb.`
+    pub mod maglev_stats {
+        counters {}
+        gauges { max_entries_per_host, min_entries_per_host }
+        histograms {}
+        texts {}
+    }
+}
+
+crate::stat_table! {
     /// `cluster.NAME.circuit_breakers.{default,high}.`, with `track_remaining`.
     pub mod remaining_stats {
         counters {}

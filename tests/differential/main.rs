@@ -12,6 +12,7 @@ mod common;
 mod chains;
 mod compare;
 mod generate;
+mod hashing;
 mod http1;
 mod random;
 mod raw;

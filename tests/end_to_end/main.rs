@@ -9,6 +9,7 @@ mod clusters;
 mod files;
 mod filters;
 mod grpc;
+mod hashing;
 mod http;
 mod http1;
 mod http2;

@@ -1,5 +1,6 @@
 //! `lb_policy`, `load_balancing_policy` and `common_lb_config`, compiled.
 
+use super::hashing;
 use crate::{
     api::envoy::{
         config::{
@@ -7,7 +8,10 @@ use crate::{
                 self as pb,
                 cluster::{
                     CommonLbConfig, LbConfig, LbPolicy, LeastRequestLbConfig, RoundRobinLbConfig,
-                    common_lb_config::{LocalityConfigSpecifier as Specifier, ZoneAwareLbConfig},
+                    common_lb_config::{
+                        ConsistentHashingLbConfig, LocalityConfigSpecifier as Specifier,
+                        ZoneAwareLbConfig,
+                    },
                 },
             },
             core::v3::{RuntimeDouble, TypedExtensionConfig},
@@ -31,7 +35,7 @@ use crate::{
     model::Context,
     refuse,
     runtime::Key,
-    upstream::balance::{Balancing, LeastRequest, Policy},
+    upstream::balance::{Balancing, Hashing, LeastRequest, Policy},
 };
 
 /// The runtime's panic threshold, of all clusters.
@@ -41,6 +45,8 @@ const PANIC_THRESHOLD_KEY: &str = "upstream.healthy_panic_threshold";
 pub(super) struct Balance {
     /// The cluster's type brings its own: `ORIGINAL_DST`.
     pub(super) provided: bool,
+    /// Hosts have names: `STRICT_DNS`.
+    pub(super) strict_dns: bool,
     pub(super) lb_policy: i32,
     pub(super) lb_config: Option<LbConfig>,
     pub(super) load_balancing_policy: Option<pb::LoadBalancingPolicy>,
@@ -54,6 +60,7 @@ pub(super) fn compile(
 ) -> Result<Balancing, Reported> {
     let Balance {
         provided,
+        strict_dns,
         lb_policy,
         lb_config,
         load_balancing_policy,
@@ -63,11 +70,20 @@ pub(super) fn compile(
         panic_threshold_key: cx.runtime.key(PANIC_THRESHOLD_KEY),
         ..Balancing::default()
     };
-    compile_common(
+    let consistent = compile_common(
         common_lb_config.unwrap_or_default(),
         &mut balancing,
         &at.field("common_lb_config"),
     )?;
+    let by_hostname = consistent
+        .as_ref()
+        .is_some_and(|c| c.use_hostname_for_hashing);
+    if by_hostname && !strict_dns {
+        let at = at.field("common_lb_config");
+        let at = at.field("consistent_hashing_lb_config");
+        let place = at.field("use_hostname_for_hashing");
+        return Err(place.error("is only allowed with cluster type 'STRICT_DNS'"));
+    }
     if provided {
         check_provided(lb_policy, load_balancing_policy, at)?;
         return Ok(balancing);
@@ -80,7 +96,10 @@ pub(super) fn compile(
             cx,
             &at.field("load_balancing_policy"),
         )?,
-        None => compile_policy(lb_policy, lb_config, &mut balancing, cx, at)?,
+        None => {
+            let config = (lb_config, consistent);
+            compile_policy(lb_policy, config, &mut balancing, cx, at)?;
+        }
     }
     Ok(balancing)
 }
@@ -110,7 +129,7 @@ fn check_provided(
 
 fn compile_policy(
     lb_policy: i32,
-    lb_config: Option<LbConfig>,
+    (lb_config, consistent): (Option<LbConfig>, Option<ConsistentHashingLbConfig>),
     balancing: &mut Balancing,
     cx: &Context<'_>,
     at: &At<'_>,
@@ -155,9 +174,23 @@ fn compile_policy(
         (LbPolicy::LoadBalancingPolicyConfig, _) => {
             return Err(place.error("needs load_balancing_policy"));
         }
-        (LbPolicy::RingHash | LbPolicy::Maglev, _) => {
-            let name = policy.as_str_name();
-            return Err(place.error(format_args!("{name} is not supported yet")));
+        (LbPolicy::RingHash, config) => {
+            let config = match config {
+                Some(LbConfig::RingHashLbConfig(config)) => config,
+                _ => Default::default(),
+            };
+            let config = hashing::ring(config, consistent);
+            let (hashing, _) = hashing::compile_ring(config, &at.field("ring_hash_lb_config"))?;
+            Policy::Hash(hashing)
+        }
+        (LbPolicy::Maglev, config) => {
+            let config = match config {
+                Some(LbConfig::MaglevLbConfig(config)) => config,
+                _ => Default::default(),
+            };
+            let config = hashing::maglev(config, consistent);
+            let (hashing, _) = hashing::compile_maglev(config, &at.field("maglev_lb_config"))?;
+            Policy::Hash(hashing)
         }
     };
     Ok(())
@@ -185,11 +218,12 @@ fn bias(
     }
 }
 
+/// Gives what is for policies that go by a hash; to others it means nothing, in Envoy too.
 fn compile_common(
     message: CommonLbConfig,
     balancing: &mut Balancing,
     at: &At<'_>,
-) -> Result<(), Reported> {
+) -> Result<Option<ConsistentHashingLbConfig>, Reported> {
     let CommonLbConfig {
         healthy_panic_threshold,
         // Updates that come close together are merged by the control thread anyway.
@@ -202,8 +236,7 @@ fn compile_common(
         override_host_status,
         locality_config_specifier,
     } = message;
-    refuse!(at; close_connections_on_host_set_change, consistent_hashing_lb_config,
-        override_host_status)?;
+    refuse!(at; close_connections_on_host_set_change, override_host_status)?;
     if let Some(Percent { value }) = healthy_panic_threshold {
         if !(0.0..=100.0).contains(&value) {
             let place = at.field("healthy_panic_threshold");
@@ -222,7 +255,7 @@ fn compile_common(
         })) => balancing.fail_traffic_on_panic = fail_traffic_on_panic,
         None => {}
     }
-    Ok(())
+    Ok(consistent_hashing_lb_config)
 }
 
 /// The first policy of the list that is known, as Envoy takes it.
@@ -267,6 +300,14 @@ fn compile_typed(
                 balancing.policy = Policy::LeastRequest(policy);
                 locality
             }
+            Some("ring_hash.v3.RingHash") => {
+                let message = unpack(&typed_config, &at)?;
+                return hash(hashing::compile_ring(message, &at)?, balancing);
+            }
+            Some("maglev.v3.Maglev") => {
+                let message = unpack(&typed_config, &at)?;
+                return hash(hashing::compile_maglev(message, &at)?, balancing);
+            }
             _ => {
                 names.push(format!("{name:?} ({})", typed_config.type_url));
                 continue;
@@ -275,9 +316,18 @@ fn compile_typed(
         return compile_locality(locality, balancing, &at.field("locality_lb_config"));
     }
     Err(at.error(format_args!(
-        "none of these policies is supported: {}; supported are round_robin, random, least_request",
+        "none of these policies is supported: {}; supported are round_robin, random, least_request, ring_hash, maglev",
         names.join(", ")
     )))
+}
+
+fn hash(
+    (hashing, locality_weighted): (Hashing, bool),
+    balancing: &mut Balancing,
+) -> Result<(), Reported> {
+    balancing.policy = Policy::Hash(hashing);
+    balancing.locality_weighted = locality_weighted;
+    Ok(())
 }
 
 fn compile_least_request(

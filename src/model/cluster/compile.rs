@@ -13,8 +13,9 @@ use crate::{
     refuse,
     upstream::{
         Breakers, HostSet, Hosts,
+        balance::TableKind,
         host_set::Membership,
-        stats::{cluster_stats, remaining_stats},
+        stats::{cluster_stats, maglev_stats, remaining_stats, ring_hash_stats},
     },
 };
 
@@ -138,6 +139,7 @@ impl Cluster {
         let balance = balancing::compile(
             Balance {
                 provided,
+                strict_dns: discovery::is_strict_dns(cluster_discovery_type.as_ref()),
                 lb_policy,
                 lb_config,
                 load_balancing_policy,
@@ -222,6 +224,13 @@ impl Cluster {
             let prefix = format!("{stat_prefix}circuit_breakers.{priority}.");
             track.then(|| cx.stats.block(&prefix, &remaining_stats::TABLE))
         });
+        let hash_stats = balancing.hashing().map(|hashing| {
+            let (part, table) = match hashing.table {
+                TableKind::Ring(_) => ("ring_hash_lb.", &ring_hash_stats::TABLE),
+                TableKind::Maglev { .. } => ("maglev_lb.", &maglev_stats::TABLE),
+            };
+            cx.stats.block(&format!("{stat_prefix}{part}"), table)
+        });
         let known = previous.map(|previous| previous.hosts.load());
         let membership = match (&endpoints, &known) {
             (Some(endpoints), known) => endpoints.membership(
@@ -245,6 +254,7 @@ impl Cluster {
         let hosts = HostSet::new(membership, &balancing);
         let cluster = Self {
             hosts: Hosts::new(hosts),
+            hash_stats,
             wire_identity,
             name,
             observability_name,

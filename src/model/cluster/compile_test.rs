@@ -170,7 +170,7 @@ fn the_first_known_policy_of_the_list_is_taken() {
     let world = World::new();
     let yaml = format!(
         "{}\nload_balancing_policy:\n  policies:\n  \
-         - typed_extension_config: {{name: a, typed_config: {{'@type': type.googleapis.com/envoy.extensions.load_balancing_policies.maglev.v3.Maglev}}}}\n  \
+         - typed_extension_config: {{name: a, typed_config: {{'@type': type.googleapis.com/google.protobuf.StringValue}}}}\n  \
          - typed_extension_config: {{name: b, typed_config: {{'@type': type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest, choice_count: 5}}}}\n",
         at(&[80])
     );
@@ -315,4 +315,42 @@ fn hosts_of_another_configuration_get_its_transport_sockets() {
     );
     let third = compile(&world, &eds(""), Some(&second)).unwrap();
     assert_eq!(of(&third), [false, false]);
+}
+
+#[test]
+fn what_a_hash_cannot_be_led_by_is_refused() {
+    let world = World::new();
+    let ring = |config: &str| format!("{}lb_policy: RING_HASH\n{config}", at(&[80]));
+    let maglev = |config: &str| format!("{}lb_policy: MAGLEV\n{config}", at(&[80]));
+    let by_name =
+        "common_lb_config: {consistent_hashing_lb_config: {use_hostname_for_hashing: true}}";
+    for (yaml, error) in [
+        (
+            ring("ring_hash_lb_config: {minimum_ring_size: 9, maximum_ring_size: 8}"),
+            "ring_hash_lb_config.minimum_ring_size: 9 is more than maximum_ring_size, 8",
+        ),
+        (
+            maglev("maglev_lb_config: {table_size: 65535}"),
+            "maglev_lb_config.table_size: 65535 is not a prime number",
+        ),
+        (
+            maglev("maglev_lb_config: {table_size: 1}"),
+            "maglev_lb_config.table_size: 1 is not a prime number",
+        ),
+        (
+            ring(by_name),
+            "use_hostname_for_hashing: is only allowed with cluster type 'STRICT_DNS'",
+        ),
+    ] {
+        let refused = compile(&world, &yaml, None).unwrap_err();
+        assert!(refused.contains(error), "{refused}");
+    }
+    for yaml in [
+        ring(""),
+        maglev("maglev_lb_config: {table_size: 2}"),
+        ring(&format!("type: STRICT_DNS\n{by_name}")),
+    ] {
+        let cluster = compile(&world, &yaml, None).unwrap();
+        assert!(cluster.balancing.hashing().is_some());
+    }
 }

@@ -133,6 +133,11 @@ pub(super) fn is_original_dst(kind: Option<&ClusterDiscoveryType>) -> bool {
     matches!(kind, Some(ClusterDiscoveryType::Type(kind)) if *kind == original)
 }
 
+pub(super) fn is_strict_dns(kind: Option<&ClusterDiscoveryType>) -> bool {
+    let strict = i32::from(DiscoveryType::StrictDns);
+    matches!(kind, Some(ClusterDiscoveryType::Type(kind)) if *kind == strict)
+}
+
 fn is_eds(kind: Option<&ClusterDiscoveryType>) -> bool {
     matches!(kind, Some(ClusterDiscoveryType::Type(kind)) if *kind == i32::from(DiscoveryType::Eds))
 }

@@ -297,6 +297,8 @@ fn compile_locality(
             u32::MAX
         )));
     }
+    // Without a name it has no weight, as in Envoy.
+    let weight = locality.as_ref().and(load_balancing_weight);
     let core::Locality {
         region,
         zone,
@@ -308,7 +310,7 @@ fn compile_locality(
             zone: zone.into(),
             sub_zone: sub_zone.into(),
         }),
-        weight: load_balancing_weight.unwrap_or(0),
+        weight: weight.unwrap_or(0),
         priority,
         metadata: metadata.map(Arc::new),
         endpoints,

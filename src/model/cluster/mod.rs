@@ -10,6 +10,7 @@ mod compile;
 mod discovery;
 pub mod dns;
 mod endpoints;
+mod hashing;
 mod http_options;
 mod original_dst;
 mod protocol;
@@ -32,11 +33,11 @@ use crate::{
     stats::{Block, Registry, Table},
     upstream::{
         Breakers, Endpoint, HostSet, Hosts, LbContext, LbState, Priority, Resource,
-        balance::{Balancing, Choice},
+        balance::{Balancing, Choice, HashTable, TableKind},
         breakers::Thresholds,
         host_set::Membership,
         original_dst::OriginalDst,
-        stats::{cluster_stats, remaining_stats},
+        stats::{cluster_stats, maglev_stats, remaining_stats, ring_hash_stats},
     },
 };
 
@@ -85,6 +86,8 @@ pub struct Cluster {
     pub wire_identity: Digest,
     /// Where its hosts come from.
     pub discovery: Discovery,
+    /// `cluster.NAME.ring_hash_lb.` or `cluster.NAME.maglev_lb.`
+    hash_stats: Option<Arc<Block>>,
     hosts: Hosts,
     thresholds: [Thresholds; 2],
     /// `cluster.NAME.circuit_breakers.PRIORITY.`, with `track_remaining`.
@@ -107,9 +110,7 @@ impl Cluster {
 
     /// Chooses a host for one request or connection, and counts a panic.
     pub fn choose<'a>(&self, state: &'a mut LbState, cx: &LbContext<'_>) -> Choice<'a> {
-        state.choose(&self.hosts, &self.balancing, cx, || {
-            self.stats.inc(cluster_stats::lb_healthy_panic);
-        })
+        state.choose(&self.hosts, &self.balancing, cx, &self.stats)
     }
 
     /// `cluster.NAME.http1.`
@@ -213,12 +214,37 @@ impl Cluster {
     }
 
     fn count_members(&self) {
-        let count = self.hosts.load().count();
+        let set = self.hosts.load();
+        self.count_hashes(&set);
+        let count = set.count();
         let stats = &self.stats;
         stats.gauge_set(cluster_stats::membership_total, count.total);
         stats.gauge_set(cluster_stats::membership_healthy, count.healthy);
         stats.gauge_set(cluster_stats::membership_degraded, count.degraded);
         stats.gauge_set(cluster_stats::membership_excluded, count.excluded);
+    }
+
+    /// How evenly hashes are spread; of several priorities the last one counts, as in
+    /// Envoy.
+    fn count_hashes(&self, set: &HostSet) {
+        let spread = set.tables.iter().rev().find_map(HashTable::spread);
+        let (Some(spread), Some(hashing)) = (spread, self.balancing.hashing()) else {
+            return;
+        };
+        let Some(stats) = &self.hash_stats else {
+            return;
+        };
+        match hashing.table {
+            TableKind::Ring(_) => {
+                stats.gauge_set(ring_hash_stats::size, spread.size);
+                stats.gauge_set(ring_hash_stats::min_hashes_per_host, spread.min);
+                stats.gauge_set(ring_hash_stats::max_hashes_per_host, spread.max);
+            }
+            TableKind::Maglev { .. } => {
+                stats.gauge_set(maglev_stats::min_entries_per_host, spread.min);
+                stats.gauge_set(maglev_stats::max_entries_per_host, spread.max);
+            }
+        }
     }
 
     /// Brings the gauges of the circuit breakers up to date. They are computed

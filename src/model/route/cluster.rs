@@ -126,13 +126,13 @@ impl ClusterChoice {
         }
     }
 
-    /// The cluster for a request. `hash` is the request's hash when the route has
-    /// a `hash_policy` that gave one.
+    /// The cluster for a request. `hash` gives the request's hash when the route has
+    /// a `hash_policy` that gives one.
     pub fn choose<'a, 'r>(
         &'a self,
         request: &RequestView<'r>,
         random: u64,
-        hash: Option<u64>,
+        hash: impl FnOnce() -> Option<u64>,
     ) -> Chosen<'a, 'r> {
         match self {
             Self::Name(name) => Chosen {
@@ -240,12 +240,18 @@ impl Weighted {
         })
     }
 
-    fn choose(&self, request: &RequestView<'_>, random: u64, hash: Option<u64>) -> &WeightedEntry {
+    fn choose(
+        &self,
+        request: &RequestView<'_>,
+        random: u64,
+        hash: impl FnOnce() -> Option<u64>,
+    ) -> &WeightedEntry {
         let from_header = || {
             let value = request.headers.get(self.random_header.as_ref()?)?;
             value.to_str().ok()?.parse().ok()
         };
-        let number = match hash.filter(|_| self.use_hash_policy) {
+        let hashed = self.use_hash_policy.then(hash).flatten();
+        let number = match hashed {
             Some(hash) => hash,
             None => from_header().unwrap_or(random),
         };

@@ -16,15 +16,15 @@ use crate::{
         },
     },
     config::{At, Reported, duration},
-    formatter::{FieldName, RequestView},
+    formatter::FieldName,
     model::{Context, matcher::Substitution},
-    net::{Address, proxy_protocol::ProxyProtocol},
+    net::proxy_protocol::ProxyProtocol,
     refuse,
 };
 
 use super::{
     cluster::ClusterChoice,
-    hash::{self, HashPolicy},
+    hash::HashPolicy,
     mirror::{MIRRORS, Mirror},
     retry::RetryPolicy,
     rewrite::{HostRewrite, PathRewrite},
@@ -99,11 +99,6 @@ pub struct StreamDuration {
 }
 
 impl Forward {
-    /// The hash that ties a request to a host, by the route's `hash_policy`.
-    pub fn hash(&self, request: &RequestView<'_>, client: &Address) -> Option<u64> {
-        hash::hash(&self.hash, request, client)
-    }
-
     pub(super) fn compile(
         message: RouteAction,
         cx: &Context<'_>,
@@ -188,14 +183,7 @@ impl Forward {
         let retry = retry_policy
             .map(|policy| RetryPolicy::compile(policy, &at.field("retry_policy")))
             .transpose();
-        let mut hash = Vec::with_capacity(hash_policy.len());
-        let hash_at = at.field("hash_policy");
-        for (index, policy) in hash_policy.into_iter().enumerate() {
-            match HashPolicy::compile(policy, &hash_at.index(index)) {
-                Ok(policy) => hash.extend(policy),
-                Err(reported) => outcome = Err(reported),
-            }
-        }
+        let hash = HashPolicy::compile_all(hash_policy, &at.field("hash_policy"));
         let at_mirrors = at.field(MIRRORS);
         let mirrors = Mirror::compile_all(request_mirror_policies, cx, &at_mirrors);
         let upgrades = upgrades(upgrade_configs, &at.field("upgrade_configs"));
@@ -223,7 +211,7 @@ impl Forward {
             max_grpc_timeout,
             grpc_timeout_offset: grpc_timeout_offset.unwrap_or_default(),
             retry: retry?,
-            hash: hash.into(),
+            hash: hash?,
             mirrors: mirrors?,
             upgrades,
             connect,

@@ -3,12 +3,15 @@
 
 use std::borrow::Cow;
 
+use http::HeaderValue;
 use xxhash_rust::xxh64::xxh64;
 
 use crate::{
     api::envoy::config::route::v3::route_action::{
         HashPolicy as Message,
-        hash_policy::{ConnectionProperties, Cookie, Header, PolicySpecifier, QueryParameter},
+        hash_policy::{
+            ConnectionProperties, Cookie, CookieAttribute, Header, PolicySpecifier, QueryParameter,
+        },
     },
     config::{At, Reported},
     formatter::{FieldName, RequestView},
@@ -21,11 +24,17 @@ use super::condition::{cookie, parameter};
 /// The hash of a request by some policies: those that have something to hash,
 /// mixed in their order, up to a terminal one. `None` when none has.
 ///
-/// A cookie that is missing gives no hash.
-pub fn hash(policies: &[HashPolicy], request: &RequestView<'_>, client: &Address) -> Option<u64> {
+/// A cookie that is missing, and may be given to the client, is asked for from `give`.
+/// A copy of a request has no `client`.
+pub fn hash(
+    policies: &[HashPolicy],
+    request: &RequestView<'_>,
+    client: Option<&Address>,
+    mut give: impl FnMut(&HashCookie) -> Option<String>,
+) -> Option<u64> {
     let mut hash: Option<u64> = None;
     for policy in policies {
-        if let Some(new) = policy.source.hash(request, client) {
+        if let Some(new) = policy.source.hash(request, client, &mut give) {
             hash = Some(hash.map_or(0, |old| old.rotate_left(1)) ^ new);
         }
         if policy.terminal && hash.is_some() {
@@ -36,7 +45,7 @@ pub fn hash(policies: &[HashPolicy], request: &RequestView<'_>, client: &Address
 }
 
 /// The hash of a client by its IP address.
-fn hash_of_address(client: &Address) -> Option<u64> {
+pub fn hash_of_address(client: &Address) -> Option<u64> {
     let ip = client.ip()?.ip().to_string();
     Some(xxh64(ip.as_bytes(), 0))
 }
@@ -56,15 +65,76 @@ pub enum HashSource {
     /// A request header's values, after a rewrite.
     Header(FieldName, Option<Substitution>),
     /// A cookie.
-    Cookie(Box<str>),
+    Cookie(HashCookie),
     /// The client's IP address.
     SourceIp,
     /// A query parameter.
     QueryParameter(Box<str>),
 }
 
+/// A cookie that ties a client to a host.
+#[derive(Clone, Debug)]
+pub struct HashCookie {
+    name: Box<str>,
+    /// A client that has none is given one: what follows its value in `set-cookie`.
+    given: Option<Box<str>>,
+}
+
+impl HashCookie {
+    fn compile(message: Cookie, at: &At<'_>) -> Result<Self, Reported> {
+        let Cookie {
+            name,
+            ttl,
+            path,
+            attributes,
+        } = message;
+        let given = ttl.map(|ttl| {
+            let mut given = String::new();
+            // Without a time it lives as long as the client's session.
+            if ttl.seconds != 0 {
+                given += &format!("; Max-Age={}", ttl.seconds);
+            }
+            if !path.is_empty() {
+                given += &format!("; Path={path}");
+            }
+            for CookieAttribute { name, value } in attributes {
+                given += &match value.is_empty() {
+                    true => format!("; {name}"),
+                    false => format!("; {name}={value}"),
+                };
+            }
+            given + "; HttpOnly"
+        });
+        let cookie = Self {
+            name: name.into(),
+            given: given.map(Into::into),
+        };
+        match cookie.set("") {
+            Some(_) => Ok(cookie),
+            None => Err(at.error("a set-cookie header cannot hold this")),
+        }
+    }
+
+    /// The value of the cookie for a client of this connection: every request of it
+    /// gets the same.
+    pub fn value(remote: &Address, local: &Address) -> String {
+        format!("{:016x}", xxh64(format!("{remote}{local}").as_bytes(), 0))
+    }
+
+    /// `set-cookie` with this value, which is to be visible ASCII.
+    pub fn set(&self, value: &str) -> Option<HeaderValue> {
+        let given = self.given.as_deref().unwrap_or_default();
+        HeaderValue::from_str(&format!("{}=\"{value}\"{given}", self.name)).ok()
+    }
+}
+
 impl HashSource {
-    fn hash(&self, request: &RequestView<'_>, client: &Address) -> Option<u64> {
+    fn hash(
+        &self,
+        request: &RequestView<'_>,
+        client: Option<&Address>,
+        give: &mut impl FnMut(&HashCookie) -> Option<String>,
+    ) -> Option<u64> {
         let text = |text: &str| xxh64(text.as_bytes(), 0);
         match self {
             Self::Header(name, rewrite) => {
@@ -91,15 +161,35 @@ impl HashSource {
                 let hashed = values.iter().fold(0, |seed, value| xxh64(value, seed));
                 (!values.is_empty()).then_some(hashed)
             }
-            Self::Cookie(name) => cookie(request, name).map(text),
-            Self::SourceIp => hash_of_address(client),
+            Self::Cookie(wanted) => match cookie(request, &wanted.name) {
+                None | Some("") if wanted.given.is_some() => give(wanted).as_deref().map(text),
+                // One that is empty is as good as none.
+                value => value.filter(|value| !value.is_empty()).map(text),
+            },
+            Self::SourceIp => client.and_then(hash_of_address),
             Self::QueryParameter(name) => parameter(request.path, name).map(text),
         }
     }
 }
 
 impl HashPolicy {
-    pub(super) fn compile(message: Message, at: &At<'_>) -> Result<Option<Self>, Reported> {
+    /// Compiles policies, in their order.
+    ///
+    /// # Errors
+    /// Everything in them that is wrong or not supported is reported.
+    pub fn compile_all(messages: Vec<Message>, at: &At<'_>) -> Result<Box<[Self]>, Reported> {
+        let mut outcome = Ok(());
+        let mut policies = Vec::with_capacity(messages.len());
+        for (index, message) in messages.into_iter().enumerate() {
+            match Self::compile(message, &at.index(index)) {
+                Ok(policy) => policies.extend(policy),
+                Err(reported) => outcome = Err(reported),
+            }
+        }
+        outcome.map(|()| policies.into())
+    }
+
+    fn compile(message: Message, at: &At<'_>) -> Result<Option<Self>, Reported> {
         let Message {
             terminal,
             policy_specifier,
@@ -118,13 +208,9 @@ impl HashPolicy {
                     .transpose()?;
                 HashSource::Header(name, rewrite)
             }
-            Some(PolicySpecifier::Cookie(Cookie {
-                name,
-                // A cookie is only made for a cluster whose balancer hashes, in Envoy too.
-                ttl: _,
-                path: _,
-                attributes: _,
-            })) => HashSource::Cookie(name.into()),
+            Some(PolicySpecifier::Cookie(cookie)) => {
+                HashSource::Cookie(HashCookie::compile(cookie, &at.field("cookie"))?)
+            }
             Some(PolicySpecifier::ConnectionProperties(ConnectionProperties { source_ip })) => {
                 match source_ip {
                     true => HashSource::SourceIp,

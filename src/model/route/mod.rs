@@ -41,7 +41,7 @@ pub use discovered::{DiscoveredHost, DiscoveredHosts, HostTable, HostsWanted};
 pub use entry::{Action, DirectResponse, Route};
 pub use forward::{ConnectConfig, DEFAULT_TIMEOUT, Forward, StreamDuration};
 pub use handle::{RouteHandle, WorkerTable};
-pub use hash::{HashPolicy, HashSource};
+pub use hash::{HashCookie, HashPolicy, hash, hash_of_address};
 pub use headers::{HeaderRules, header_name};
 pub use mirror::Mirror;
 pub use mutate::set_host;

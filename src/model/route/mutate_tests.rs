@@ -44,7 +44,7 @@ fn upstream(yaml: &str, path: &str, headers: &[(&str, &str)]) -> String {
         panic!("not a forward");
     };
     let entry = match &forward.cluster {
-        ClusterChoice::Weighted(_) => forward.cluster.choose(&cx.request, 0, None).entry,
+        ClusterChoice::Weighted(_) => forward.cluster.choose(&cx.request, 0, || None).entry,
         _ => None,
     };
     handle.rewrite_request(&mut parts, entry, &cx, true);

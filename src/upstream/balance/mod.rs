@@ -3,27 +3,33 @@
 //! A choice goes down three steps: a priority, by the share of its hosts that
 //! can be used; where localities have weights, a locality; then a host, by the
 //! cluster's policy. What a choice needs to remember is in the worker's own
-//! [`LbState`].
+//! [`LbState`]. A policy that goes by a hash has nothing to remember, and looks up
+//! host and locality in one step.
 
 mod edf;
+mod hashing;
 mod loads;
 mod policy;
 
 use std::{net::SocketAddr, sync::Arc};
 
+pub use hashing::{HashTable, Spread};
 pub use loads::{Availability, Loads, PriorityHealth};
-pub use policy::{Balancing, LeastRequest, Policy};
+pub use policy::{Balancing, HashFunction, Hashing, LeastRequest, Policy, RingSettings, TableKind};
 
 use edf::Edf;
 
 use super::host_set::{Group, HostSet, Hosts, PriorityHosts};
-use super::{host::Endpoint, host::HostStat};
+use super::{host::Endpoint, host::HostStat, stats::cluster_stats};
+use crate::stats::Block;
 
 /// What a choice may depend on.
 #[derive(Clone, Copy, Default)]
 pub struct LbContext<'a> {
     /// A fresh random number.
     pub random: u64,
+    /// What ties the request to a host, where the policy goes by a hash.
+    pub hash: Option<u64>,
     /// Where an `ORIGINAL_DST` cluster is to go.
     pub destination: Option<SocketAddr>,
     /// Hosts to stay away from, such as those tried before.
@@ -31,6 +37,12 @@ pub struct LbContext<'a> {
     /// How often to choose again when the choice is to be avoided:
     /// `host_selection_retry_max_attempts`.
     pub attempts: u32,
+}
+
+impl LbContext<'_> {
+    fn avoids(&self, endpoint: &Endpoint) -> bool {
+        self.avoid.is_some_and(|avoid| avoid(endpoint))
+    }
 }
 
 /// A choice, or why there is none.
@@ -80,32 +92,34 @@ impl LbState {
         self.set.as_ref().expect("it was set above, once")
     }
 
-    /// Chooses a host. `on_panic` is called whenever health is not looked at,
-    /// also when that finds no host.
+    /// Chooses a host. `stats` are the cluster's, of [`cluster_stats`]: it is counted
+    /// whenever health is not looked at, also when that finds no host.
     pub fn choose(
         &mut self,
         hosts: &Hosts,
         balancing: &Balancing,
         cx: &LbContext<'_>,
-        on_panic: impl Fn(),
+        stats: &Block,
     ) -> Choice<'_> {
         self.hosts(hosts);
         let (Some(set), groups) = (&self.set, &mut self.groups) else {
             return Choice::None;
         };
+        if balancing.hashing().is_some() {
+            return hashing::choose(set, cx, stats);
+        }
         let mut random = Random(cx.random);
         for attempt in 0.. {
             let (priority, availability) = set.loads.choose(random.next());
             let panic = set.loads.is_panic(priority);
             if panic {
-                on_panic();
+                stats.inc(cluster_stats::lb_healthy_panic);
             }
             let target = (priority, availability, panic);
             let Some(endpoint) = pick(set, groups, balancing, target, &mut random) else {
                 return Choice::None;
             };
-            let avoid = cx.avoid.is_some_and(|avoid| avoid(endpoint));
-            if attempt >= cx.attempts || !avoid {
+            if attempt >= cx.attempts || !cx.avoids(endpoint) {
                 return Choice::Host { endpoint, panic };
             }
         }
@@ -183,7 +197,8 @@ fn pick_host<'a>(
         return endpoints.first();
     }
     let index = match &balancing.policy {
-        Policy::Random => random.below(endpoints.len()),
+        // One that goes by a hash has a table.
+        Policy::Random | Policy::Hash(_) => random.below(endpoints.len()),
         Policy::RoundRobin if group.equal_weights => {
             let turn = state
                 .turn

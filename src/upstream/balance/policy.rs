@@ -1,6 +1,11 @@
 //! How a cluster balances, compiled.
 
-use crate::runtime::Key;
+use crate::{
+    formatter::RequestView,
+    model::route::{HashPolicy, hash},
+    net::Address,
+    runtime::Key,
+};
 
 /// Envoy's default of `healthy_panic_threshold`, in percent.
 pub const DEFAULT_PANIC_THRESHOLD: f64 = 50.0;
@@ -42,6 +47,54 @@ pub enum Policy {
     Random,
     /// The least loaded of a few.
     LeastRequest(LeastRequest),
+    /// The one that the request's hash leads to.
+    Hash(Hashing),
+}
+
+/// `RING_HASH` and `MAGLEV`.
+#[derive(Clone, Debug)]
+pub struct Hashing {
+    /// How hashes are led to hosts.
+    pub table: TableKind,
+    /// `use_hostname_for_hashing`: a host stands in the table by its name, not its address.
+    pub use_hostname: bool,
+    /// `hash_balance_factor`, in percent: how far above the average a host's requests may
+    /// be before others take them.
+    pub balance_factor: Option<u32>,
+    /// `hash_policy` of the balancer's own, in place of what routes say.
+    pub policies: Option<Box<[HashPolicy]>>,
+}
+
+/// How hashes are led to hosts.
+#[derive(Clone, Debug)]
+pub enum TableKind {
+    /// A ring.
+    Ring(RingSettings),
+    /// A table of this size, a prime.
+    Maglev {
+        /// `table_size`.
+        size: u64,
+    },
+}
+
+/// What a ring is like.
+#[derive(Clone, Debug)]
+pub struct RingSettings {
+    /// `minimum_ring_size`: this many places at least.
+    pub min_size: u64,
+    /// `maximum_ring_size`: this many at most.
+    pub max_size: u64,
+    /// What gives a host its places.
+    pub function: HashFunction,
+}
+
+/// `hash_function`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HashFunction {
+    /// `XX_HASH`
+    XxHash,
+    /// `MURMUR_HASH_2`
+    MurmurHash2,
 }
 
 /// `LEAST_REQUEST`.
@@ -75,6 +128,27 @@ impl Balancing {
         let key = self.panic_threshold_key.as_ref();
         let percent = key.and_then(|key| key.read(|value| value.double));
         percent.unwrap_or(self.panic_threshold)
+    }
+
+    /// Whether it has policies of its own for the hash of a request.
+    pub fn has_own_hash(&self) -> bool {
+        self.hashing()
+            .is_some_and(|hashing| hashing.policies.is_some())
+    }
+
+    /// The hash of a request by the balancer's own policies, without giving cookies;
+    /// `None` where it has none.
+    pub fn own_hash(&self, request: &RequestView<'_>, client: Option<&Address>) -> Option<u64> {
+        let policies = self.hashing()?.policies.as_ref()?;
+        hash(policies, request, client, |_| None)
+    }
+
+    /// What the choice by a hash is like, where the policy is one.
+    pub fn hashing(&self) -> Option<&Hashing> {
+        match &self.policy {
+            Policy::Hash(hashing) => Some(hashing),
+            _ => None,
+        }
     }
 }
 

@@ -3,13 +3,19 @@ use std::{collections::HashMap, sync::Arc};
 use proptest::prelude::*;
 
 use super::*;
+use crate::stats::Registry;
 use crate::upstream::{
     Host, Locality,
     host::{EndpointStatus, HostKey},
     host_set::{LocalityEndpoints, Membership},
 };
 
-fn endpoint(port: u16, weight: u32, priority: u32, status: EndpointStatus) -> Arc<Endpoint> {
+pub(super) fn endpoint(
+    port: u16,
+    weight: u32,
+    priority: u32,
+    status: EndpointStatus,
+) -> Arc<Endpoint> {
     let address = crate::net::Address::Ip(([127, 0, 0, 1], port).into());
     let host = Host::new(HostKey::Address(address.clone()), address.into(), 3);
     Arc::new(Endpoint {
@@ -25,7 +31,11 @@ fn endpoint(port: u16, weight: u32, priority: u32, status: EndpointStatus) -> Ar
     })
 }
 
-fn locality(weight: u32, priority: u32, endpoints: Vec<Arc<Endpoint>>) -> LocalityEndpoints {
+pub(super) fn locality(
+    weight: u32,
+    priority: u32,
+    endpoints: Vec<Arc<Endpoint>>,
+) -> LocalityEndpoints {
     LocalityEndpoints {
         locality: Arc::new(Locality::default()),
         weight,
@@ -35,7 +45,7 @@ fn locality(weight: u32, priority: u32, endpoints: Vec<Arc<Endpoint>>) -> Locali
     }
 }
 
-fn hosts(localities: Vec<LocalityEndpoints>, balancing: &Balancing) -> Hosts {
+pub(super) fn hosts(localities: Vec<LocalityEndpoints>, balancing: &Balancing) -> Hosts {
     let membership = Membership {
         localities,
         ..Membership::default()
@@ -52,7 +62,7 @@ fn tally(hosts: &Hosts, balancing: &Balancing, rounds: u64) -> HashMap<u16, u64>
             random: round.wrapping_mul(0x2545_f491_4f6c_dd1d),
             ..LbContext::default()
         };
-        if let Choice::Host { endpoint, .. } = state.choose(hosts, balancing, &cx, || {}) {
+        if let Choice::Host { endpoint, .. } = state.choose(hosts, balancing, &cx, &stats()) {
             let port = endpoint.host.address().ip().unwrap().port();
             *tally.entry(port).or_default() += 1;
         }
@@ -60,15 +70,19 @@ fn tally(hosts: &Hosts, balancing: &Balancing, rounds: u64) -> HashMap<u16, u64>
     tally
 }
 
-fn with(policy: Policy) -> Balancing {
+pub(super) fn stats() -> Arc<Block> {
+    Registry::new(0).block("cluster.test.", &cluster_stats::TABLE)
+}
+
+pub(super) fn with(policy: Policy) -> Balancing {
     Balancing {
         policy,
         ..Balancing::default()
     }
 }
 
-const UP: EndpointStatus = EndpointStatus::Healthy;
-const DOWN: EndpointStatus = EndpointStatus::Unhealthy;
+pub(super) const UP: EndpointStatus = EndpointStatus::Healthy;
+pub(super) const DOWN: EndpointStatus = EndpointStatus::Unhealthy;
 
 #[test]
 fn round_robin_takes_each_in_turn() {
@@ -78,7 +92,7 @@ fn round_robin_takes_each_in_turn() {
     let mut state = LbState::default();
     let mut ports = Vec::new();
     for _ in 0..7 {
-        match state.choose(&hosts, &balancing, &LbContext::default(), || {}) {
+        match state.choose(&hosts, &balancing, &LbContext::default(), &stats()) {
             Choice::Host { endpoint, .. } => {
                 ports.push(endpoint.host.address().ip().unwrap().port());
             }
@@ -146,13 +160,13 @@ fn a_failed_priority_gives_way_and_panic_takes_any() {
 
     let panicking = hosts(vec![first], &balancing);
     let mut state = LbState::default();
-    let choice = state.choose(&panicking, &balancing, &LbContext::default(), || {});
+    let choice = state.choose(&panicking, &balancing, &LbContext::default(), &stats());
     assert!(matches!(choice, Choice::Host { panic: true, .. }));
     let strict = Balancing {
         fail_traffic_on_panic: true,
         ..Balancing::default()
     };
-    let choice = state.choose(&panicking, &strict, &LbContext::default(), || {});
+    let choice = state.choose(&panicking, &strict, &LbContext::default(), &stats());
     assert!(matches!(choice, Choice::None));
 }
 
@@ -169,7 +183,7 @@ fn a_host_to_avoid_is_chosen_only_when_attempts_run_out() {
     };
     let mut state = LbState::default();
     for _ in 0..10 {
-        match state.choose(&hosts, &balancing, &cx, || {}) {
+        match state.choose(&hosts, &balancing, &cx, &stats()) {
             Choice::Host { endpoint, .. } => assert!(!avoid(endpoint)),
             Choice::None => panic!("there are hosts"),
         }
@@ -189,7 +203,7 @@ fn a_worker_sees_a_change_at_its_next_choice() {
         Choice::None => 0,
     };
     assert_eq!(
-        port(state.choose(&hosts, &balancing, &LbContext::default(), || {})),
+        port(state.choose(&hosts, &balancing, &LbContext::default(), &stats())),
         1
     );
     let membership = Membership {
@@ -198,12 +212,12 @@ fn a_worker_sees_a_change_at_its_next_choice() {
     };
     hosts.store(HostSet::new(membership, &balancing));
     assert_eq!(
-        port(state.choose(&hosts, &balancing, &LbContext::default(), || {})),
+        port(state.choose(&hosts, &balancing, &LbContext::default(), &stats())),
         2
     );
     hosts.store(HostSet::new(Membership::default(), &balancing));
     assert_eq!(
-        port(state.choose(&hosts, &balancing, &LbContext::default(), || {})),
+        port(state.choose(&hosts, &balancing, &LbContext::default(), &stats())),
         0
     );
 }
@@ -240,7 +254,7 @@ proptest! {
         let hosts = hosts(localities.collect(), &balancing);
         let mut state = LbState::default();
         let cx = LbContext { random, ..LbContext::default() };
-        match state.choose(&hosts, &balancing, &cx, || {}) {
+        match state.choose(&hosts, &balancing, &cx, &stats()) {
             Choice::Host { endpoint, panic } => {
                 prop_assert!(usable && !panic);
                 prop_assert_eq!(endpoint.status, UP);

@@ -25,7 +25,7 @@ use crate::{
     },
     model::{
         cluster::{Cluster, Protocol},
-        route::{HostRewrite, set_host, share_stats},
+        route::{HashCookie, HostRewrite, hash, set_host, share_stats},
     },
     stats::Block,
     upstream::{
@@ -224,11 +224,32 @@ impl Attempt<'_> {
         self.share(|stats| stats.inc(share_stats::upstream_rq_total));
     }
 
+    /// What ties the request to a host, where the cluster's balancer goes by that: its
+    /// own policies, or else the route's.
+    fn hash(&self, stream: &Stream) -> Option<u64> {
+        let hashing = self.cluster.cluster.balancing.hashing()?;
+        let (connection, client) = (&stream.session.info, stream.info.remote());
+        let own = hashing.policies.as_deref();
+        // A balancer sees the client behind trusted proxies, a route who is connected.
+        let remote = own.map_or(&connection.remote, |_| client);
+        let policies = own.unwrap_or(&self.forward.hash);
+        hash(policies, &stream.view(), Some(client), |cookie| {
+            let value = HashCookie::value(remote, &connection.local);
+            let mut cookies = self.cookies.borrow_mut();
+            if own.is_some() {
+                cookies.clear();
+            }
+            cookies.extend(cookie.set(&value));
+            Some(value)
+        })
+    }
+
     fn choose(&self, stream: &mut Stream) -> Result<Upstream, Failure> {
         let mut context = LbContext {
             random: stream.session.worker().random(),
             ..LbContext::default()
         };
+        context.hash = self.hash(stream);
         let cluster = &self.cluster.cluster;
         if let Some(original) = cluster.original_dst() {
             let (headers, info) = (&stream.request.headers, &stream.session.info);

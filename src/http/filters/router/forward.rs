@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode, header};
 use smallvec::SmallVec;
 
 use super::{
@@ -24,7 +24,7 @@ use crate::{
     },
     model::route::{
         Action, ConnectConfig, Forward, RequestRetry, RetryPolicy, RouteHandle, WeightedEntry,
-        share_stats,
+        hash, share_stats,
     },
     stats::Block,
     upstream::{
@@ -54,6 +54,9 @@ pub(super) struct Attempt<'a> {
     pub ends_here: Option<&'a ConnectConfig>,
     /// Hosts that were tried, where the policy says to stay away from them.
     pub tried: RefCell<SmallVec<[u64; 4]>>,
+    /// `set-cookie` of the cookies by which hosts were chosen: the last one of the
+    /// balancer's own, or one of the route's for each try.
+    pub cookies: RefCell<Vec<HeaderValue>>,
 }
 
 /// Sends the request and waits for the head of the response.
@@ -76,7 +79,8 @@ pub async fn forward(
     };
     let worker = stream.session.worker().clone();
     let view = stream.view();
-    let hash = action.hash(&view, stream.info.remote());
+    // A cookie that is missing is given only to be balanced by.
+    let hash = || hash(&action.hash, &view, Some(stream.info.remote()), |_| None);
     let chosen = action.cluster.choose(&view, worker.random(), hash);
     let virtual_clusters = &route.virtual_host().virtual_clusters;
     let virtual_cluster = virtual_clusters.find(&view);
@@ -166,6 +170,7 @@ pub async fn forward(
         tunnel,
         ends_here,
         tried: RefCell::default(),
+        cookies: RefCell::default(),
     };
     let outcome = attempt.run(stream, body, retry).await;
     match outcome {
@@ -430,6 +435,9 @@ impl Attempt<'_> {
             let count = timeout::number(stream.info.attempt_count.into());
             head.headers.insert(names::X_ENVOY_ATTEMPT_COUNT, count);
         }
+        for cookie in self.cookies.take() {
+            head.headers.append(header::SET_COOKIE, cookie);
+        }
         if self.route.rewrites_responses(entry) {
             stream.info.response_code = Some(head.status);
             let context = stream.context(HeaderView::Absent);
@@ -456,6 +464,11 @@ impl Attempt<'_> {
         if self.route.virtual_host().include_attempt_count_in_response {
             let count = timeout::number(stream.info.attempt_count.into());
             reply = reply.header(names::X_ENVOY_ATTEMPT_COUNT, count);
+        }
+        if self.cluster.cluster.balancing.has_own_hash() {
+            for cookie in self.cookies.take() {
+                reply = reply.header(header::SET_COOKIE, cookie);
+            }
         }
         reply
     }

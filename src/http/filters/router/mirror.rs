@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     codec::{RequestHead, ResponseHead},
+    formatter::RequestView,
     http::{RequestBody, Stream, StreamError, names, request::append, stream::Upstream},
     model::route::RouteHandle,
     net::ConnectionInfo,
@@ -142,8 +143,10 @@ impl Copy {
             random,
             mut clock,
         } = self;
+        let view = RequestView::of(&request, scheme);
         let chosen = cluster.choose(&LbContext {
             random,
+            hash: cluster.cluster.balancing.own_hash(&view, None),
             ..LbContext::default()
         });
         let Some(endpoint) = chosen else {
