@@ -55,9 +55,17 @@ class Proxy:
         self.process = pinned(PROXY_CORE, command, self.directory, "proxy")
 
     def stop(self):
-        if self.process and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        """Asks it to end, twice, for the first time nuncio lets connections finish."""
+        for _ in range(2):
+            if not self.process or self.process.poll() is not None:
+                return
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=1)
+            except subprocess.TimeoutExpired:
+                pass
+        self.process.kill()
+        self.process.wait()
 
     def cpu_seconds(self):
         return cpu_seconds(self.process.pid)

@@ -1,10 +1,15 @@
 """The rows that measure CPU under load, and memory without. A new one is one more entry."""
 
+import atexit
+import functools
 import re
+import shutil
 import socket
 import ssl
 import subprocess
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from machine import LOAD_CORES
 
@@ -20,6 +25,8 @@ class Load:
     #: The command line of the load generator, without the URL.
     generator: list
     path: str = "/"
+    #: Bytes of a request's body; h2load sends it.
+    body: int = 0
     rounds: int = 0
     compared: tuple = ("µs CPU/request",)
     left_out: tuple = field(default_factory=tuple)
@@ -41,6 +48,8 @@ class Load:
     def load(self, proxy, seconds):
         """Runs the generator, and returns how many requests were answered."""
         tool, *options = self.generator
+        if self.body:
+            options += ["-d", str(zeros(self.body))]
         duration = [f"-d{seconds}s"] if tool == "wrk" else ["-D", str(seconds)]
         scheme = "https" if self.kind == "tls" else "http"
         command = [tool, *options, *duration, f"{scheme}://127.0.0.1:{proxy.port}{self.path}"]
@@ -95,6 +104,15 @@ class Idle:
         return connection
 
 
+@functools.cache
+def zeros(length):
+    """A file of so many bytes."""
+    directory = Path(tempfile.mkdtemp(prefix="nuncio-bench-body-"))
+    atexit.register(shutil.rmtree, directory)
+    (directory / "zeros").write_bytes(bytes(length))
+    return directory / "zeros"
+
+
 #: Takes any certificate.
 CLIENT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 CLIENT.check_hostname = False
@@ -124,8 +142,12 @@ ROWS = [
          ["wrk", "-t1", "-c64", "-H", "Connection: close"]),
     Load("large", "HTTP/1 keep-alive, 16 connections, 1 MiB response", "http",
          ["wrk", "-t1", "-c16"], path="/large"),
+    Load("upload", "HTTP/1 keep-alive, 16 connections, 64 KiB request", "http",
+         ["h2load", "--h1", "-t1", "-c16"], body=64 << 10),
     Load("h2c", "HTTP/2 in clear, 16 connections of 8 streams, small response", "h2c",
          ["h2load", "-t1", "-c16", "-m8"]),
+    Load("h2c-upload", "HTTP/2 in clear, 16 connections of 8 streams, 64 KiB request", "h2c",
+         ["h2load", "-t1", "-c16", "-m8"], body=64 << 10),
     Load("tls", "TLS, HTTP/1 keep-alive, 64 connections, small response", "tls",
          ["wrk", "-t1", "-c64"]),
     Load("tls-h2", "TLS, HTTP/2, 16 connections of 8 streams, small response", "tls",
