@@ -62,6 +62,42 @@ class Load:
 
 
 @dataclass
+class Handshake:
+    """Connections that end after their handshake, and resume no session."""
+
+    name: str
+    title: str
+    rounds: int = 0
+    compared: tuple = ("µs CPU/handshake",)
+
+    def supports(self, _proxy):
+        return True
+
+    def measure(self, proxy, origin, seconds):
+        proxy.start("tls", origin.port)
+        self.load(proxy, 1)
+        before = proxy.cpu_seconds()
+        handshakes = self.load(proxy, seconds)
+        spent = proxy.cpu_seconds() - before
+        return {
+            "µs CPU/handshake": spent / handshakes * 1e6,
+            "handshakes/s": handshakes / seconds,
+        }
+
+    def load(self, proxy, seconds):
+        """Runs the generator, and returns how many handshakes were done."""
+        run = subprocess.run(
+            ["taskset", "-c", LOAD_CORES, "openssl", "s_time", "-new", "-time", str(seconds),
+             "-connect", f"127.0.0.1:{proxy.port}"],
+            capture_output=True, text=True, timeout=seconds + 60, check=False,
+        )
+        found = re.search(r"(\d+) connections in \d+ real seconds", run.stdout)
+        if not found or int(found[1]) == 0:
+            raise RuntimeError(f"s_time says:\n{run.stdout}{run.stderr}")
+        return int(found[1])
+
+
+@dataclass
 class Idle:
     """The memory that connections take which do nothing, after one request each."""
 
@@ -152,8 +188,9 @@ ROWS = [
          ["wrk", "-t1", "-c64"]),
     Load("tls-h2", "TLS, HTTP/2, 16 connections of 8 streams, small response", "tls",
          ["h2load", "-t1", "-c16", "-m8"]),
-    Load("tls-handshake", "TLS, a full handshake with ECDSA P-256 for each request", "tls",
+    Load("tls-resumption", "TLS, HTTP/1, a new connection and a session resumed for each request", "tls",
          ["wrk", "-t1", "-c16", "-H", "Connection: close"]),
+    Handshake("tls-handshake", "TLS, full handshakes with ECDSA P-256, one after the other"),
     Load("tls-large", "TLS, HTTP/1 keep-alive, 16 connections, 1 MiB response", "tls",
          ["wrk", "-t1", "-c16"], path="/large"),
     Idle("tls-idle", "TLS, 9,500 idle connections", "tls"),
