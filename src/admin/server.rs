@@ -69,6 +69,7 @@ impl Listening {
     /// What the kernel says, with the address.
     pub fn bind(address: &ListenAddress) -> Result<Self, BindError> {
         let sockets = Sockets::bind(&address.address, &address.options, 1, false)?;
+        sockets.listen()?;
         let socket = sockets.take(0).expect("sockets were bound for one thread");
         Ok(Self {
             local: sockets.local().clone(),

@@ -1,6 +1,10 @@
 //! Listening sockets, made before a listener is announced and kept for as long
 //! as any listener uses their address.
 //!
+//! They are bound when the listener is built, so that an address that cannot be had
+//! refuses it, but listen once it comes into force: who connects to one that warms is
+//! refused by the kernel, and whoever probes it sees that it is not there yet.
+//!
 //! A socket belongs to its address, not to a configuration: a listener that is
 //! replaced hands the same [`Sockets`] to its successor, so an update never
 //! closes and reopens one. With `SO_REUSEPORT` each worker has a socket of its
@@ -9,16 +13,19 @@
 use std::{
     fs::{self, Permissions},
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::{
         fd::OwnedFd,
         unix::{fs::PermissionsExt, net::UnixListener},
     },
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Acquire, Ordering::Release},
+    },
 };
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::{
     Address, TcpKeepalive,
@@ -76,8 +83,9 @@ impl SocketOptions {
 
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot bind '{address}': {cause}")]
+#[error("cannot {doing} '{address}': {cause}")]
 pub struct BindError {
+    doing: &'static str,
     address: Address,
     #[source]
     cause: BindCause,
@@ -105,7 +113,7 @@ fn reason(cause: &io::Error) -> String {
     }
 }
 
-/// A listening socket of one worker.
+/// A socket of one worker.
 #[derive(Debug)]
 pub enum ListenSocket {
     /// TCP.
@@ -114,17 +122,34 @@ pub enum ListenSocket {
     Unix(UnixListener),
 }
 
-/// The listening sockets of one address, one for each worker.
+impl ListenSocket {
+    fn listen(&self, options: &SocketOptions) -> Result<(), BindCause> {
+        let socket = match self {
+            Self::Tcp(socket) => SockRef::from(socket),
+            Self::Unix(socket) => SockRef::from(socket),
+        };
+        let ipv6 = match self {
+            Self::Tcp(socket) => Some(socket.local_addr()?.is_ipv6()),
+            Self::Unix(_) => None,
+        };
+        socket.listen(options.backlog())?;
+        let others = &options.others;
+        Ok(others.apply(&*socket, SocketMoment::Listening, ipv6)?)
+    }
+}
+
+/// The sockets of one address, one for each worker.
 #[derive(Debug)]
 pub struct Sockets {
     requested: Address,
     local: Address,
     options: SocketOptions,
+    listening: AtomicBool,
     waiting: Mutex<Vec<Option<ListenSocket>>>,
 }
 
 impl Sockets {
-    /// Binds and listens, once for each of `workers`. `replace` takes the path of a
+    /// Binds, once for each of `workers`. `replace` takes the path of a
     /// Unix socket away from who listens there.
     ///
     /// # Errors
@@ -136,9 +161,11 @@ impl Sockets {
         replace: bool,
     ) -> Result<Self, BindError> {
         let fail = |cause| BindError {
+            doing: "bind",
             address: address.clone(),
             cause,
         };
+        try_listening(address, options).map_err(fail)?;
         let (local, sockets) = match address {
             Address::Ip(ip) => bind_tcp(*ip, options, workers).map_err(fail)?,
             Address::Pipe(path) => {
@@ -150,6 +177,7 @@ impl Sockets {
             requested: address.clone(),
             local,
             options: options.clone(),
+            listening: AtomicBool::new(false),
             waiting: Mutex::new(sockets.into_iter().map(Some).collect()),
         })
     }
@@ -169,6 +197,31 @@ impl Sockets {
         &self.options
     }
 
+    /// Takes connections from here on, unless it does already.
+    ///
+    /// # Errors
+    /// What the kernel says, with the address: another process may have come first.
+    /// It may be tried again.
+    pub fn listen(&self) -> Result<(), BindError> {
+        if self.is_listening() {
+            return Ok(());
+        }
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sockets = waiting.iter().flatten();
+        let listens = sockets.try_for_each(|socket| socket.listen(&self.options));
+        self.listening.store(listens.is_ok(), Release);
+        listens.map_err(|cause| BindError {
+            doing: "listen on",
+            address: self.requested.clone(),
+            cause,
+        })
+    }
+
+    /// Whether connections are taken.
+    pub fn is_listening(&self) -> bool {
+        self.listening.load(Acquire)
+    }
+
     /// A worker's own socket, the first time it asks.
     pub fn take(&self, worker: usize) -> Option<ListenSocket> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -176,17 +229,41 @@ impl Sockets {
     }
 }
 
+/// Whether the kernel takes the options of a socket that listens: tried with another,
+/// since a listener that comes into force is not refused any more.
+fn try_listening(address: &Address, options: &SocketOptions) -> Result<(), BindCause> {
+    if !options.others.has(SocketMoment::Listening) {
+        return Ok(());
+    }
+    let socket = match address {
+        Address::Ip(ip) => {
+            let nowhere = match ip.is_ipv6() {
+                true => SocketAddr::from((Ipv6Addr::LOCALHOST, 0)),
+                false => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            };
+            ListenSocket::Tcp(std::net::TcpListener::bind(nowhere)?)
+        }
+        Address::Pipe(_) => {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            // The kernel finds a name for it.
+            socket.bind(&SockAddr::unix("")?)?;
+            ListenSocket::Unix(socket.into())
+        }
+    };
+    socket.listen(options)
+}
+
 fn bind_tcp(
     ip: SocketAddr,
     options: &SocketOptions,
     workers: usize,
 ) -> Result<(Address, Vec<ListenSocket>), BindCause> {
-    let first = listen(ip, options)?;
+    let first = bind(ip, options)?;
     let local = first.local_addr()?;
     let mut sockets = Vec::with_capacity(workers);
     for _ in 1..workers {
         sockets.push(ListenSocket::Tcp(match options.reuse_port {
-            true => listen(local, options)?,
+            true => bind(local, options)?,
             false => first.try_clone()?,
         }));
     }
@@ -194,7 +271,7 @@ fn bind_tcp(
     Ok((local.into(), sockets))
 }
 
-fn listen(ip: SocketAddr, options: &SocketOptions) -> Result<std::net::TcpListener, BindCause> {
+fn bind(ip: SocketAddr, options: &SocketOptions) -> Result<std::net::TcpListener, BindCause> {
     let socket = Socket::new(Domain::for_address(ip), Type::STREAM, Some(Protocol::TCP))?;
     let tell = |moment| options.others.apply(&socket, moment, Some(ip.is_ipv6()));
     socket.set_nonblocking(true)?;
@@ -225,8 +302,6 @@ fn listen(ip: SocketAddr, options: &SocketOptions) -> Result<std::net::TcpListen
     tell(SocketMoment::Prebind)?;
     socket.bind(&ip.into())?;
     tell(SocketMoment::Bound)?;
-    socket.listen(options.backlog())?;
-    tell(SocketMoment::Listening)?;
     if let Some(queue) = options.fast_open {
         socket_option::set_fast_open(&socket, queue)?;
     }
@@ -240,7 +315,6 @@ fn bind_pipe(
     replace: bool,
 ) -> Result<Vec<ListenSocket>, BindCause> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    let tell = |moment| options.others.apply(&socket, moment, None);
     socket.set_nonblocking(true)?;
     match path.to_str().and_then(|p| p.strip_prefix('@')) {
         Some(name) => socket.bind(&SockAddr::unix(format!("\0{name}"))?)?,
@@ -257,9 +331,7 @@ fn bind_pipe(
             }
         }
     }
-    tell(SocketMoment::Bound)?;
-    socket.listen(options.backlog())?;
-    tell(SocketMoment::Listening)?;
+    options.others.apply(&socket, SocketMoment::Bound, None)?;
     let listener: UnixListener = socket.into();
     let mut sockets = Vec::with_capacity(workers);
     for _ in 1..workers {
@@ -286,6 +358,20 @@ mod tests {
         assert!(sockets.take(1).is_some());
         assert!(sockets.take(0).is_none());
         assert!(sockets.take(2).is_none());
+    }
+
+    #[test]
+    fn who_connects_before_it_listens_is_refused() {
+        let sockets = Sockets::bind(&loopback(0), &SocketOptions::default(), 2, false).unwrap();
+        let connect = || std::net::TcpStream::connect(sockets.local().ip().unwrap());
+        assert_eq!(
+            connect().unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
+        assert!(!sockets.is_listening());
+        sockets.listen().unwrap();
+        assert!(sockets.is_listening());
+        assert!(connect().is_ok());
     }
 
     #[test]

@@ -1,9 +1,14 @@
 //! Order and warming: make before break, under load.
 
+use std::io::ErrorKind;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use crate::common::config::assignment;
-use crate::common::{Origin, eventually, json, with};
+use tokio::net::TcpStream;
+
+use crate::common::client::{get, get_until};
+use crate::common::config::{answer, any_host, assignment, http, listener};
+use crate::common::{Origin, Port, Program, eventually, json, with};
 use crate::scene::{Scene, Stage, in_every_mode, is_another, routes, routes_of};
 use crate::server::{Asked, CLUSTER, ENDPOINTS, LISTENER, Mode, ROUTES};
 use crate::traffic::Traffic;
@@ -264,6 +269,66 @@ async fn a_listener_waits_for_its_routes(mode: Mode) {
         // Envoy drains the connections of a replaced listener.
         traffic.lost_nothing().await;
     }
+}
+
+in_every_mode!(a_listener_that_warms_refuses_connections);
+
+/// Its address is taken, but nobody listens there yet.
+async fn a_listener_that_warms_refuses_connections(mode: Mode) {
+    let scene = Scene::start(mode).await;
+    let (plane, admin) = (&scene.plane, scene.proxy.admin());
+    let late = Port::free();
+    plane.mute(ROUTES);
+    let web = mode.web("web", scene.port.number());
+    let listener = mode.web_of("late", late.number(), "others");
+    plane.set(LISTENER, vec![web, listener]);
+    admin
+        .stat_until("listener_manager.total_listeners_warming", |n| n == 1)
+        .await;
+    assert!(is_refused(late.number()).await);
+    plane.unmute(ROUTES);
+    plane.set(
+        ROUTES,
+        vec![
+            routes("backend", "first"),
+            routes_of("others", "backend", "others"),
+        ],
+    );
+    get_until(late.number(), "/", |reply| {
+        reply.header("x-mark") == "others"
+    })
+    .await;
+}
+
+in_every_mode!(no_listener_takes_connections_before_the_start_is_over);
+
+/// Not even one that has all it needs.
+async fn no_listener_takes_connections_before_the_start_is_over(mode: Mode) {
+    let stage = Stage::new(mode).await;
+    let (plane, port, early) = (&stage.plane, stage.port.number(), Port::free());
+    plane.mute(ROUTES);
+    let has_all = listener(
+        "early",
+        early.number(),
+        http(vec![any_host(vec![answer("/", 200, "early")])]),
+    );
+    plane.set(LISTENER, vec![mode.web("web", port), has_all]);
+    let mut proxy = Program::under_test().launch(&stage.home, &stage.bootstrap(), &[]);
+    let admin = proxy.admin_address().await;
+    admin
+        .stat_reaches("listener_manager.listener_added", 2)
+        .await;
+    assert!(is_refused(early.number()).await);
+    assert!(is_refused(port).await);
+    plane.unmute(ROUTES);
+    proxy.ready().await;
+    assert_eq!(get(early.number(), "/").await.text(), "early");
+    assert_eq!(get(port, "/").await.header("x-mark"), "first");
+}
+
+async fn is_refused(port: u16) -> bool {
+    let connected = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
+    connected.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
 async fn an_answer_that_never_comes_is_given_up(mode: Mode) {

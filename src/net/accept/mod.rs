@@ -112,7 +112,9 @@ impl AcceptLoops {
                 if let Some(accept) = loops.iter().find(|a| Arc::ptr_eq(&a.sockets, sockets)) {
                     // The address may have passed to a listener of another name.
                     accept.listener.replace(listener.name.clone());
-                } else if let Some(socket) = sockets.take(worker.index) {
+                } else if sockets.is_listening()
+                    && let Some(socket) = sockets.take(worker.index)
+                {
                     match Socket::adopt(socket) {
                         Ok(socket) => {
                             loops.push(AcceptLoop::start(worker, listener, sockets, socket));

@@ -69,6 +69,11 @@ pub fn set_fast_open(socket: &impl AsFd, queue: u32) -> Result<(), SocketOptionE
 pub struct SocketOptionList(Arc<[SocketOption]>);
 
 impl SocketOptionList {
+    /// Whether there are any for this moment.
+    pub fn has(&self, moment: SocketMoment) -> bool {
+        self.0.iter().any(|option| option.moment == moment)
+    }
+
     /// Compiles `socket_options`, of sockets that are TCP's or streams of Unix.
     ///
     /// # Errors

@@ -529,7 +529,8 @@ impl Configurator {
                     && state.lds.as_ref().is_none_or(Feed::is_answered) =>
             {
                 tracing::info!(target: "config", "all dependencies initialized. starting workers");
-                state.listeners.kind().workers_started();
+                let (kind, active) = state.listeners.kind_and_active();
+                kind.start_workers(active.map(|(_, listener)| listener));
                 self.phase.send_replace(ServerState::Live);
                 true
             }

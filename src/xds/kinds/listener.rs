@@ -21,6 +21,8 @@ use crate::{
 pub struct ListenerKind {
     workers: usize,
     drain_time: Duration,
+    /// Workers accept on what is in force.
+    accepting: bool,
     stats: Arc<Block>,
 }
 
@@ -31,13 +33,26 @@ impl ListenerKind {
         Self {
             workers,
             drain_time,
+            accepting: false,
             stats: stats.block("listener_manager.", &names::TABLE),
         }
     }
 
-    /// Notes that the workers accept.
-    pub fn workers_started(&self) {
+    /// The workers accept from here on, on the listeners in force.
+    pub fn start_workers<'a>(&mut self, active: impl Iterator<Item = &'a Arc<Listener>>) {
+        self.accepting = true;
+        active.for_each(|listener| self.listen(listener));
         self.stats.gauge_set(names::workers_started, 1);
+    }
+
+    /// One whose sockets cannot listen stays out, and counts as in force, as in Envoy.
+    fn listen(&self, listener: &Listener) {
+        for sockets in &listener.sockets {
+            if let Err(error) = sockets.listen() {
+                self.stats.inc(names::listener_create_failure);
+                tracing::error!(target: "config", "listener '{}': {error}", listener.name);
+            }
+        }
     }
 
     /// Counts a removed listener as draining for as long as it may be.
@@ -91,7 +106,10 @@ impl Kind for ListenerKind {
         needs.are_met()
     }
 
-    fn activate(&mut self, _listener: &Self::Built, _previous: Option<&Self::Built>) {
+    fn activate(&mut self, listener: &Self::Built, _previous: Option<&Self::Built>) {
+        if self.accepting {
+            self.listen(listener);
+        }
         self.stats
             .add(names::listener_create_success, self.workers as u64);
     }
