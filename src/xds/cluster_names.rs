@@ -85,6 +85,11 @@ impl Reference {
         &self.name
     }
 
+    /// Whether there is such a cluster.
+    pub fn exists(&self) -> bool {
+        self.names.standing(&self.name).is_some()
+    }
+
     /// Whether there is such a cluster, which requests do not find yet.
     pub fn is_warming(&self) -> bool {
         self.names.standing(&self.name) == Some(Standing::Warming)

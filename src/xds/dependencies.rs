@@ -16,8 +16,10 @@ use xxhash_rust::xxh64::xxh64;
 use crate::config::{MAX_CONTENT, read_file};
 
 use super::{
-    cluster_names::Reference, config_source::DEFAULT_INITIAL_FETCH_TIMEOUT, set::AnySet,
-    watcher::Watch,
+    cluster_names::Reference,
+    config_source::DEFAULT_INITIAL_FETCH_TIMEOUT,
+    set::AnySet,
+    watcher::{Identity, Watch, identity},
 };
 
 /// How often a file is read until two reads in a row agree.
@@ -69,10 +71,13 @@ impl Awaited for WithDefault {
 #[derive(Default)]
 pub struct Dependencies {
     pub(super) subscriptions: Vec<Rc<dyn Awaited>>,
-    pub(super) files: Vec<(Rc<TrackedFile>, u64)>,
-    pub(super) missing: Vec<Watch>,
+    /// Files that are part of it, or would be if they were there.
+    pub(super) files: Vec<FileSeen>,
     /// Sets that are part of it, and which version of each.
     pub(super) parts: Vec<(Rc<dyn AnySet>, u64)>,
+    /// Names of clusters that it cannot be without and that there are not.
+    pub(super) unknown: Vec<Arc<str>>,
+    /// Something is missing that nothing tells of.
     pub(super) lacks_other: bool,
     /// Clusters that it leads to, by name.
     pub(super) clusters: HashMap<Arc<str>, Reference, foldhash::fast::RandomState>,
@@ -119,18 +124,23 @@ impl Dependencies {
     pub fn stale(&self) -> bool {
         let mut files = self.files.iter();
         let mut parts = self.parts.iter();
-        files.any(|(file, seen)| file.version.get() != *seen)
+        files.any(FileSeen::has_changed)
             || parts.any(|(part, seen)| part.version() != *seen)
     }
 
     /// Whether something was missing that may come.
     pub fn lacking(&self) -> bool {
         self.lacks_other
-            || !self.missing.is_empty()
-            || self
-                .files
-                .iter()
-                .any(|(file, _)| file.content.get().is_none())
+            || !self.unknown.is_empty()
+            || self.files.iter().any(|seen| seen.file.is_missing())
+    }
+
+    /// Whether something may have come that was missing.
+    pub fn may_have_come(&self) -> bool {
+        let exists = |name: &Arc<str>| self.clusters.get(name).is_none_or(Reference::exists);
+        self.lacks_other
+            || self.unknown.iter().any(exists)
+            || self.files.iter().any(FileSeen::may_have_come)
     }
 }
 
@@ -144,16 +154,48 @@ impl fmt::Debug for Dependencies {
     }
 }
 
-/// A file whose content is part of a resource: a certificate, a key, a body.
+/// A file as it was when something that it belongs to was compiled.
+pub(super) struct FileSeen {
+    file: Rc<TrackedFile>,
+    version: u64,
+    sightings: u64,
+}
+
+impl FileSeen {
+    pub(super) fn new(file: Rc<TrackedFile>) -> Self {
+        Self {
+            version: file.version.get(),
+            sightings: file.sightings.get(),
+            file,
+        }
+    }
+
+    fn has_changed(&self) -> bool {
+        self.file.version.get() != self.version
+    }
+
+    fn may_have_come(&self) -> bool {
+        self.file.is_missing() && self.file.sightings.get() != self.sightings
+    }
+}
+
+/// A file whose content is part of a resource (a certificate, a key, a body), or
+/// that a subscription is waiting for.
 #[derive(Debug)]
 pub struct TrackedFile {
     path: PathBuf,
     _watch: Watch,
     let_go: Rc<Cell<bool>>,
-    /// Hash of the content; `None` when there is no such file.
+    /// Hash of the content; `None` when there is no such file, or none that can be
+    /// read.
     content: Cell<Option<u64>>,
     /// Grows by one with each change of the content.
     version: Cell<u64>,
+    /// What stood there when it was last looked for.
+    stands: Cell<Option<Identity>>,
+    /// Grows by one whenever something else stands there than before, for as long
+    /// as there is no content.
+    sightings: Cell<u64>,
 }
 
 impl TrackedFile {
@@ -162,13 +204,26 @@ impl TrackedFile {
             path: path.to_owned(),
             _watch: watch,
             let_go,
+            // Before it is read: what comes between is seen later.
+            stands: Cell::new(identity(path)),
             content: Cell::new(settled_hash(path)),
             version: Cell::new(0),
+            sightings: Cell::new(0),
         }
     }
 
-    pub(super) fn version(&self) -> u64 {
-        self.version.get()
+    /// Whether there is no content of it.
+    pub(super) fn is_missing(&self) -> bool {
+        self.content.get().is_none()
+    }
+
+    /// Looks whether one has come that was missing, be it written in place, and
+    /// whether one that could not be read is another one now.
+    pub(super) fn look_for(&self) {
+        let stands = identity(&self.path);
+        if self.stands.replace(stands) != stands && stands.is_some() {
+            self.sightings.set(self.sightings.get() + 1);
+        }
     }
 
     /// Reads the file again. One that is gone is no change: the last good

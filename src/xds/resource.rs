@@ -194,9 +194,14 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// Whether another attempt may end better although the resource is the same.
+    /// Whether another attempt may once end better although the resource is the same.
     pub fn may_be_cured(&self) -> bool {
         self.dependencies.lacking() || self.dependencies.stale()
+    }
+
+    /// Whether another attempt may end better now.
+    pub fn may_be_right(&self) -> bool {
+        self.dependencies.may_have_come() || self.dependencies.stale()
     }
 
     /// For the admin.

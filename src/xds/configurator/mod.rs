@@ -597,7 +597,7 @@ impl Configurator {
         let state = self.state.borrow();
         let bind = state
             .listeners
-            .may_be_cured()
+            .is_to_be_tried_again()
             .then(|| Instant::now() + BIND_RETRY);
         let feeds = state.cds.iter().chain(&state.lds);
         let first_answer = feeds.filter_map(Feed::deadline).min();

@@ -120,7 +120,7 @@ impl<B> Entry<B> {
     pub fn to_refresh(&self) -> Option<(Encoded, Arc<str>)> {
         if let Some(refused) = &self.refused {
             let again = || (refused.encoded.clone(), refused.version_info.clone());
-            return refused.may_be_cured().then(again);
+            return refused.may_be_right().then(again);
         }
         let latest = self.latest()?;
         let again = || (latest.encoded.clone(), latest.version_info.clone());

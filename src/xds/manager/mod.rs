@@ -177,9 +177,11 @@ impl<K: Kind> Manager<K> {
         ends.chain(self.lingering.values().map(|l| l.until)).min()
     }
 
-    /// Whether anything was refused that may be good later.
-    pub fn may_be_cured(&self) -> bool {
-        !self.index.restless.is_empty()
+    /// Whether anything was refused that may be good later without an event.
+    pub fn is_to_be_tried_again(&self) -> bool {
+        let refused = self.index.restless.iter();
+        let mut refused = refused.filter_map(|name| self.entries.get(name)?.refused.as_ref());
+        refused.any(|refused| refused.dependencies.lacks_other)
     }
 
     /// Whether anything of the last answer was refused that no entry shows.

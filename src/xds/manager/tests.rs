@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use prost::Name;
 
 use super::*;
-use crate::config::{Discovery, RawResource};
+use crate::config::{Discovery, RawResource, read_file};
 use crate::xds::update;
 use crate::{
     api::envoy::config::cluster::v3::Cluster,
@@ -25,6 +25,8 @@ enum Nature {
     Bad,
     /// Refused until there is a cluster of this name.
     Needs(&'static str),
+    /// Refused until there is a file of this path.
+    Reads(&'static str),
     /// Warms until the test says that it is ready.
     Warms,
 }
@@ -35,6 +37,7 @@ impl Nature {
             Self::Good => "good".to_owned(),
             Self::Bad => "bad".to_owned(),
             Self::Needs(name) => format!("needs {name}"),
+            Self::Reads(path) => format!("reads {path}"),
             Self::Warms => "warms".to_owned(),
         }
     }
@@ -74,6 +77,10 @@ impl Kind for Fake {
         let nature = message.alt_stat_name.as_str();
         if let Some(needed) = nature.strip_prefix("needs ") {
             cx.sources.cluster(needed, true, at)?;
+        }
+        if let Some(path) = nature.strip_prefix("reads ") {
+            cx.sources.depends_on_file(path.as_ref());
+            read_file(path.as_ref(), 1).map_err(|error| at.error(error))?;
         }
         if nature == "bad" {
             return Err(at.field("alt_stat_name").error("is bad"));
@@ -210,11 +217,47 @@ fn what_was_lacking_is_tried_again() {
     let mut scene = Scene::new();
     scene.apply(&[("a", 1, Nature::Needs("b"))]);
     assert_eq!(scene.active(), []);
+    // Other events cost nothing, and no time is named at which to try.
+    let builds = scene.builds.get();
+    scene
+        .subscriptions
+        .clusters()
+        .is_in_force(&Arc::from("other"));
     assert!(!scene.manager.refresh(&scene.subscriptions));
+    assert!(!scene.manager.is_to_be_tried_again());
+    assert_eq!(scene.builds.get(), builds);
     let there: Arc<str> = "b".into();
     scene.subscriptions.clusters().is_in_force(&there);
     assert!(scene.manager.refresh(&scene.subscriptions));
     assert_eq!(scene.active(), names(&[("a", 1)]));
+    assert!(scene.manager.is_whole());
+}
+
+#[test]
+fn a_missing_file_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    // A few bytes for as long as the tests run.
+    let nature = Nature::Reads(Box::leak(path.to_str().unwrap().into()));
+    let mut scene = Scene::new();
+    scene.apply(&[("a", 1, nature), ("b", 1, nature)]);
+    let builds = scene.builds.get();
+    let tried = |scene: &mut Scene| {
+        scene.subscriptions.refresh();
+        let changed = scene.manager.refresh(&scene.subscriptions);
+        (scene.builds.get() - builds, changed)
+    };
+    assert_eq!(tried(&mut scene), (0, false));
+    assert!(!scene.manager.is_to_be_tried_again());
+    // One that is too large, written in place: tried once.
+    std::fs::write(&path, "12").unwrap();
+    assert_eq!(tried(&mut scene), (2, false));
+    assert_eq!(tried(&mut scene), (2, false));
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(tried(&mut scene), (2, false));
+    std::fs::write(&path, "1").unwrap();
+    assert_eq!(tried(&mut scene), (4, true));
+    assert_eq!(scene.active(), names(&[("a", 1), ("b", 1)]));
     assert!(scene.manager.is_whole());
 }
 

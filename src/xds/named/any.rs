@@ -183,7 +183,7 @@ impl<K: NamedKind> AnyNamed for Named<K> {
         let (again, version_info, was_refused) = {
             let state = self.state.borrow();
             match (&state.refused, &state.active) {
-                (Some(refused), _) if refused.may_be_cured() => {
+                (Some(refused), _) if refused.may_be_right() => {
                     let details = refused.details.clone();
                     (
                         refused.encoded.clone(),

@@ -32,7 +32,7 @@ use crate::{
         cluster_names::Reference,
         config_source::{ConfigSource, Origin},
         demand::Demand,
-        dependencies::{Awaited, Dependencies, WithDefault},
+        dependencies::{Awaited, Dependencies, FileSeen, WithDefault},
         kinds::{HostKind, ScopeKind},
         mux::TypeUrl,
         named::{AnyNamed, Held, Named, NamedKind, Wanted},
@@ -85,7 +85,7 @@ impl Collector<'_> {
         self.found.into_inner()
     }
 
-    /// Remembers that something was missing that may come.
+    /// Remembers that something is missing that may come without an event.
     pub fn lacks(&self) {
         self.found.borrow_mut().lacks_other = true;
     }
@@ -145,10 +145,13 @@ impl Collector<'_> {
 
     /// Remembers to try again when a file comes that does not exist.
     fn misses_file(&self, origin: &Origin) {
-        if let Origin::File(file) = origin
-            && let Ok(watch) = self.subscriptions.watcher.watch(&file.path, None)
-        {
-            self.found.borrow_mut().missing.push(watch);
+        let Origin::File(file) = origin else {
+            return;
+        };
+        self.depends_on_file(&file.path);
+        if file.path.exists() {
+            // It has come meanwhile, and nobody will tell of it.
+            self.lacks();
         }
     }
 
@@ -171,7 +174,7 @@ impl Collector<'_> {
         let shelf = subscriptions.shelf(&K::Message::full_name(), &source.origin);
         let is_kept = shelf.is_some_and(|shelf| shelf.get(&wanted.name).is_some());
         if !is_kept && let Err(reported) = file.check_exists(at) {
-            self.found.borrow_mut().missing.push(watch);
+            self.misses_file(&source.origin);
             return Err(reported);
         }
         let id = watch.id();
@@ -396,7 +399,7 @@ impl Sources for Collector<'_> {
         if !must_exist || clusters.standing(name).is_some() {
             return Ok(());
         }
-        self.lacks();
+        self.found.borrow_mut().unknown.push(name.into());
         let near = clusters.near(name);
         Err(at.error(format_args!("unknown cluster '{name}'{near}")))
     }
@@ -404,10 +407,7 @@ impl Sources for Collector<'_> {
     fn depends_on_file(&self, path: &Path) {
         self.note();
         match self.subscriptions.track(path) {
-            Ok(file) => {
-                let version = file.version();
-                self.found.borrow_mut().files.push((file, version));
-            }
+            Ok(file) => self.found.borrow_mut().files.push(FileSeen::new(file)),
             Err(error) => tracing::warn!(
                 target: "file",
                 "{} is not watched: {error}", path.display()

@@ -85,6 +85,8 @@ pub struct Subscriptions {
     extensions: OfKind<ExtensionKind>,
     static_secrets: RefCell<BTreeMap<Arc<str>, Rc<Named<SecretKind>>>>,
     files: Registry<PathBuf, TrackedFile>,
+    /// Those of them that have not been read yet.
+    missing: RefCell<Vec<Weak<TrackedFile>>>,
     readers: RefCell<HashMap<WatchId, Reader>>,
     clusters: Rc<ClusterNames>,
     /// Whom an event may concern that is not theirs: see [`AnyNamed::is_restless`].
@@ -147,6 +149,7 @@ impl Subscriptions {
             extensions: OfKind::default(),
             static_secrets: RefCell::default(),
             files: Registry::default(),
+            missing: RefCell::default(),
             readers: RefCell::default(),
             clusters: Rc::default(),
             restless: RefCell::default(),
@@ -412,6 +415,14 @@ impl Subscriptions {
         }
     }
 
+    /// Looks for the files that were missing, each of them once, whoever waits for it.
+    fn look_for_files(&self) {
+        self.missing.borrow_mut().retain(|file| {
+            let file = file.upgrade().filter(|file| file.is_missing());
+            file.inspect(|file| file.look_for()).is_some()
+        });
+    }
+
     /// Looks at a subscription again after every event for as long as another
     /// one may change how it stands.
     fn look_after(&self, named: Rc<dyn AnyNamed>) {
@@ -425,8 +436,7 @@ impl Subscriptions {
         &self.let_go
     }
 
-    /// Passes a file's change on to who reads it. A path that was missing has no
-    /// reader yet: whoever lacks it is given a chance after every event.
+    /// Passes a file's change on to who reads it.
     pub fn changed(&self, id: WatchId, change: Change) {
         enum Found {
             Named(Rc<dyn AnyNamed>),
@@ -456,6 +466,7 @@ impl Subscriptions {
     /// Compiles again what depends on files that changed, or lacked something.
     /// True when anything else is in force now.
     pub fn refresh(&self) -> bool {
+        self.look_for_files();
         let unseen = self.files_version.get() != self.files_seen.replace(self.files_version.get());
         let some = match unseen {
             true => {
@@ -566,6 +577,9 @@ impl Subscriptions {
         let watch = self.watcher.watch(path, None)?;
         let id = watch.id();
         let file = Rc::new(TrackedFile::new(path, watch, self.let_go.clone()));
+        if file.is_missing() {
+            self.missing.borrow_mut().push(Rc::downgrade(&file));
+        }
         let reader = Reader::File(Rc::downgrade(&file));
         self.readers.borrow_mut().insert(id, reader);
         self.files.insert(key, &file);

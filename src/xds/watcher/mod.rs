@@ -27,7 +27,8 @@ use std::{
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
-use path::{Identity, Kind, absolute, resolve};
+pub use path::{Identity, identity};
+use path::{Kind, absolute, resolve};
 use table::{Happened, Role, Shared, Taken};
 
 /// A file that was found in a directory made again must have rested this long
@@ -374,10 +375,6 @@ fn interests(watched: &Watched) -> (Vec<(PathBuf, Role)>, Vec<PathBuf>) {
         }
     }
     (names, folders)
-}
-
-fn identity(path: &Path) -> Option<Identity> {
-    fs::metadata(path).ok().as_ref().map(Identity::of)
 }
 
 /// Takes an inotify watch away. That there is none any more is what is wanted.

@@ -78,6 +78,11 @@ impl Identity {
     }
 }
 
+/// What stands at a path; `None` when nothing can be found there.
+pub fn identity(path: &Path) -> Option<Identity> {
+    fs::metadata(path).ok().as_ref().map(Identity::of)
+}
+
 /// The way to a file.
 #[derive(Debug, Default)]
 pub struct Way {

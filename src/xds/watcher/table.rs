@@ -41,6 +41,9 @@ pub(super) struct Happened {
     pub way_changed: bool,
     /// The file was written.
     pub edited: bool,
+    /// Who may read the file, or its time, was changed: news for nobody but those
+    /// who could not read it.
+    pub touched: bool,
 }
 
 #[derive(Default)]
@@ -120,6 +123,7 @@ impl Shared {
             }
             EventKind::Create(_) => What::Created,
             EventKind::Modify(ModifyKind::Data(_)) => What::Written,
+            EventKind::Modify(ModifyKind::Metadata(_)) => What::Touched,
             _ => return,
         };
         let mut table = self.lock();
@@ -141,6 +145,7 @@ enum What {
     Gone,
     Created,
     Written,
+    Touched,
     Overflow,
 }
 
@@ -159,6 +164,7 @@ impl Table {
                     (What::Created | What::Gone, Role::Directory) => happened.way_changed = true,
                     // A file or link that goes away is no news: the last good one stays.
                     (What::Written, Role::File | Role::FileElsewhere) => happened.edited = true,
+                    (What::Touched, Role::File | Role::FileElsewhere) => happened.touched = true,
                     _ => {}
                 }
                 if what == What::Gone && *role == Role::Directory {
@@ -190,8 +196,9 @@ impl Taken {
             created,
             way_changed,
             edited,
+            touched,
         } = new;
-        if !(moved || created || way_changed || edited) {
+        if !(moved || created || way_changed || edited || touched) {
             return false;
         }
         let known = self.happened.entry(id).or_default();
@@ -199,6 +206,7 @@ impl Taken {
         known.created |= created;
         known.way_changed |= way_changed;
         known.edited |= edited;
+        known.touched |= touched;
         true
     }
 }
