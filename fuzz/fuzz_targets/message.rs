@@ -1,10 +1,10 @@
-//! Any bytes as a resource from a stream: checked and printed without a panic.
+//! Any bytes as a resource from a stream: checked without a panic.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use nuncio::{
     api::envoy::config::listener::v3::Listener,
-    config::{RawResource, Report, Strictness, to_dynamic, to_json},
+    config::{RawResource, Report, Strictness},
 };
 
 fuzz_target!(|bytes: &[u8]| {
@@ -17,7 +17,6 @@ fuzz_target!(|bytes: &[u8]| {
         return;
     };
     let report = Report::new();
-    if let Ok(listener) = resource.decode::<Listener>(&Strictness::default(), &report) {
-        to_json(&to_dynamic(&listener));
-    }
+    // What is wrong with it is in the report.
+    let _ = resource.decode::<Listener>(&Strictness::default(), &report);
 });

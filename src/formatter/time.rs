@@ -30,13 +30,6 @@ impl From<SystemTime> for Instantaneous {
     }
 }
 
-impl Instantaneous {
-    /// Seconds since the epoch, as a certificate gives them.
-    pub fn from_seconds(seconds: i64) -> Self {
-        Self { seconds, nanos: 0 }
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Piece {
     Literal(Box<str>),

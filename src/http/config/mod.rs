@@ -186,7 +186,8 @@ pub struct ConnectionManager {
     pub stats: Arc<Block>,
     /// `http.STAT_PREFIX.`: what becomes of its requests.
     pub router_stats: Arc<Block>,
-    /// `http.STAT_PREFIX.tracing.`, where Envoy has it also without tracing.
+    /// `http.STAT_PREFIX.tracing.`: held to be listed, as Envoy lists it also without
+    /// tracing; nothing is counted there.
     pub tracing_stats: Arc<Block>,
     /// `record_route_resolution_stats`: how often and how long a request's route was
     /// looked for.

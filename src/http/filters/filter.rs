@@ -78,7 +78,7 @@ pub struct Passage<'a> {
 }
 
 impl Passage<'_> {
-    /// The route, to ask for [`RouteHandle::filter_config`].
+    /// The route, to ask for [`RouteHandle::filter_configs`].
     pub fn route(&self) -> Option<RouteHandle> {
         self.stream.route.clone()
     }

@@ -101,11 +101,6 @@ impl Match {
 }
 
 impl Transports {
-    /// The one of endpoints that match no other: `transport_socket`.
-    pub fn default_one(&self) -> &Arc<Transport> {
-        &self.default
-    }
-
     /// Every one, the default first.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Transport>> {
         let matched = self.matches.iter().map(|matched| &matched.transport);

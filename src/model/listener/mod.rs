@@ -121,7 +121,8 @@ pub struct Listener {
     pub direction: TrafficDirection,
     /// `listener.ADDRESS.` stats.
     pub stats: Arc<stats::Block>,
-    /// `listener.ADDRESS.` stats of filters that come by discovery.
+    /// `listener.ADDRESS.` stats of filters that come by discovery: held to be listed,
+    /// as Envoy lists them; nothing is counted there.
     pub discovery_stats: Arc<stats::Block>,
     /// `listener.ADDRESS.worker_N.` stats, by worker.
     pub worker_stats: Vec<Arc<stats::Block>>,

@@ -52,13 +52,8 @@ impl RouteHandle {
         levels.find(|level| !level.is_empty()).unwrap_or_default()
     }
 
-    /// What the route says to a filter of this name, else its virtual host, else
-    /// its table; `None` when that is of another type than the filter's.
-    pub fn filter_config<T: std::any::Any>(&self, filter: &str) -> Option<&T> {
-        self.filter_configs(filter).next()
-    }
-
-    /// All that is said to a filter of this name, the most specific first.
+    /// All that is said to a filter of this name by the route, its virtual host and
+    /// its table, in this order; what is of another type than the filter's is left out.
     pub fn filter_configs<T: std::any::Any>(&self, filter: &str) -> impl Iterator<Item = &T> {
         let levels = self.per_filter().into_iter();
         levels.filter_map(move |level| level.config(filter))

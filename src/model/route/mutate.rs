@@ -1,8 +1,7 @@
 //! What a route does to the headers of a request and of its response.
 //!
 //! Requests keep `:authority` in their `host` field and `:path` in a URI in
-//! origin form, whatever protocol they came by; a URI with an authority is
-//! understood, and loses it when the host is rewritten.
+//! origin form, whatever protocol they came by.
 
 use http::{
     Method, StatusCode, Uri,
@@ -151,10 +150,7 @@ pub fn set_host(parts: &mut RequestHead, host: &str, append_forwarded: bool, kee
     let Ok(value) = HeaderValue::from_str(host) else {
         return;
     };
-    let old = match parts.uri.authority() {
-        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-        None => parts.headers.get(HOST).cloned(),
-    };
+    let old = parts.headers.get(HOST).cloned();
     if let Some(old) = old.filter(|old| !old.is_empty()) {
         if append_forwarded {
             append_forwarded_host(&mut parts.headers, &old);
@@ -162,12 +158,6 @@ pub fn set_host(parts: &mut RequestHead, host: &str, append_forwarded: bool, kee
         if keep_original {
             parts.headers.insert(ORIGINAL_HOST, old);
         }
-    }
-    if parts.uri.authority().is_some() {
-        let mut uri = std::mem::take(&mut parts.uri).into_parts();
-        uri.scheme = None;
-        uri.authority = None;
-        parts.uri = Uri::from_parts(uri).unwrap_or_default();
     }
     parts.headers.insert(HOST, value);
 }
@@ -199,7 +189,5 @@ fn set_path(parts: &mut RequestHead, path: String, keep_original: bool) {
     let Ok(path) = PathAndQuery::from_maybe_shared(bytes::Bytes::from(path)) else {
         return;
     };
-    let mut uri = std::mem::take(&mut parts.uri).into_parts();
-    uri.path_and_query = Some(path);
-    parts.uri = Uri::from_parts(uri).unwrap_or_default();
+    parts.uri = Uri::from(path);
 }

@@ -90,13 +90,7 @@ impl Stop {
     /// Whether the client closed before it said enough.
     pub fn is_remote_close(&self) -> bool {
         matches!(self, Self::Ended(LookError::Closed))
-    }
-
-    /// Whether the socket failed.
-    pub fn is_error(&self) -> bool {
-        matches!(self, Self::Ended(LookError::Failed(_)))
-    }
-}
+    }}
 
 /// The filters of one listener, in their order.
 #[derive(Debug, Default)]

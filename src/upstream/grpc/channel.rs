@@ -480,7 +480,8 @@ mod tests {
         let keepalive = channel.cluster.http.http2.keep_alive.as_ref().unwrap();
         assert_eq!(keepalive.interval, Some(Duration::from_secs(1)));
         assert_eq!(keepalive.timeout, KEEPALIVE_TIMEOUT);
-        assert!(channel.cluster.transports.default_one().tls().is_none());
+        let mut transports = channel.cluster.transports.all();
+        assert!(transports.all(|transport| transport.tls().is_none()));
     }
 
     #[test]
