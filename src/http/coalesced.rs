@@ -11,7 +11,7 @@ use http::{Method, StatusCode, header};
 
 use super::{
     LocalReply,
-    connection::{Managed, Session},
+    session::{Managed, Session},
     target::split_port,
 };
 use crate::codec::RequestHead;

@@ -7,10 +7,10 @@ use http::{HeaderValue, Method, StatusCode, header};
 use super::{
     LocalReply, RequestBody, ResponseBody, StreamError,
     admit::{Found, admit, check_upgrade, find_route, overloaded},
-    connection::Session,
     filters::{Passing, router},
     response,
     response_body::Source,
+    session::Session,
     stats::{http_stats, router_stats},
     stream::Stream,
     upgrade::{self, Kind, Tunnel, Upgrade},

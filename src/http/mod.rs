@@ -1,10 +1,10 @@
 //! HTTP: codecs, connection manager, filters.
 //!
-//! A connection (`connection`) is served by one of two codecs (`http1`, `http2`).
-//! Each request
-//! becomes a [`stream::Stream`], is prepared and routed (`handle`), and is
-//! forwarded by the router ([`filters::router`]) from the same task: nothing is
-//! spawned, boxed or locked for a request on HTTP/1. The stream lives on in the
+//! A connection (`connection`) is served by one of two codecs (`http1`, `http2`);
+//! what its requests share is its `session`. Each request becomes a
+//! [`stream::Stream`], is prepared and routed (`handle`), and is forwarded by the
+//! router ([`filters::router`]) from the same task: nothing is spawned or locked
+//! for a request on HTTP/1. The stream lives on in the
 //! response's body and is counted and logged when that ends.
 
 mod admit;
@@ -28,6 +28,7 @@ mod request;
 pub mod request_id;
 mod response;
 mod response_body;
+mod session;
 mod sniff;
 pub mod stats;
 pub mod stream;

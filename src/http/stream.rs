@@ -11,10 +11,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::{
     config::ConnectionManager,
-    connection::{Managed, Session},
     filters::{FilterChain, Passing, Router},
     names,
     request::Origin,
+    session::{Managed, Session},
     stats::{http_stats, listener_http_stats, route_resolution_stats},
 };
 use crate::{

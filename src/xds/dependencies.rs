@@ -124,8 +124,7 @@ impl Dependencies {
     pub fn stale(&self) -> bool {
         let mut files = self.files.iter();
         let mut parts = self.parts.iter();
-        files.any(FileSeen::has_changed)
-            || parts.any(|(part, seen)| part.version() != *seen)
+        files.any(FileSeen::has_changed) || parts.any(|(part, seen)| part.version() != *seen)
     }
 
     /// Whether something was missing that may come.

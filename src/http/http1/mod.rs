@@ -35,9 +35,9 @@ use super::{
     RequestBody, ResponseBody,
     body::ClientBody,
     config::ConnectionManager,
-    connection::{Session, Watch},
     downstream::DownstreamIo,
     handle::{self, Response},
+    session::{Session, Watch},
     stats::http_stats,
     upgrade::Tunnel,
 };

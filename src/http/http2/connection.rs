@@ -27,7 +27,7 @@ use super::{
 use crate::{
     codec::{Inbound, hpack::Decoder},
     http::{
-        config::ConnectionManager, connection::Session, downstream::DownstreamIo, stats::http_stats,
+        config::ConnectionManager, downstream::DownstreamIo, session::Session, stats::http_stats,
     },
     net::{
         Stream,

@@ -23,8 +23,8 @@ pub use self::body::Http2Body;
 use self::connection::Connection;
 use super::{
     config::ConnectionManager,
-    connection::{Session, Watch},
     downstream::DownstreamIo,
+    session::{Session, Watch},
 };
 use crate::net::Stream;
 

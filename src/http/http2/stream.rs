@@ -17,8 +17,8 @@ use crate::{
     http::{
         RequestBody, ResponseBody,
         body::ClientBody,
-        connection::Session,
         handle::{Response, handle},
+        session::Session,
         stats::http_stats,
         upgrade::{self, Tunnel},
     },

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     formatter::ResponseFlag,
-    http::{connection::Session, response_body::Source, stats::http_stats, stream::Stream},
+    http::{response_body::Source, session::Session, stats::http_stats, stream::Stream},
     net::{
         Prefixed, Socket,
         tunnel::{self, End, Side},

@@ -90,7 +90,8 @@ impl Stop {
     /// Whether the client closed before it said enough.
     pub fn is_remote_close(&self) -> bool {
         matches!(self, Self::Ended(LookError::Closed))
-    }}
+    }
+}
 
 /// The filters of one listener, in their order.
 #[derive(Debug, Default)]

@@ -11,9 +11,13 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     admin::state::ConfigView,
-    api::envoy::config::core::v3::{ConfigSource, config_source::ConfigSourceSpecifier},
-    config::Report,
-    model::Snapshot,
+    api::envoy::config::{
+        bootstrap::v3::bootstrap::{DynamicResources, StaticResources},
+        core::v3::{ConfigSource, Node, config_source::ConfigSourceSpecifier},
+    },
+    config::{Report, Strictness},
+    model::{Snapshot, context::ServerInfo},
+    stats,
 };
 
 #[path = "../../../tests/common/ports.rs"]
