@@ -117,7 +117,10 @@ impl Operator {
                 let units = between.map(|d| d.as_nanos() / u128::from(*unit));
                 Value::number(units.and_then(|n| u64::try_from(n).ok()))
             }
-            Self::QueryParam(name) => query_param(cx.request.path, name),
+            Self::QueryParam(name) => {
+                let value = cx.request.query_parameter(name);
+                value.map_or(Value::Absent, Value::Text)
+            }
             Self::Path { query, source } => path(cx, *query, *source),
             Self::Constant(text) => Value::Text(text),
             Self::CodeDetails { spaces } => {
@@ -161,17 +164,6 @@ fn in_response<'a>(
     one(name)
         .or_else(|| or.and_then(one))
         .unwrap_or(Value::Absent)
-}
-
-fn query_param<'a>(path: &'a str, name: &str) -> Value<'a> {
-    let query = path.split_once('?').map_or("", |(_, query)| query);
-    let query = query.split_once('#').map_or(query, |(query, _)| query);
-    let mut pairs = query
-        .split('&')
-        .map(|p| p.split_once('=').unwrap_or((p, "")));
-    pairs
-        .find(|(key, _)| *key == name)
-        .map_or(Value::Absent, |(_, value)| Value::Text(value))
 }
 
 fn path<'a>(cx: &FormatContext<'a>, query: bool, source: PathSource) -> Value<'a> {

@@ -177,6 +177,17 @@ impl<'a> RequestView<'a> {
         }
     }
 
+    /// The first parameter of a name in the path's query, as it was sent.
+    pub fn query_parameter(&self, name: &str) -> Option<&'a str> {
+        let (_, query) = self.path.split_once('?')?;
+        let query = query.split('#').next().unwrap_or_default();
+        query
+            .split('&')
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value)
+    }
+
     /// Whether it asks for a tunnel and nothing else (RFC 9110, 9.3.6).
     pub fn is_connect(&self) -> bool {
         self.method == "CONNECT"

@@ -5,8 +5,8 @@ use std::io;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// What a client begins HTTP/2 with.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+use crate::net::http2::PREFACE;
+
 /// Bytes read at once: the first request of most clients fits.
 const FIRST_READ: usize = 4 * 1024;
 

@@ -16,7 +16,7 @@ use crate::{
 use super::ConnectionInfo;
 
 /// What a header of version 2 begins with.
-const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+pub const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Version 2, and a connection on behalf of a client.
 const PROXY: u8 = 0x21;
 /// Version 2, and a connection that speaks for itself.

@@ -32,14 +32,13 @@ use crate::{
     net::{
         Stream,
         http2::{
+            PREFACE,
             frames::{FrameHead, GOAWAY, PING, SETTINGS, WINDOW_UPDATE},
             stats::http2_stats,
         },
     },
 };
 
-/// What a client begins with.
-pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes of one read, at most.
 const READ_MAX: usize = 64 * 1024;
 /// Reads before the streams have their turn.

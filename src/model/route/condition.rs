@@ -117,7 +117,7 @@ impl Conditions {
             .as_ref()
             .is_none_or(|fraction| fraction.enabled(random))
             && self.headers.iter().all(|m| m.matches_request(request))
-            && self.query.iter().all(|m| m.is_match(request.path))
+            && self.query.iter().all(|m| m.is_match(request))
             && self.cookies.iter().all(|m| m.is_match(request))
             && (!self.grpc || is_grpc(request))
     }
@@ -167,25 +167,14 @@ impl QueryMatcher {
         })
     }
 
-    fn is_match(&self, path: &str) -> bool {
-        let value = parameter(path, &self.name);
+    fn is_match(&self, request: &RequestView<'_>) -> bool {
+        let value = request.query_parameter(&self.name);
         match (&self.value, value) {
             (None, value) => value.is_some() != self.absent,
             (Some(_), None) => false,
             (Some(matcher), Some(value)) => matcher.is_match(value.as_bytes()),
         }
     }
-}
-
-/// The first parameter of a name in a path's query, as it was sent.
-pub fn parameter<'a>(path: &'a str, name: &str) -> Option<&'a str> {
-    let (_, query) = path.split_once('?')?;
-    let query = query.split('#').next().unwrap_or_default();
-    query
-        .split('&')
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .find(|(key, _)| *key == name)
-        .map(|(_, value)| value)
 }
 
 impl CookieMatcher {

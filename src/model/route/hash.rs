@@ -19,7 +19,7 @@ use crate::{
     net::Address,
 };
 
-use super::condition::{cookie, parameter};
+use super::condition::cookie;
 
 /// The hash of a request by some policies: those that have something to hash,
 /// mixed in their order, up to a terminal one. `None` when none has.
@@ -167,7 +167,7 @@ impl HashSource {
                 value => value.filter(|value| !value.is_empty()).map(text),
             },
             Self::SourceIp => client.and_then(hash_of_address),
-            Self::QueryParameter(name) => parameter(request.path, name).map(text),
+            Self::QueryParameter(name) => request.query_parameter(name).map(text),
         }
     }
 }

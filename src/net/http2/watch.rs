@@ -10,13 +10,11 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
+    PREFACE,
     floods::{Counts, End, FrameLimits},
     frames::Frames,
 };
 use crate::stats::Block;
-
-/// Bytes of what a client begins with.
-const PREFACE: usize = 24;
 
 /// A connection to a host whose frames are looked at as they go by.
 ///
@@ -36,7 +34,7 @@ impl<T> Watched<T> {
         Self {
             io,
             incoming: Frames::after(0),
-            outgoing: Frames::after(PREFACE),
+            outgoing: Frames::after(PREFACE.len()),
             counts: Counts::new(End::Client, limits),
             stats,
         }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     api::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector as Message,
     model::Context,
-    net::{ConnectionInfo, Plain},
+    net::{ConnectionInfo, Plain, http2::PREFACE},
     stats,
 };
 
@@ -27,7 +27,6 @@ use http_inspector_stats as names;
 
 /// How much of a request line is waited for, in bytes.
 const MAX_INSPECT: usize = 8 * 1024;
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The filter.
 #[derive(Debug)]

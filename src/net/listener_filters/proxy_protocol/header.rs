@@ -3,8 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// What a header of version 2 begins with.
-pub const SIGNATURE_V2: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+use crate::net::proxy_protocol::SIGNATURE as SIGNATURE_V2;
+
 /// What a header of version 1 begins with.
 pub const SIGNATURE_V1: &[u8; 6] = b"PROXY ";
 /// The fixed part of a header of version 2.
