@@ -8,6 +8,7 @@ use super::{
     LocalReply, RequestBody, ResponseBody, StreamError,
     admit::{Found, admit, check_upgrade, find_route, overloaded},
     filters::{Passing, router},
+    interim::Interim,
     response,
     response_body::Source,
     session::Session,
@@ -30,7 +31,7 @@ pub(super) struct Response {
     pub body: ResponseBody,
 }
 
-/// Serves one request. The body of the response may turn out to be a tunnel, which
+/// Serves one request, for a client that hears of interim responses by `client`. The body of the response may turn out to be a tunnel, which
 /// the codec takes out and runs ([`ResponseBody::take_tunnel`]).
 ///
 /// # Errors
@@ -39,6 +40,7 @@ pub(super) async fn handle(
     session: Rc<Session>,
     parts: RequestHead,
     mut body: RequestBody,
+    client: &Interim<'_>,
 ) -> Result<Response, StreamError> {
     let own = session.current();
     let (managed, misdirected) = match session.chain_of(&own, &parts) {
@@ -79,7 +81,7 @@ pub(super) async fn handle(
         return Ok(answer(stream, overloaded()));
     }
     let tunnel = upgrade.as_ref().map(Upgrade::kind);
-    match router::forward(&mut stream, body, tunnel, seen.has_envoy()).await {
+    match router::forward(&mut stream, body, tunnel, seen.has_envoy(), client).await {
         Ok((head, source)) => Ok(pass_on(stream, head, source, upgrade)),
         Err(reply) => Ok(answer(stream, reply)),
     }
@@ -326,7 +328,7 @@ mod tests {
     use super::*;
 
     fn size_of_future<F: std::future::Future>(
-        _: fn(Rc<Session>, RequestHead, RequestBody) -> F,
+        _: fn(Rc<Session>, RequestHead, RequestBody, &'static Interim<'static>) -> F,
     ) -> usize {
         size_of::<F>()
     }
@@ -337,8 +339,9 @@ mod tests {
             session: Rc<Session>,
             parts: RequestHead,
             body: RequestBody,
+            client: &'static Interim<'static>,
         ) -> impl Future<Output = Result<Response, StreamError>> {
-            handle(session, parts, body)
+            handle(session, parts, body, client)
         }
         // Moved once into the connection's place for it; kept for each stream of HTTP/2.
         let size = size_of_future(call);

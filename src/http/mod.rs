@@ -21,6 +21,7 @@ pub mod filters;
 mod handle;
 mod http1;
 mod http2;
+mod interim;
 pub mod names;
 pub mod path;
 mod reply;

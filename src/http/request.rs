@@ -222,6 +222,12 @@ fn address(ip: IpAddr) -> Option<HeaderValue> {
     HeaderValue::from_bytes(&text).ok()
 }
 
+/// Whether a client may wait to be told to send the body (RFC 9110, 10.1.1).
+pub fn expects_continue(headers: &Headers) -> bool {
+    let expect = headers.get(header::EXPECT);
+    expect.is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
 /// Applies the connection manager's rules to a request's headers. `random`
 /// gives random bits, for a request id.
 ///
@@ -245,9 +251,7 @@ pub fn prepare(
         headers.remove(names::PROXY_CONNECTION);
         headers.remove(header::TRANSFER_ENCODING);
         // Answered here; any other expectation is the upstream's to meet.
-        let answered =
-            |expect: &HeaderValue| expect.as_bytes().eq_ignore_ascii_case(b"100-continue");
-        if headers.get(header::EXPECT).is_some_and(answered) {
+        if !manager.proxy_100_continue && expects_continue(headers) {
             headers.remove(header::EXPECT);
         }
     }

@@ -18,6 +18,27 @@ pub fn finish(
     date: HeaderValue,
     request_id: Option<&HeaderValue>,
 ) {
+    drop_hop_headers(headers, upgrade);
+    headers.insert_if_absent(header::DATE, || date);
+    match manager.server_header {
+        ServerHeader::Overwrite => {
+            headers.insert(header::SERVER, manager.server_name.clone());
+        }
+        ServerHeader::AppendIfAbsent => {
+            headers.insert_if_absent(header::SERVER, || manager.server_name.clone());
+        }
+        ServerHeader::PassThrough => {}
+    }
+    if let Some(id) = request_id {
+        headers.insert(names::X_REQUEST_ID, id.clone());
+    }
+    if let Some(via) = &manager.via {
+        append(headers, header::VIA, via, b", ");
+    }
+}
+
+/// Removes what concerns the host's connection alone.
+pub fn drop_hop_headers(headers: &mut Headers, upgrade: bool) {
     let (mut connection, mut upgrades, mut hop) = (false, false, false);
     for name in headers.keys() {
         match name.as_str().as_bytes()[0] {
@@ -41,21 +62,5 @@ pub fn finish(
         headers.remove(header::TRANSFER_ENCODING);
         headers.remove(names::KEEP_ALIVE);
         headers.remove(names::PROXY_CONNECTION);
-    }
-    headers.insert_if_absent(header::DATE, || date);
-    match manager.server_header {
-        ServerHeader::Overwrite => {
-            headers.insert(header::SERVER, manager.server_name.clone());
-        }
-        ServerHeader::AppendIfAbsent => {
-            headers.insert_if_absent(header::SERVER, || manager.server_name.clone());
-        }
-        ServerHeader::PassThrough => {}
-    }
-    if let Some(id) = request_id {
-        headers.insert(names::X_REQUEST_ID, id.clone());
-    }
-    if let Some(via) = &manager.via {
-        append(headers, header::VIA, via, b", ");
     }
 }

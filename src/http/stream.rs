@@ -342,11 +342,7 @@ impl Stream {
     pub(super) fn responds(&mut self, status: StatusCode, headers: &Headers) {
         let manager = self.managed.manager();
         self.info.response_code = Some(status);
-        manager.stats.inc(http_class(status));
-        manager.stats.inc(http_stats::downstream_rq_completed);
-        let listener = manager.listener_stats(&self.managed.chain().listener);
-        listener.inc(listener_class(status));
-        listener.inc(listener_http_stats::downstream_rq_completed);
+        count(&self.managed, status);
         let needs = manager.access_logs.needs();
         if !needs.response.is_empty() {
             self.response = Some(Box::new(Captured::take(&needs.response, |name| {
@@ -466,6 +462,16 @@ fn kept<'a>(names: &'a [HeaderName], captured: &'a Option<Box<Captured>>) -> Hea
         Some(captured) => HeaderView::Captured(names, captured),
         None => HeaderView::Absent,
     }
+}
+
+/// Counts a response, or one before it.
+pub(super) fn count(managed: &Managed, status: StatusCode) {
+    let manager = managed.manager();
+    manager.stats.inc(http_class(status));
+    manager.stats.inc(http_stats::downstream_rq_completed);
+    let listener = manager.listener_stats(&managed.chain().listener);
+    listener.inc(listener_class(status));
+    listener.inc(listener_http_stats::downstream_rq_completed);
 }
 
 fn http_class(status: StatusCode) -> crate::stats::Counter {

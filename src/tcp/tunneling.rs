@@ -150,7 +150,8 @@ impl Tunneling {
                 let request = http2_request(head, secure)?;
                 let mut exchange = Http2Exchange::start(place.connection(), request);
                 let mut body = Empty::<Bytes>::new();
-                let head = poll_fn(|cx| exchange.poll_head(cx, Pin::new(&mut body), true)).await?;
+                let head =
+                    poll_fn(|cx| exchange.poll_head(cx, Pin::new(&mut body), true, drop)).await?;
                 accepted(head.status)?;
                 let io = exchange.into_io();
                 let io = io.expect("the head of the response has come");
@@ -178,7 +179,7 @@ impl Tunneling {
         let http1 = &mut connection.http1;
         http1.start(head, scheme, framing);
         let mut piece = Piece::default();
-        let answer = poll_fn(|cx| http1.poll_head(cx, Pin::new(&mut piece))).await?;
+        let answer = poll_fn(|cx| http1.poll_head(cx, Pin::new(&mut piece), drop)).await?;
         accepted(answer.status)?;
         let Connection { http1, facts, .. } = *lent.take();
         let carrier = match self.is_post() {

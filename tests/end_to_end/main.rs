@@ -13,6 +13,7 @@ mod hashing;
 mod http;
 mod http1;
 mod http2;
+mod interim;
 mod listener;
 mod local_reply;
 mod long_bodies;

@@ -111,7 +111,7 @@ impl ConnectionManager {
         } = message;
 
         let mut outcome = refuse!(at;
-            tracing, proxy_100_continue, http3_protocol_options,
+            tracing, http3_protocol_options,
             // Accepted by Envoy, where nothing reads it.
             path_normalization_options,
             proxy_status_config, typed_header_validation_config, append_local_overload, stream_flush_timeout, forward_client_cert_matcher,
@@ -276,6 +276,7 @@ impl ConnectionManager {
             access_logs: access_logs?,
             log_options: log_options?,
             local_replies: local_replies?,
+            proxy_100_continue,
             upgrades: upgrades?,
             tells_of_client: add_proxy_protocol_connection_state.unwrap_or(true),
             scheme: scheme?,

@@ -243,6 +243,9 @@ pub struct ConnectionManager {
     pub log_options: LogOptions,
     /// `local_reply_config`: what the answers of this proxy itself look like.
     pub local_replies: Option<LocalReplyConfig>,
+    /// `proxy_100_continue`: hosts are asked whether a client shall send the body of its
+    /// request, and the first of their interim responses is passed on.
+    pub proxy_100_continue: bool,
     /// Upgrades that are let through.
     pub upgrades: Box<[Upgrade]>,
     /// `add_proxy_protocol_connection_state`, on unless it is off: hosts that are spoken

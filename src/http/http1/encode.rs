@@ -101,8 +101,7 @@ pub fn head(
             out.put_u8(b' ');
             out.put_slice(status.as_str().as_bytes());
             out.put_u8(b' ');
-            let own = || status.canonical_reason().unwrap_or("Unknown").as_bytes();
-            out.put_slice(reason.unwrap_or_else(own));
+            out.put_slice(reason.unwrap_or_else(|| phrase(status).as_bytes()));
             out.put_slice(b"\r\n");
         }
     }
@@ -122,6 +121,16 @@ pub fn head(
         out.put_slice(b"chunked\r\n");
     }
     out.put_slice(b"\r\n");
+}
+
+/// What Envoy calls a status.
+fn phrase(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        102 | 103 | 418 => "Unknown",
+        203 => "Non-Authoritative Information",
+        599 => "Last Unassigned Server Error Code",
+        _ => status.canonical_reason().unwrap_or("Unknown"),
+    }
 }
 
 /// The version of answers: never one above the request's.
@@ -207,5 +216,23 @@ mod tests {
             out,
             "HTTP/1.1 200 OK\r\nX-A_B1c: v\r\nTransfer-Encoding: chunked\r\n\r\n"
         );
+    }
+
+    /// Observed at Envoy 1.40, which does not know every code that is registered.
+    #[test]
+    fn a_status_is_called_what_envoy_calls_it() {
+        for (status, phrase) in [
+            (203, "Non-Authoritative Information"),
+            (218, "Unknown"),
+            (413, "Payload Too Large"),
+            (418, "Unknown"),
+            (425, "Too Early"),
+            (510, "Not Extended"),
+            (599, "Last Unassigned Server Error Code"),
+        ] {
+            let line = format!("HTTP/1.1 {status} {phrase}\r\n");
+            let text = written(status, GET, Some(0), &[]);
+            assert!(text.starts_with(&line), "{text:?}");
+        }
     }
 }

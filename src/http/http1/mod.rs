@@ -23,13 +23,13 @@ use std::{
 use http::{HeaderValue, Method, Version, header};
 use http_body::Body;
 
-pub use self::wire::Http1Body;
+pub use self::wire::{Http1Body, Wire};
 use self::{
     encode::{Asked, ResponseFraming},
     head::{Framing, Head, HeadLimits},
     refused::Refused,
     sending::{Broken, Sending},
-    wire::{Begin, Wire},
+    wire::Begin,
 };
 use super::{
     RequestBody, ResponseBody,
@@ -37,6 +37,7 @@ use super::{
     config::ConnectionManager,
     downstream::DownstreamIo,
     handle::{self, Response},
+    interim::Interim,
     session::{Session, Watch},
     stats::http_stats,
     upgrade::Tunnel,
@@ -196,7 +197,13 @@ impl Server<'_> {
         if !keeps_alive {
             self.session.close();
         }
+        // Where that is passed on, it is the host that answers.
+        let waits = waits && !self.session.current().manager().proxy_100_continue;
         self.wire.borrow_mut().begin(framing, waits);
+        let client = match asked.version {
+            Version::HTTP_10 => Interim::Nowhere,
+            _ => Interim::Http1(self.wire),
+        };
         let body = match framing {
             Framing::Length(0) => RequestBody::empty(),
             framing => {
@@ -205,7 +212,7 @@ impl Server<'_> {
             }
         };
         let response = {
-            let mut handled = pin!(handle::handle(self.session.clone(), parts, body));
+            let mut handled = pin!(handle::handle(self.session.clone(), parts, body, &client));
             poll_fn(|cx| match handled.as_mut().poll(cx) {
                 Poll::Ready(response) => Poll::Ready(response.ok()),
                 Poll::Pending => self.wire.borrow_mut().poll_left(cx).map(|()| None),
@@ -219,11 +226,8 @@ impl Server<'_> {
     }
 
     async fn respond(&self, response: Response, asked: Asked) -> Next {
-        if self.wire.borrow_mut().take_told() {
-            let stats = &self.manager.stats;
-            stats.inc(http_stats::downstream_rq_1xx);
-            stats.inc(http_stats::downstream_rq_completed);
-        }
+        let told = self.wire.borrow_mut().take_told();
+        told.count(self.session);
         let Response { mut head, mut body } = response;
         if let Some(tunnel) = body.take_tunnel() {
             self.write_head(&mut head, ResponseFraming::None, None, asked);

@@ -9,12 +9,16 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 
-use super::head::{self, BadHead, Framing, Head, HeadLimits};
+use super::{
+    encode::{self, Asked, ResponseFraming},
+    head::{self, BadHead, Framing, Head, HeadLimits},
+};
 use crate::{
-    codec::{ChunkedDecoder, Inbound, Outbound, Step},
-    http::{body::BodyAborted, downstream::DownstreamIo},
+    codec::{ChunkedDecoder, Inbound, Outbound, ResponseHead, Step},
+    http::{body::BodyAborted, downstream::DownstreamIo, interim::Continue},
     net::{Pipe, Prefixed, Stream},
 };
 
@@ -55,10 +59,7 @@ pub struct Wire {
     pub outbound: Outbound,
     limits: HeadLimits,
     reading: Reading,
-    /// The client waits to be told to send the body.
-    waits: bool,
-    /// It has been told.
-    told: bool,
+    told: Continue,
     /// A head has begun to come, or more has come of it, since it was last parsed.
     fresh: bool,
     sent: u64,
@@ -74,8 +75,7 @@ impl Wire {
             outbound: Outbound::up_to(buffer),
             limits,
             reading: Reading::Done,
-            waits: false,
-            told: false,
+            told: Continue::Unasked,
             fresh: false,
             sent: 0,
         }
@@ -116,12 +116,24 @@ impl Wire {
             Framing::Length(length) => Reading::Length(length),
             Framing::Chunked => Reading::Chunked(ChunkedDecoder::default()),
         };
-        self.waits = waits && !self.is_received();
+        self.told = Continue::awaited(waits && !self.is_received());
     }
 
-    /// Whether the client has been told to send the body since this was last asked.
-    pub fn take_told(&mut self) -> bool {
+    /// What became of the client's waiting to be told to send the body.
+    pub fn take_told(&mut self) -> Continue {
         std::mem::take(&mut self.told)
+    }
+
+    /// Puts a response that comes before the one to the request where it waits for the
+    /// client.
+    pub fn inform(&mut self, head: &mut ResponseHead) {
+        let asked = Asked {
+            version: Version::HTTP_11,
+            head: false,
+            names: self.limits.wire.names,
+        };
+        let out = &mut self.outbound.head;
+        encode::head(head, ResponseFraming::None, None, asked, out);
     }
 
     /// Whether the request has been read to its end.
@@ -135,8 +147,13 @@ impl Wire {
     }
 
     /// Ready when the client has left, or its request has broken off. Reads ahead a
-    /// little to find out, once the request has been read.
+    /// little to find out, once the request has been read. Writes what waits meanwhile.
     pub fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.outbound.is_empty()
+            && let Poll::Ready(Err(_)) = self.poll_write(cx)
+        {
+            return Poll::Ready(());
+        }
         if matches!(self.reading, Reading::Failed(_)) {
             return Poll::Ready(());
         }
@@ -183,9 +200,8 @@ impl Wire {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyAborted>>> {
-        if self.waits {
-            self.waits = false;
-            self.told = true;
+        if self.told == Continue::Awaited {
+            self.told = Continue::Told;
             self.outbound.head.extend_from_slice(CONTINUE);
         }
         if !self.outbound.is_empty()

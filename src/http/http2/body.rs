@@ -7,10 +7,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 
 use super::{shared::Shared, state::State};
-use crate::http::body::BodyAborted;
+use crate::http::{body::BodyAborted, interim::Continue};
 
 /// A request's body. What is read from it opens the client's window again. Only to be
 /// polled by its stream, which is polled when more has come.
@@ -55,7 +56,14 @@ impl Body for Http2Body {
         match unread.trailers.take() {
             Some(trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
             None if this.state.received.get() => Poll::Ready(None),
-            None => Poll::Pending,
+            None => {
+                if this.state.told.get() == Continue::Awaited {
+                    this.state.told.set(Continue::Told);
+                    this.shared
+                        .head(&this.state, StatusCode::CONTINUE, [], false);
+                }
+                Poll::Pending
+            }
         }
     }
 

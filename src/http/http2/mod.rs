@@ -19,8 +19,8 @@ mod tunnel;
 
 use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll};
 
-pub use self::body::Http2Body;
 use self::connection::Connection;
+pub use self::{body::Http2Body, shared::Shared, state::State};
 use super::{
     config::ConnectionManager,
     downstream::DownstreamIo,

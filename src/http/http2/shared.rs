@@ -38,7 +38,7 @@ const SHARE: i64 = 64 * 1024;
 /// What the streams of a connection share with its task. Nothing here is borrowed
 /// while a stream is polled.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub struct Shared {
     pub(super) out: RefCell<Out>,
     /// Streams that wait for room, in their order.
     waiting: RefCell<VecDeque<Rc<State>>>,
@@ -118,7 +118,7 @@ impl Shared {
     }
 
     /// Writes the head of a response. `over`: there is nothing else.
-    pub(super) fn head<'h>(
+    pub(in crate::http) fn head<'h>(
         &self,
         state: &State,
         status: StatusCode,

@@ -10,10 +10,11 @@ use h2::Reason;
 use http::HeaderMap;
 
 use super::shared::Shared;
+use crate::http::interim::Continue;
 
 /// One stream.
 #[derive(Debug)]
-pub(super) struct State {
+pub struct State {
     pub(super) id: u32,
     /// Where its connection serves it.
     pub(super) place: usize,
@@ -21,6 +22,7 @@ pub(super) struct State {
     pub(super) unread: RefCell<Unread>,
     /// The client has sent all of it.
     pub(super) received: Cell<bool>,
+    pub(super) told: Cell<Continue>,
     /// All of the answer is written.
     pub(super) sent: Cell<bool>,
     /// Why it was reset, by whomever.
@@ -65,6 +67,7 @@ impl State {
             place,
             unread: RefCell::default(),
             received: Cell::new(over),
+            told: Cell::default(),
             sent: Cell::new(false),
             reset: Cell::new(None),
             tunnel: Cell::new(false),

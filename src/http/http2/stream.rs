@@ -18,6 +18,8 @@ use crate::{
         RequestBody, ResponseBody,
         body::ClientBody,
         handle::{Response, handle},
+        interim::{Continue, Interim},
+        request::expects_continue,
         session::Session,
         stats::http_stats,
         upgrade::{self, Tunnel},
@@ -44,13 +46,19 @@ pub(super) async fn serve(
     let body = match tunnel || state.received.get() {
         true => RequestBody::empty(),
         false => {
+            let waits =
+                expects_continue(&head.headers) && !session.current().manager().proxy_100_continue;
+            state.told.set(Continue::awaited(waits));
             let body = Http2Body::new(shared.clone(), state.clone());
             RequestBody::new(ClientBody::Http2(body), true)
         }
     };
-    let Ok(Response { head, mut body }) = handle(session.clone(), head, body).await else {
+    let client = Interim::Http2(&shared, &state);
+    let response = handle(session.clone(), head, body, &client).await;
+    let Ok(Response { head, mut body }) = response else {
         return shared.reset(&state, Reason::INTERNAL_ERROR);
     };
+    state.told.take().count(&session);
     if tunnel && let Some(tunnel) = body.take_tunnel() {
         shared.head(&state, head.status, head.headers.iter(), false);
         let client = StreamIo::new(shared.clone(), state.clone());

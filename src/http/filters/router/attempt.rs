@@ -320,7 +320,7 @@ impl Attempt<'_> {
         per_try: Option<Instant>,
     ) -> Result<Answered, (Failure, RequestBody)> {
         let outcome = poll_fn(|cx| {
-            match exchange.poll_head(cx) {
+            match exchange.poll_head(cx, |head| self.interim(stream, head)) {
                 Poll::Ready(Ok(head)) => {
                     let body = small_body(cx, &mut exchange);
                     return Poll::Ready(Ok((head, body)));
@@ -333,7 +333,7 @@ impl Attempt<'_> {
                 self.start_clock(stream);
             }
             stream
-                .poll_limits(cx, per_try)
+                .poll_limits(cx, per_try.filter(|_| !self.began.get()))
                 .map(|limit| Err(Err(self.exceeded(stream, limit))))
         })
         .await;
@@ -421,7 +421,8 @@ impl Attempt<'_> {
         per_try: Option<Instant>,
     ) -> Result<Answered, (Failure, RequestBody)> {
         let outcome = poll_fn(|cx| {
-            if let Poll::Ready(outcome) = exchange.poll_head(cx) {
+            let outcome = exchange.poll_head(cx, |head| self.interim(stream, head));
+            if let Poll::Ready(outcome) = outcome {
                 return Poll::Ready(outcome.map_err(Ok));
             }
             stream.received(exchange.body().received);
@@ -429,7 +430,7 @@ impl Attempt<'_> {
                 self.start_clock(stream);
             }
             stream
-                .poll_limits(cx, per_try)
+                .poll_limits(cx, per_try.filter(|_| !self.began.get()))
                 .map(|limit| Err(Err(self.exceeded(stream, limit))))
         })
         .await;
@@ -454,7 +455,7 @@ impl Attempt<'_> {
                 let mut body = exchange.fail(went_away);
                 let unseen = matches!(failure, Failure::Terminated) && reused;
                 let safe = not_processed || (unseen && is_idempotent(&stream.request.method));
-                match safe && body.rewind() {
+                match safe && !self.began.get() && body.rewind() {
                     true => Err((Failure::Stale, body)),
                     false => Err((failure, body)),
                 }

@@ -67,13 +67,18 @@ impl Exchange {
             .expect("it is not polled after it was given back")
     }
 
-    /// Waits for the head of the response.
-    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Http1Error>> {
+    /// Waits for the head of the response; `interim` hears what comes before it.
+    pub fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        interim: impl FnMut(ResponseHead),
+    ) -> Poll<Result<ResponseHead, Http1Error>> {
         let connection = self
             .connection
             .as_deref_mut()
             .expect("it is not polled after it was given back");
-        connection.http1.poll_head(cx, Pin::new(&mut self.body))
+        let body = Pin::new(&mut self.body);
+        connection.http1.poll_head(cx, body, interim)
     }
 
     /// Reads the body.
@@ -202,10 +207,14 @@ impl SharedExchange {
         }
     }
 
-    /// Waits for the head of the response.
-    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Http2Error>> {
+    /// Waits for the head of the response; `interim` hears what comes before it.
+    pub fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        interim: impl FnMut(ResponseHead),
+    ) -> Poll<Result<ResponseHead, Http2Error>> {
         let body = Pin::new(&mut self.body);
-        self.http2.poll_head(cx, body, self.tunnel)
+        self.http2.poll_head(cx, body, self.tunnel, interim)
     }
 
     /// Reads the body and the trailers.

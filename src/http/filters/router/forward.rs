@@ -1,7 +1,7 @@
 //! One request to the route's cluster, and again where the policy says so.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -19,8 +19,8 @@ use crate::{
     codec::ResponseHead,
     formatter::{FormatContext, HeaderView, RequestView, ResponseFlag},
     http::{
-        LocalReply, RequestBody, Stream, names, response_body::Source, stats::router_stats,
-        upgrade::Kind,
+        LocalReply, RequestBody, Stream, interim::Interim, names, response_body::Source,
+        stats::router_stats, upgrade::Kind,
     },
     model::route::{
         Action, ConnectConfig, Forward, RequestRetry, RetryPolicy, RouteHandle, WeightedEntry,
@@ -57,6 +57,11 @@ pub(super) struct Attempt<'a> {
     /// `set-cookie` of the cookies by which hosts were chosen: the last one of the
     /// balancer's own, or one of the route's for each try.
     pub cookies: RefCell<Vec<HeaderValue>>,
+    /// Who hears of interim responses.
+    client: &'a Interim<'a>,
+    /// An interim response has come, and with it the response has begun, as in Envoy:
+    /// there is no other try, nor is there one to be counted.
+    pub began: Cell<bool>,
 }
 
 /// Sends the request and waits for the head of the response.
@@ -68,6 +73,7 @@ pub async fn forward(
     mut body: RequestBody,
     tunnel: Option<Kind>,
     envoy: bool,
+    client: &Interim<'_>,
 ) -> Result<Forwarded, LocalReply> {
     let route = stream
         .route
@@ -171,6 +177,8 @@ pub async fn forward(
         ends_here,
         tried: RefCell::default(),
         cookies: RefCell::default(),
+        client,
+        began: Cell::new(false),
     };
     let outcome = attempt.run(stream, body, retry).await;
     match outcome {
@@ -240,7 +248,8 @@ impl Attempt<'_> {
                 Ok(mut answered) => {
                     let head = &answered.head;
                     let policy = self.forward.retry.as_ref();
-                    let again = retry.as_ref().is_some_and(|retry| {
+                    let retry_now = retry.as_ref().filter(|_| !self.began.get());
+                    let again = retry_now.is_some_and(|retry| {
                         retry.wants_response(policy, head.status, &head.headers)
                     });
                     if !again && stream.info.attempt_count > 1 {
@@ -274,9 +283,8 @@ impl Attempt<'_> {
                         stream.upstream = None;
                         continue;
                     }
-                    let again = retry
-                        .as_ref()
-                        .is_some_and(|r| failure.is_retriable(r.retry_on));
+                    let retry_now = retry.as_ref().filter(|_| !self.began.get());
+                    let again = retry_now.is_some_and(|r| failure.is_retriable(r.retry_on));
                     if !again
                         || !body.rewind()
                         || !self.may_retry(stream, retry.as_deref_mut(), &mut permit)
@@ -384,8 +392,23 @@ impl Attempt<'_> {
         }
     }
 
+    /// Takes an interim response, of which the client gets the first.
+    pub(super) fn interim(&self, stream: &Stream, head: ResponseHead) {
+        if !self.began.replace(true) {
+            self.count(stream, head.status);
+            self.client.pass(stream, head);
+        }
+    }
+
     /// Counts a response or what stands for one.
     fn charge(&self, stream: &mut Stream, status: StatusCode) {
+        self.count(stream, status);
+        if let Some(upstream) = &mut stream.upstream {
+            upstream.succeeded = Some(!status.is_server_error());
+        }
+    }
+
+    fn count(&self, stream: &Stream, status: StatusCode) {
         let stats = &self.cluster.cluster.stats;
         let family = match stream.origin.internal {
             true => "internal.upstream_rq",
@@ -397,9 +420,6 @@ impl Attempt<'_> {
         self.zone(stream, |stats| {
             stats.count_code("upstream_rq", status.as_u16())
         });
-        if let Some(upstream) = &mut stream.upstream {
-            upstream.succeeded = Some(!status.is_server_error());
-        }
     }
 
     /// What the router does to a response that is passed on.
@@ -448,9 +468,9 @@ impl Attempt<'_> {
 
     fn reply(&self, stream: &mut Stream, failure: Failure) -> LocalReply {
         let late = failure.is_late().then_some(self.timeouts.late);
-        if failure.blames_host()
-            || matches!(failure, Failure::NoHealthyUpstream | Failure::Overflow)
-        {
+        let counts = failure.blames_host()
+            || matches!(failure, Failure::NoHealthyUpstream | Failure::Overflow);
+        if counts && !self.began.get() {
             self.charge(stream, late.unwrap_or_else(|| failure.status()));
         }
         if let Some(reason) = failure.transport_failure() {

@@ -228,8 +228,8 @@ enum Way {
 impl Way {
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Failure>> {
         match self {
-            Self::Http1(exchange) => exchange.poll_head(cx).map_err(Failure::from),
-            Self::Http2(exchange) => exchange.poll_head(cx).map_err(Failure::from),
+            Self::Http1(exchange) => exchange.poll_head(cx, drop).map_err(Failure::from),
+            Self::Http2(exchange) => exchange.poll_head(cx, drop).map_err(Failure::from),
         }
     }
 

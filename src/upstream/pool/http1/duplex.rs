@@ -163,7 +163,7 @@ mod tests {
             String::from_utf8(read).unwrap()
         });
         let mut nothing = Piece::default();
-        let head = poll_fn(|cx| http1.poll_head(cx, Pin::new(&mut nothing))).await;
+        let head = poll_fn(|cx| http1.poll_head(cx, Pin::new(&mut nothing), drop)).await;
         assert_eq!(head.unwrap().status, 200);
         let mut stream = Duplex::new(http1);
         let said = "x".repeat(1000);

@@ -222,7 +222,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
     }
 
     /// Writes the request and waits for the head of the response. Interim
-    /// responses but 101 are passed over.
+    /// responses but 101 are given to `interim`.
     ///
     /// # Errors
     /// Any of [`Http1Error`]. [`Http1Error::Closed`] and a failed write say that
@@ -231,6 +231,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
         &mut self,
         cx: &mut Context<'_>,
         body: Pin<&mut B>,
+        mut interim: impl FnMut(ResponseHead),
     ) -> Poll<Result<ResponseHead, Http1Error>>
     where
         B: Body<Data = Bytes>,
@@ -242,6 +243,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http1Connection<T> {
                     Some(mut head) => {
                         self.inbound.found_head();
                         if head.is_interim() {
+                            interim(head.parts);
                             continue;
                         }
                         self.accept(&mut head)?;

@@ -50,7 +50,7 @@ async fn receive<B>(
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let head = poll_fn(|cx| connection.poll_head(cx, Pin::new(body))).await?;
+    let head = poll_fn(|cx| connection.poll_head(cx, Pin::new(body), drop)).await?;
     let mut all = Vec::new();
     while let Some(frame) = poll_fn(|cx| connection.poll_body(cx, Pin::new(body))).await {
         if let Ok(data) = frame?.into_data() {

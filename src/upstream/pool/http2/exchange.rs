@@ -10,7 +10,7 @@ use h2::{
     Reason, RecvStream, SendStream,
     client::{ResponseFuture, SendRequest},
 };
-use http::{Request, header};
+use http::{Request, StatusCode, header};
 use http_body::{Body, Frame};
 
 use super::Http2Connection;
@@ -88,13 +88,15 @@ impl Http2Exchange {
         }
     }
 
-    /// Waits for the head of the response. `tunnel`: the stream stays open when
-    /// the body has ended, for [`Http2Exchange::into_io`].
+    /// Waits for the head of the response; `interim` gets those that come before it.
+    /// `tunnel`: the stream stays open when the body has ended, for
+    /// [`Http2Exchange::into_io`].
     pub fn poll_head<B>(
         &mut self,
         cx: &mut Context<'_>,
         mut body: Pin<&mut B>,
         tunnel: bool,
+        mut interim: impl FnMut(ResponseHead),
     ) -> Poll<Result<ResponseHead, Http2Error>>
     where
         B: Body<Data = Bytes>,
@@ -112,9 +114,19 @@ impl Http2Exchange {
             self.state = State::Waiting(response, send);
         }
         self.send(cx, body.as_mut())?;
-        let State::Waiting(response, _) = &mut self.state else {
+        let State::Waiting(response, send) = &mut self.state else {
             unreachable!("it is not polled after its head has come");
         };
+        while let Some(head) = ready!(response.poll_informational(cx)) {
+            let (head, ()) = head?.into_parts();
+            // There is nothing to switch to (RFC 9113, 8.6).
+            if head.status == StatusCode::SWITCHING_PROTOCOLS {
+                send.send_reset(Reason::PROTOCOL_ERROR);
+                self.state = State::Failed;
+                return Poll::Ready(Err(h2::Error::from(Reason::PROTOCOL_ERROR).into()));
+            }
+            interim(head.into());
+        }
         let (head, recv) = ready!(Pin::new(response).poll(cx))?.into_parts();
         let length = head.headers.get(header::CONTENT_LENGTH);
         self.left = length.and_then(|value| value.to_str().ok()?.parse().ok());
