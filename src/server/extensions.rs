@@ -94,6 +94,10 @@ const OTHERS: &[Category] = &[
                 "envoy.load_balancing_policies.round_robin",
                 "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin",
             ),
+            (
+                "envoy.load_balancing_policies.subset",
+                "envoy.extensions.load_balancing_policies.subset.v3.Subset",
+            ),
         ],
     ),
     (

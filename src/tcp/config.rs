@@ -12,9 +12,13 @@ use crate::{
     config::{At, Reported, duration},
     model::Context,
     refuse, stats,
+    upstream::balance::MetadataMatch,
 };
 
-use super::{clusters::Clusters, tunneling::Tunneling};
+use super::{
+    clusters::{Clusters, Route},
+    tunneling::Tunneling,
+};
 
 crate::stat_table! {
     /// `tcp.STAT_PREFIX.`
@@ -78,6 +82,8 @@ pub struct TcpProxy {
     pub(super) tunneling: Option<Tunneling>,
     /// Clients are tied to hosts by their addresses: `hash_policy`.
     pub(super) hash_source_ip: bool,
+    /// `metadata_match`, for connections that are led elsewhere.
+    pub metadata_match: Option<MetadataMatch>,
     clusters: Clusters,
 }
 
@@ -150,7 +156,7 @@ impl TcpProxy {
             // Deprecated by the API in favour of idle_timeout, and without effect in Envoy too:
             // refused rather than ignored.
             downstream_idle_timeout, upstream_idle_timeout,
-            metadata_match, on_demand,
+            on_demand,
             proxy_protocol_tlvs, proxy_protocol_tlv_merge_policy,
         );
         let idle_timeout = time(idle_timeout, "idle_timeout", at);
@@ -173,7 +179,7 @@ impl TcpProxy {
         let tunneling = tunneling_config
             .map(|message| Tunneling::compile(message, &at.field("tunneling_config")))
             .transpose();
-        let clusters = Clusters::compile(cluster_specifier, cx, at);
+        let clusters = Clusters::compile(cluster_specifier, metadata_match.as_ref(), cx, at);
         let access_logs = AccessLogs::compile(access_log, cx, &at.field("access_log"));
         refused?;
         let idle_timeout = idle_timeout?.unwrap_or(DEFAULT_IDLE_TIMEOUT);
@@ -192,6 +198,7 @@ impl TcpProxy {
             log_options: log_options?,
             tunneling: tunneling?,
             hash_source_ip: hash_source_ip?,
+            metadata_match: MetadataMatch::new(metadata_match.as_ref(), None),
             clusters: clusters?,
         })
     }
@@ -215,8 +222,8 @@ impl TcpProxy {
         Some(Duration::from_micros(random % most))
     }
 
-    /// The cluster for a new tunnel; `random` is uniform.
-    pub fn cluster(&self, random: u64) -> &Arc<str> {
+    /// Where a new tunnel goes; `random` is uniform.
+    pub fn route(&self, random: u64) -> &Route {
         self.clusters.choose(random)
     }
 

@@ -10,7 +10,7 @@ use crate::{
     stats::Block,
     upstream::{
         Alpn, Breakers, Endpoint, Host, HostStat, LbContext, Priority, Resource, WorkerCluster,
-        balance::Balancing,
+        balance::{Balancing, MetadataMatch},
         pool::{
             Carrier, ConnectError, ConnectionFacts, Pending, PoolError, Wire, connect, http2::Place,
         },
@@ -63,9 +63,13 @@ pub(super) async fn reach(
     log: &mut StreamInfo,
 ) -> Option<Upstream> {
     let led = log.connection.tcp_cluster.clone();
-    let name = led
-        .as_ref()
-        .unwrap_or_else(|| proxy.cluster(worker.random()));
+    let (name, asked) = match &led {
+        Some(name) => (name, proxy.metadata_match.as_ref()),
+        None => {
+            let route = proxy.route(worker.random());
+            (&route.cluster, route.metadata_match.as_ref())
+        }
+    };
     let cluster = worker.with_snapshot(|snapshot| worker.upstream.get(snapshot, name));
     let Some(cluster) = cluster else {
         proxy.stats.inc(tcp_stats::downstream_cx_no_route);
@@ -80,7 +84,7 @@ pub(super) async fn reach(
         {
             tokio::time::sleep(wait).await;
         }
-        match reach_host(worker, proxy, &cluster, log).await {
+        match reach_host(worker, proxy, &cluster, asked, log).await {
             Attempt::Connected(upstream) => return Some(upstream),
             Attempt::Failed => {}
             Attempt::Hopeless => return None,
@@ -106,10 +110,11 @@ async fn reach_host(
     worker: &Rc<Worker>,
     proxy: &TcpProxy,
     cluster: &Rc<WorkerCluster>,
+    asked: Option<&MetadataMatch>,
     log: &mut StreamInfo,
 ) -> Attempt {
     if let Some(tunneling) = &proxy.tunneling {
-        return tunnel(worker, proxy, tunneling, cluster, log).await;
+        return tunnel(worker, proxy, tunneling, cluster, asked, log).await;
     }
     let stats = &cluster.cluster.stats;
     let breakers = cluster.cluster.breakers.clone();
@@ -119,7 +124,7 @@ async fn reach_host(
         log.flags.set(ResponseFlag::UpstreamOverflow);
         return Attempt::Hopeless;
     };
-    let Some(endpoint) = choose(worker, proxy, cluster, log) else {
+    let Some(endpoint) = choose(worker, proxy, cluster, asked, log) else {
         return Attempt::Hopeless;
     };
     let Some(_pending) = Pending::begin(cluster, &endpoint.host, Priority::Default) else {
@@ -159,9 +164,10 @@ async fn tunnel(
     proxy: &TcpProxy,
     tunneling: &Tunneling,
     cluster: &Rc<WorkerCluster>,
+    asked: Option<&MetadataMatch>,
     log: &mut StreamInfo,
 ) -> Attempt {
-    let Some(endpoint) = choose(worker, proxy, cluster, log) else {
+    let Some(endpoint) = choose(worker, proxy, cluster, asked, log) else {
         return Attempt::Hopeless;
     };
     let host = &endpoint.host;
@@ -236,6 +242,7 @@ fn choose(
     worker: &Worker,
     proxy: &TcpProxy,
     cluster: &WorkerCluster,
+    asked: Option<&MetadataMatch>,
     log: &mut StreamInfo,
 ) -> Option<Arc<Endpoint>> {
     let original = cluster.cluster.original_dst();
@@ -244,6 +251,7 @@ fn choose(
             .and_then(|original| original.destination(&cluster.cluster, &log.connection, |_| None)),
         random: worker.random(),
         hash: hash(&cluster.cluster.balancing, proxy, &log.connection.remote),
+        metadata_match: asked,
         ..LbContext::default()
     });
     if endpoint.is_none() {

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use crate::api::envoy::config::core::v3::Metadata;
 
 use super::{
-    balance::{Balancing, HashTable, Loads, PriorityHealth},
+    balance::{Balancing, HashTable, Loads, PriorityHealth, Subsets},
     host::{Endpoint, Health, Host, HostKey, Locality},
 };
 
@@ -115,6 +115,8 @@ pub struct HostSet {
     pub loads: Loads,
     /// By priority, where hosts are chosen by a hash.
     pub tables: Box<[HashTable]>,
+    /// Its subsets, where the cluster has any.
+    pub subsets: Option<Box<Subsets>>,
     count: MembershipCount,
     slots: usize,
 }
@@ -122,15 +124,30 @@ pub struct HostSet {
 impl HostSet {
     /// Arranges hosts for choosing.
     pub fn new(membership: Membership, balancing: &Balancing) -> Self {
+        let mut slots = Slots(0);
+        let mut set = Self::arranged(membership, balancing, &mut slots);
+        let subsets = balancing.subsets.as_ref();
+        let subsets =
+            subsets.map(|settings| Subsets::new(&set.membership, settings, balancing, &mut slots));
+        set.subsets = subsets.map(Box::new);
+        set.slots = slots.0;
+        set
+    }
+
+    /// A set, or a part of one, whose states are the next of a worker's.
+    pub(super) fn arranged(
+        membership: Membership,
+        balancing: &Balancing,
+        slots: &mut Slots,
+    ) -> Self {
         let levels = membership
             .localities
             .iter()
             .map(|l| l.priority as usize + 1);
         let levels = levels.max().unwrap_or(1);
-        let mut slots = Slots(0);
         let mut count = MembershipCount::default();
         let (priorities, health): (Vec<_>, Vec<_>) = (0..levels)
-            .map(|level| arrange(level, &membership, balancing, &mut slots, &mut count))
+            .map(|level| arrange(level, &membership, balancing, slots, &mut count))
             .unzip();
         let loads = Loads::new(
             &health,
@@ -155,6 +172,7 @@ impl HostSet {
             membership,
             priorities: priorities.into(),
             loads,
+            subsets: None,
             count,
             slots: slots.0,
         }
@@ -186,7 +204,9 @@ impl HostSet {
     }
 }
 
-struct Slots(usize);
+/// The states that a worker needs, one after the other.
+#[derive(Debug)]
+pub(super) struct Slots(usize);
 
 impl Slots {
     fn next(&mut self) -> usize {

@@ -135,6 +135,16 @@ crate::stat_table! {
 }
 
 crate::stat_table! {
+    /// `cluster.NAME.`, of clusters with subsets.
+    pub mod subset_stats {
+        counters {}
+        gauges { lb_subsets_single_host_per_subset_duplicate }
+        histograms {}
+        texts {}
+    }
+}
+
+crate::stat_table! {
     /// `cluster.NAME.ring_hash_lb.`
     pub mod ring_hash_stats {
         counters {}

@@ -16,6 +16,7 @@ mod hashing;
 mod http1;
 mod random;
 mod raw;
+mod subsets;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -110,7 +111,7 @@ struct Pair {
 
 struct One {
     port: Port,
-    _proxy: Proxy,
+    proxy: Proxy,
     _home: Home,
 }
 
@@ -162,7 +163,7 @@ impl One {
         let proxy = program.start(&home, &whole, &arguments).await;
         Self {
             port,
-            _proxy: proxy,
+            proxy,
             _home: home,
         }
     }

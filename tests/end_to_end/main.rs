@@ -29,6 +29,7 @@ mod scopes;
 mod shipped;
 mod sockets;
 mod stats;
+mod subsets;
 mod tcp;
 mod tls;
 mod topologies;

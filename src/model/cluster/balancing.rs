@@ -1,13 +1,14 @@
 //! `lb_policy`, `load_balancing_policy` and `common_lb_config`, compiled.
 
-use super::hashing;
+use super::{hashing, subsets};
 use crate::{
     api::envoy::{
         config::{
             cluster::v3::{
                 self as pb,
                 cluster::{
-                    CommonLbConfig, LbConfig, LbPolicy, LeastRequestLbConfig, RoundRobinLbConfig,
+                    CommonLbConfig, LbConfig, LbPolicy, LbSubsetConfig, LeastRequestLbConfig,
+                    RoundRobinLbConfig,
                     common_lb_config::{
                         ConsistentHashingLbConfig, LocalityConfigSpecifier as Specifier,
                         ZoneAwareLbConfig,
@@ -49,6 +50,7 @@ pub(super) struct Balance {
     pub(super) strict_dns: bool,
     pub(super) lb_policy: i32,
     pub(super) lb_config: Option<LbConfig>,
+    pub(super) lb_subset_config: Option<LbSubsetConfig>,
     pub(super) load_balancing_policy: Option<pb::LoadBalancingPolicy>,
     pub(super) common_lb_config: Option<CommonLbConfig>,
 }
@@ -63,9 +65,16 @@ pub(super) fn compile(
         strict_dns,
         lb_policy,
         lb_config,
+        lb_subset_config,
         load_balancing_policy,
         common_lb_config,
     } = message;
+    let subsets_at = at.field("lb_subset_config");
+    if lb_subset_config.is_some() && load_balancing_policy.is_some() {
+        return Err(subsets_at.error("cannot be combined with load_balancing_policy"));
+    }
+    // Without a selector it means nothing, in Envoy too.
+    let subsets = lb_subset_config.filter(|config| !config.subset_selectors.is_empty());
     let mut balancing = Balancing {
         panic_threshold_key: cx.runtime.key(PANIC_THRESHOLD_KEY),
         ..Balancing::default()
@@ -85,6 +94,9 @@ pub(super) fn compile(
         return Err(place.error("is only allowed with cluster type 'STRICT_DNS'"));
     }
     if provided {
+        if subsets.is_some() {
+            return Err(subsets_at.error("cannot be combined with lb_policy CLUSTER_PROVIDED"));
+        }
         check_provided(lb_policy, load_balancing_policy, at)?;
         return Ok(balancing);
     }
@@ -101,7 +113,21 @@ pub(super) fn compile(
             compile_policy(lb_policy, config, &mut balancing, cx, at)?;
         }
     }
+    if let Some(config) = subsets {
+        let compiled = subsets::compile(subsets::typed(config), &subsets_at)?;
+        if compiled.locality_weight_aware && !balancing.locality_weighted {
+            let at = subsets_at.field("locality_weight_aware");
+            return Err(at.error("needs common_lb_config.locality_weighted_lb_config"));
+        }
+        divide(compiled, &mut balancing);
+    }
     Ok(balancing)
+}
+
+/// Divides the hosts, for which all else is settled.
+fn divide(compiled: subsets::Compiled, balancing: &mut Balancing) {
+    balancing.locality_weighted &= compiled.locality_weight_aware;
+    balancing.subsets = Some(Box::new(compiled.settings));
 }
 
 /// A cluster that brings its own load balancer has no other.
@@ -308,6 +334,18 @@ fn compile_typed(
                 let message = unpack(&typed_config, &at)?;
                 return hash(hashing::compile_maglev(message, &at)?, balancing);
             }
+            Some("subset.v3.Subset") if balancing.subsets.is_none() => {
+                let compiled = subsets::compile(unpack(&typed_config, &at)?, &at)?;
+                let at = at.field("subset_lb_policy");
+                let Some(policy) = compiled.policy.clone() else {
+                    return Err(at.error("is required"));
+                };
+                // Subsets of subsets are known by the same labels: there is nothing in them.
+                balancing.subsets = Some(Box::default());
+                compile_typed(policy, balancing, cx, &at)?;
+                divide(compiled, balancing);
+                return Ok(());
+            }
             _ => {
                 names.push(format!("{name:?} ({})", typed_config.type_url));
                 continue;
@@ -316,7 +354,8 @@ fn compile_typed(
         return compile_locality(locality, balancing, &at.field("locality_lb_config"));
     }
     Err(at.error(format_args!(
-        "none of these policies is supported: {}; supported are round_robin, random, least_request, ring_hash, maglev",
+        "none of these policies is supported: {}; supported are round_robin, random, \
+         least_request, ring_hash, maglev, subset",
         names.join(", ")
     )))
 }

@@ -15,7 +15,7 @@ use crate::{
         Breakers, HostSet, Hosts,
         balance::TableKind,
         host_set::Membership,
-        stats::{cluster_stats, maglev_stats, remaining_stats, ring_hash_stats},
+        stats::{cluster_stats, maglev_stats, remaining_stats, ring_hash_stats, subset_stats},
     },
 };
 
@@ -105,7 +105,7 @@ impl Cluster {
             cluster_discovery_type,
             lb_config,
         } = message;
-        let refused = refuse!(at; health_checks, outlier_detection, lb_subset_config, filters,
+        let refused = refuse!(at; health_checks, outlier_detection, filters,
             lrs_server, transport_socket_matcher, upstream_config,
             track_timeout_budgets, preconnect_policy, connection_pool_per_downstream_connection,
             per_connection_buffer_high_watermark_timeout, stats_matcher, queuing_policies);
@@ -142,6 +142,7 @@ impl Cluster {
                 strict_dns: discovery::is_strict_dns(cluster_discovery_type.as_ref()),
                 lb_policy,
                 lb_config,
+                lb_subset_config,
                 load_balancing_policy,
                 common_lb_config,
             },
@@ -251,6 +252,8 @@ impl Cluster {
         let initialized = matches!(discovery, Discovery::Static | Discovery::OriginalDst(_));
         let wire_identity = Digest::of((protocol, http.wire(), &socket));
         let stats = cx.stats.block(&stat_prefix, &cluster_stats::TABLE);
+        let divided = balancing.subsets.is_some();
+        let subset_stats = divided.then(|| cx.stats.block(&stat_prefix, &subset_stats::TABLE));
         let hosts = HostSet::new(membership, &balancing);
         let cluster = Self {
             hosts: Hosts::new(hosts),
@@ -276,6 +279,8 @@ impl Cluster {
             discovery,
             thresholds,
             remaining,
+            subset_stats,
+            active: AtomicBool::new(false),
             initialized: AtomicBool::new(initialized),
             threads,
         };

@@ -15,6 +15,7 @@ mod http_options;
 mod original_dst;
 mod protocol;
 mod socket;
+mod subsets;
 mod transport;
 
 use std::{
@@ -37,7 +38,7 @@ use crate::{
         breakers::Thresholds,
         host_set::Membership,
         original_dst::OriginalDst,
-        stats::{cluster_stats, maglev_stats, remaining_stats, ring_hash_stats},
+        stats::{cluster_stats, maglev_stats, remaining_stats, ring_hash_stats, subset_stats},
     },
 };
 
@@ -92,8 +93,12 @@ pub struct Cluster {
     thresholds: [Thresholds; 2],
     /// `cluster.NAME.circuit_breakers.PRIORITY.`, with `track_remaining`.
     remaining: [Option<Arc<Block>>; 2],
+    /// `cluster.NAME.`, where hosts are divided into subsets.
+    subset_stats: Option<Arc<Block>>,
     /// Its host set has been filled from its discovery.
     initialized: AtomicBool,
+    /// It has come into force.
+    active: AtomicBool,
     /// The control thread and the workers.
     threads: usize,
 }
@@ -108,7 +113,7 @@ impl Cluster {
         }
     }
 
-    /// Chooses a host for one request or connection, and counts a panic.
+    /// Chooses a host for one request or connection, and counts how.
     pub fn choose<'a>(&self, state: &'a mut LbState, cx: &LbContext<'_>) -> Choice<'a> {
         state.choose(&self.hosts, &self.balancing, cx, &self.stats)
     }
@@ -170,6 +175,9 @@ impl Cluster {
         let heaviest = u64::from(heaviest.unwrap_or(0));
         self.stats
             .gauge_set(cluster_stats::max_host_weight, heaviest);
+        if self.active.load(Relaxed) {
+            self.count_subsets(Some(&before), &set);
+        }
         self.hosts.store(set);
         self.count_members();
         if changed {
@@ -197,6 +205,38 @@ impl Cluster {
                 .set_thresholds(priority, self.thresholds(priority));
         }
         self.count_members();
+        self.active.store(true, Relaxed);
+        self.count_subsets(None, &self.hosts.load());
+    }
+
+    /// Counts the subsets that have come and gone since a set of hosts of this cluster, or
+    /// since whatever was there before it; one for each thread, as in Envoy.
+    fn count_subsets(&self, before: Option<&HostSet>, now: &HostSet) {
+        let number = |subsets: usize| (subsets * self.threads) as u64;
+        let now = now.subsets.as_deref();
+        let active = now.map_or(0, |now| number(now.len()));
+        let known = self.stats.gauge(cluster_stats::lb_subsets_active);
+        let before = before.and_then(|before| before.subsets.as_deref());
+        let (created, removed) = match (before, now) {
+            (Some(before), Some(now)) => (number(now.beyond(before)), number(before.beyond(now))),
+            _ => (active, known),
+        };
+        let stats = &self.stats;
+        if active != known {
+            stats.gauge_set(cluster_stats::lb_subsets_active, active);
+        }
+        for (counter, by) in [
+            (cluster_stats::lb_subsets_created, created),
+            (cluster_stats::lb_subsets_removed, removed),
+        ] {
+            if by > 0 {
+                stats.add(counter, by);
+            }
+        }
+        if let (Some(stats), Some(now)) = (&self.subset_stats, now) {
+            let duplicate = subset_stats::lb_subsets_single_host_per_subset_duplicate;
+            stats.gauge_set(duplicate, now.duplicates());
+        }
     }
 
     /// Each new host gets a transport socket, which is counted.

@@ -6,7 +6,7 @@ use http::header::HeaderName;
 
 use crate::{
     api::envoy::config::{
-        core::v3::RuntimeUInt32,
+        core::v3::{Metadata, RuntimeUInt32},
         route::v3::{
             WeightedCluster,
             route_action::ClusterSpecifier,
@@ -20,6 +20,7 @@ use crate::{
     model::Context,
     refuse,
     runtime::RuntimeNumber,
+    upstream::balance::MetadataMatch,
 };
 
 use super::headers::HeaderRules;
@@ -53,6 +54,8 @@ pub struct Weighted {
 pub struct WeightedEntry {
     /// The cluster.
     pub cluster: ClusterName,
+    /// `metadata_match`, with the route's besides.
+    pub metadata_match: Option<MetadataMatch>,
     /// Rules for requests that go there.
     pub request_headers: HeaderRules,
     /// Rules for responses that come from there.
@@ -103,6 +106,7 @@ impl<'a: 'r, 'r> ChosenName<'a, 'r> {
 impl ClusterChoice {
     pub(super) fn compile(
         message: Option<ClusterSpecifier>,
+        metadata_match: Option<&Metadata>,
         cx: &Context<'_>,
         at: &At<'_>,
     ) -> Result<Self, Reported> {
@@ -115,7 +119,8 @@ impl ClusterChoice {
                 header(&name, &at.field("cluster_header")).map(Self::Header)
             }
             Some(ClusterSpecifier::WeightedClusters(weighted)) => {
-                Weighted::compile(weighted, cx, &at.field("weighted_clusters")).map(Self::Weighted)
+                let at = at.field("weighted_clusters");
+                Weighted::compile(weighted, metadata_match, cx, &at).map(Self::Weighted)
             }
             Some(ClusterSpecifier::ClusterSpecifierPlugin(_)) => {
                 Err(at.field("cluster_specifier_plugin").unsupported())
@@ -184,7 +189,12 @@ fn requested<'a, 'r>(name: &FieldName, request: &RequestView<'r>) -> ChosenName<
 }
 
 impl Weighted {
-    fn compile(message: WeightedCluster, cx: &Context<'_>, at: &At<'_>) -> Result<Self, Reported> {
+    fn compile(
+        message: WeightedCluster,
+        metadata_match: Option<&Metadata>,
+        cx: &Context<'_>,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
         let WeightedCluster {
             clusters,
             runtime_key_prefix,
@@ -205,7 +215,8 @@ impl Weighted {
                 };
                 weights.push(RuntimeNumber::compile(weight, cx.runtime));
             }
-            match WeightedEntry::compile(cluster, &mut total, &clusters_at.index(index)) {
+            let at = clusters_at.index(index);
+            match WeightedEntry::compile(cluster, metadata_match, &mut total, &at) {
                 Ok(entry) => entries.push(entry),
                 Err(reported) => outcome = Err(reported),
             }
@@ -279,7 +290,12 @@ impl Weighted {
 }
 
 impl WeightedEntry {
-    fn compile(message: ClusterWeight, total: &mut u64, at: &At<'_>) -> Result<Self, Reported> {
+    fn compile(
+        message: ClusterWeight,
+        of_route: Option<&Metadata>,
+        total: &mut u64,
+        at: &At<'_>,
+    ) -> Result<Self, Reported> {
         let ClusterWeight {
             name,
             weight,
@@ -293,7 +309,7 @@ impl WeightedEntry {
             host_rewrite_specifier,
         } = message;
         // Filters have seen the request before one of these is chosen.
-        let refused = refuse!(at; metadata_match, typed_per_filter_config);
+        let refused = refuse!(at; typed_per_filter_config);
         let (request_headers, response_headers) = HeaderRules::compile_both(
             (request_headers_to_add, request_headers_to_remove),
             (response_headers_to_add, response_headers_to_remove),
@@ -311,6 +327,7 @@ impl WeightedEntry {
         *total += u64::from(weight?);
         Ok(Self {
             cluster: cluster?,
+            metadata_match: MetadataMatch::new(metadata_match.as_ref(), of_route),
             request_headers: request_headers?,
             response_headers: response_headers?,
             host_rewrite: host_rewrite_specifier.and_then(

@@ -20,6 +20,7 @@ use crate::{
     model::{Context, matcher::Substitution},
     net::proxy_protocol::ProxyProtocol,
     refuse,
+    upstream::balance::MetadataMatch,
 };
 
 use super::{
@@ -38,6 +39,8 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 pub struct Forward {
     /// Where to.
     pub cluster: ClusterChoice,
+    /// `metadata_match`; one of several clusters may have its own.
+    pub metadata_match: Option<MetadataMatch>,
     /// The answer when there is no such cluster.
     pub cluster_not_found: StatusCode,
     /// What becomes of the path.
@@ -137,7 +140,7 @@ impl Forward {
         } = message;
         // What Envoy does by default is harmless to write out.
         let include_vh_rate_limits = include_vh_rate_limits.filter(|on| *on);
-        let refused = refuse!(at; metadata_match, rate_limits, include_vh_rate_limits, cors,
+        let refused = refuse!(at; rate_limits, include_vh_rate_limits, cors,
             internal_redirect_action, hedge_policy,
             max_internal_redirects, retry_policy_typed_config, internal_redirect_policy,
             early_data_policy, path_rewrite_policy, path_rewrite, flush_timeout);
@@ -168,7 +171,7 @@ impl Forward {
             }
         });
 
-        let cluster = ClusterChoice::compile(cluster_specifier, cx, at);
+        let cluster = ClusterChoice::compile(cluster_specifier, metadata_match.as_ref(), cx, at);
         let host = host_rewrite_specifier.map_or(Ok(HostRewrite::None), |h| host_rewrite(h, at));
         let path = match (prefix_rewrite.is_empty(), regex_rewrite) {
             (true, None) => Ok(PathRewrite::None),
@@ -201,6 +204,7 @@ impl Forward {
         let (upgrades, connect) = upgrades?;
         Ok(Self {
             cluster: cluster?,
+            metadata_match: MetadataMatch::new(metadata_match.as_ref(), None),
             cluster_not_found,
             path: path?,
             host: host?,

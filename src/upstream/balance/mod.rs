@@ -4,20 +4,26 @@
 //! can be used; where localities have weights, a locality; then a host, by the
 //! cluster's policy. What a choice needs to remember is in the worker's own
 //! [`LbState`]. A policy that goes by a hash has nothing to remember, and looks up
-//! host and locality in one step.
+//! host and locality in one step. A cluster may be divided into subsets of its hosts;
+//! then the choice is made among those of one.
 
 mod edf;
 mod hashing;
 mod loads;
+mod metadata_match;
 mod policy;
+mod subset;
 
 use std::{net::SocketAddr, sync::Arc};
 
 pub use hashing::{HashTable, Spread};
 pub use loads::{Availability, Loads, PriorityHealth};
+pub use metadata_match::MetadataMatch;
 pub use policy::{Balancing, HashFunction, Hashing, LeastRequest, Policy, RingSettings, TableKind};
+pub use subset::{FallbackPolicy, SelectorFallback, SubsetSelector, SubsetSettings, Subsets};
 
 use edf::Edf;
+use subset::SubsetChoice;
 
 use super::host_set::{Group, HostSet, Hosts, PriorityHosts};
 use super::{host::Endpoint, host::HostStat, stats::cluster_stats};
@@ -30,6 +36,8 @@ pub struct LbContext<'a> {
     pub random: u64,
     /// What ties the request to a host, where the policy goes by a hash.
     pub hash: Option<u64>,
+    /// What is asked of the host's metadata, where the cluster has subsets.
+    pub metadata_match: Option<&'a MetadataMatch>,
     /// Where an `ORIGINAL_DST` cluster is to go.
     pub destination: Option<SocketAddr>,
     /// Hosts to stay away from, such as those tried before.
@@ -105,26 +113,48 @@ impl LbState {
         let (Some(set), groups) = (&self.set, &mut self.groups) else {
             return Choice::None;
         };
-        if balancing.hashing().is_some() {
-            return hashing::choose(set, cx, stats);
-        }
-        let mut random = Random(cx.random);
-        for attempt in 0.. {
-            let (priority, availability) = set.loads.choose(random.next());
-            let panic = set.loads.is_panic(priority);
-            if panic {
-                stats.inc(cluster_stats::lb_healthy_panic);
+        match (&set.subsets, &balancing.subsets) {
+            (Some(subsets), Some(settings)) => SubsetChoice {
+                whole: set,
+                subsets,
+                settings,
+                balancing,
+                cx,
+                stats,
             }
-            let target = (priority, availability, panic);
-            let Some(endpoint) = pick(set, groups, balancing, target, &mut random) else {
-                return Choice::None;
-            };
-            if attempt >= cx.attempts || !cx.avoids(endpoint) {
-                return Choice::Host { endpoint, panic };
-            }
+            .choose(groups),
+            _ => choose_from(set, groups, balancing, cx, stats),
         }
-        Choice::None
     }
+}
+
+/// Chooses among the hosts of one set.
+fn choose_from<'a>(
+    set: &'a HostSet,
+    groups: &mut [GroupState],
+    balancing: &Balancing,
+    cx: &LbContext<'_>,
+    stats: &Block,
+) -> Choice<'a> {
+    if balancing.hashing().is_some() {
+        return hashing::choose(set, cx, stats);
+    }
+    let mut random = Random(cx.random);
+    for attempt in 0.. {
+        let (priority, availability) = set.loads.choose(random.next());
+        let panic = set.loads.is_panic(priority);
+        if panic {
+            stats.inc(cluster_stats::lb_healthy_panic);
+        }
+        let target = (priority, availability, panic);
+        let Some(endpoint) = pick(set, groups, balancing, target, &mut random) else {
+            return Choice::None;
+        };
+        if attempt >= cx.attempts || !cx.avoids(endpoint) {
+            return Choice::Host { endpoint, panic };
+        }
+    }
+    Choice::None
 }
 
 /// Numbers drawn from the one that the caller gave: splitmix64.

@@ -1,5 +1,6 @@
 //! How a cluster balances, compiled.
 
+use super::SubsetSettings;
 use crate::{
     formatter::RequestView,
     model::route::{HashPolicy, hash},
@@ -24,6 +25,8 @@ pub struct Balancing {
     pub panic_threshold_key: Option<Key>,
     /// In panic, choose none instead of any.
     pub fail_traffic_on_panic: bool,
+    /// How its hosts are divided, where they are.
+    pub subsets: Option<Box<SubsetSettings>>,
 }
 
 impl Default for Balancing {
@@ -34,6 +37,7 @@ impl Default for Balancing {
             panic_threshold: DEFAULT_PANIC_THRESHOLD,
             panic_threshold_key: None,
             fail_traffic_on_panic: false,
+            subsets: None,
         }
     }
 }

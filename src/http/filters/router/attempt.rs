@@ -247,6 +247,7 @@ impl Attempt<'_> {
     fn choose(&self, stream: &mut Stream) -> Result<Upstream, Failure> {
         let mut context = LbContext {
             random: stream.session.worker().random(),
+            metadata_match: self.metadata_match,
             ..LbContext::default()
         };
         context.hash = self.hash(stream);

@@ -28,8 +28,8 @@ use crate::{
     },
     stats::Block,
     upstream::{
-        Breakers, Permit, Priority, Resource, WorkerCluster, stats::cluster_stats,
-        zones::zone_stats,
+        Breakers, Permit, Priority, Resource, WorkerCluster, balance::MetadataMatch,
+        stats::cluster_stats, zones::zone_stats,
     },
 };
 
@@ -52,6 +52,8 @@ pub(super) struct Attempt<'a> {
     pub tunnel: Option<Kind>,
     /// What it carries is for the upstream as it is.
     pub ends_here: Option<&'a ConnectConfig>,
+    /// What is asked of the host's metadata.
+    pub metadata_match: Option<&'a MetadataMatch>,
     /// Hosts that were tried, where the policy says to stay away from them.
     pub tried: RefCell<SmallVec<[u64; 4]>>,
     /// `set-cookie` of the cookies by which hosts were chosen: the last one of the
@@ -175,6 +177,10 @@ pub async fn forward(
         },
         tunnel,
         ends_here,
+        metadata_match: match entry {
+            Some(entry) => entry.metadata_match.as_ref(),
+            None => action.metadata_match.as_ref(),
+        },
         tried: RefCell::default(),
         cookies: RefCell::default(),
         client,
