@@ -46,7 +46,7 @@ pub struct FormatContext<'a> {
     /// The response's trailers.
     pub trailers: HeaderView<'a>,
     /// The body of a local reply, for `%LOCAL_REPLY_BODY%`.
-    pub local_reply_body: &'a str,
+    pub local_reply_body: &'a [u8],
     /// The moment of the stream's life at which this is written.
     pub log_type: AccessLogType,
 }
@@ -59,7 +59,7 @@ impl<'a> FormatContext<'a> {
             request: RequestView::default(),
             response: HeaderView::Absent,
             trailers: HeaderView::Absent,
-            local_reply_body: "",
+            local_reply_body: b"",
             log_type,
         }
     }

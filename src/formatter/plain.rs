@@ -366,7 +366,7 @@ pub const PLAIN: &[(&str, Plain)] = &[
         let route = cx.info.route.as_ref().zip(cx.info.virtual_cluster);
         optional(route.map(|(route, index)| route.virtual_host().virtual_clusters.name(index)))
     }),
-    ("LOCAL_REPLY_BODY", |cx| Value::Text(cx.local_reply_body)),
+    ("LOCAL_REPLY_BODY", |cx| Value::Bytes(cx.local_reply_body)),
     ("ACCESS_LOG_TYPE", |cx| {
         Value::Text(cx.log_type.as_str_name())
     }),

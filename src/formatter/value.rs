@@ -9,7 +9,7 @@ pub enum Value<'a> {
     Absent,
     /// Text that exists already.
     Text(&'a str),
-    /// A header's value, which need not be UTF-8.
+    /// A header's value or a body, which need not be UTF-8.
     Bytes(&'a [u8]),
     /// Text made for the occasion.
     Owned(String),

@@ -176,7 +176,7 @@ fn direct_reply(stream: &Stream, direct: &DirectResponse) -> LocalReply {
     reply.body = direct.body.clone();
     if let Some((format, content_type)) = &direct.format {
         let mut context = stream.context(HeaderView::Absent);
-        context.local_reply_body = std::str::from_utf8(&direct.body).unwrap_or_default();
+        context.local_reply_body = &direct.body;
         let mut body = Vec::new();
         format.write(&mut body, &context);
         reply.body = body.into();

@@ -252,7 +252,7 @@ impl Stream {
             request: self.view(),
             response,
             trailers: HeaderView::Absent,
-            local_reply_body: "",
+            local_reply_body: b"",
             log_type: AccessLogType::DownstreamEnd,
         }
     }

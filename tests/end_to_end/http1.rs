@@ -156,6 +156,21 @@ async fn http_10_is_spoken_when_accepted() {
 }
 
 #[tokio::test]
+async fn a_client_that_takes_no_more_of_a_body_is_given_up() {
+    let (site, _origin) = site(json!({ "stream_idle_timeout": "0.3s" })).await;
+    let mut stream = dial(site.port.number()).await.expect("a connection");
+    // More than the buffers of both sockets take.
+    let head = b"GET / HTTP/1.1\r\nhost: a\r\nx-origin-size: 30000000\r\n\r\n";
+    stream.write_all(head).await.unwrap();
+    let counter = "http.ingress.downstream_rq_idle_timeout";
+    assert_eq!(site.admin().stat_reaches(counter, 1).await, 1);
+    let mut body = Vec::new();
+    // A reset is as good as an end.
+    stream.read_to_end(&mut body).await.ok();
+    assert!(body.len() < 30_000_000, "{}", body.len());
+}
+
+#[tokio::test]
 async fn a_head_that_comes_too_slowly_is_given_up() {
     let (site, origin) = site(json!({ "request_headers_timeout": "0.2s" })).await;
     let text = raw(

@@ -447,3 +447,48 @@ async fn a_client_that_takes_nothing_is_given_up() {
     let counter = "http2.tx_flush_timeout";
     assert_eq!(site.admin().stat_reaches(counter, 1).await, 1);
 }
+
+/// Of a body that goes on at the host.
+#[tokio::test]
+async fn a_client_that_takes_no_more_of_a_body_is_given_up() {
+    let origin = Origin::http("origin").await;
+    let clusters = vec![cluster("origin", &[origin.port()])];
+    let fields = json!({ "stream_idle_timeout": "0.3s" });
+    let site = Site::manager(fields, vec![route("/", "origin")], clusters).await;
+    let mut head = GET.to_vec();
+    // A literal header without indexing (RFC 7541, 6.2.2).
+    head.push(0);
+    for text in ["x-origin-size", "9000000"] {
+        head.push(u8::try_from(text.len()).expect("short"));
+        head.extend(text.bytes());
+    }
+    let asked = frame(HEADERS, END_HEADERS | END_STREAM, 1, &head);
+    let mut client = send(site.port.number(), &asked).await;
+    let mut told = Vec::new();
+    while reason(&told, 1).is_none() {
+        told.push(next(&mut client).await.expect("a reset"));
+    }
+    assert_eq!(reason(&told, 1), Some(2), "INTERNAL_ERROR, as Envoy");
+    let counter = "http.ingress.downstream_rq_idle_timeout";
+    assert_eq!(site.admin().stat_reaches(counter, 1).await, 1);
+}
+
+/// A client that did what none may do, is told so, and stays.
+#[tokio::test]
+async fn a_client_that_stays_is_waited_for_as_long_as_it_is_said() {
+    for (timeout, counted) in [("0.05s", 1), ("0s", 0)] {
+        let site = answers(json!({ "delayed_close_timeout": timeout })).await;
+        // A PING is none of a stream's.
+        let mut client = send(site.port.number(), &frame(PING, 0, 1, &[0; 8])).await;
+        let mut told = Vec::new();
+        while let Some(frame) = next(&mut client).await {
+            told.push(frame);
+        }
+        assert_eq!(reason(&told, 0), Some(1), "PROTOCOL_ERROR");
+        let admin = site.admin();
+        let open = "http.ingress.downstream_cx_active";
+        admin.stat_until(open, |open| open == 0).await;
+        let name = "http.ingress.downstream_cx_delayed_close_timeout";
+        assert_eq!(admin.stat(name).await, Some(counted), "{timeout}");
+    }
+}

@@ -169,6 +169,27 @@ async fn a_format_writes_every_body() {
     );
 }
 
+/// As Envoy writes them.
+#[tokio::test]
+async fn a_body_need_not_be_text() {
+    let body = json!({ "inline_bytes": "Yf8iw6k=" });
+    let as_text = json!({ "filter": asked("x-text"), "body": body,
+        "body_format_override": text("[%LOCAL_REPLY_BODY%]") });
+    let as_json = json!({ "filter": asked("x-json"), "body": body,
+        "body_format_override": { "json_format": { "body": "%LOCAL_REPLY_BODY%" } } });
+    let scene = Scene::start(json!({ "mappers": [as_text, as_json] })).await;
+    let reply = scene.get("/ok", "x-text").await;
+    assert_eq!(&reply.body[..], b"[a\xff\"\xc3\xa9]");
+    let reply = scene.get("/ok", "x-json").await;
+    let escaped = r#"{"body":"a\u00ff\u0022\u00c3\u00a9"}"#;
+    assert_eq!(reply.text(), format!("{escaped}\n"));
+
+    let direct = json!({ "match": { "prefix": "/" }, "direct_response": {
+        "status": 200, "body": body, "body_format": text("[%LOCAL_REPLY_BODY%]") } });
+    let site = Site::routes(vec![direct], vec![]).await;
+    assert_eq!(&site.get("/").await.body[..], b"[a\xff\"\xc3\xa9]");
+}
+
 #[tokio::test]
 async fn a_grpc_client_is_told_what_became_of_the_answer() {
     let scene = Scene::start(json!({ "mappers": [

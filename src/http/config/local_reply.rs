@@ -89,9 +89,8 @@ impl LocalReplyConfig {
         let own = accepted.and_then(|mapper| mapper.format.as_ref());
         let format = own.or(self.body.as_ref());
         if let Some(BodyFormat { format, .. }) = format {
-            let text = String::from_utf8_lossy(&reply.body);
             let mut context = stream.context(HeaderView::Map(headers));
-            context.local_reply_body = &text;
+            context.local_reply_body = &reply.body;
             let mut written = Vec::new();
             format.write(&mut written, &context);
             let kind = stream.request.headers.get(header::CONTENT_TYPE);

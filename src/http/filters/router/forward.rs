@@ -210,7 +210,7 @@ fn rewrite(
         },
         response: HeaderView::Absent,
         trailers: HeaderView::Absent,
-        local_reply_body: "",
+        local_reply_body: b"",
         log_type: crate::api::envoy::data::accesslog::v3::AccessLogType::NotSet,
     };
     route.rewrite_request(&mut stream.request, entry, &context, keep_original);
