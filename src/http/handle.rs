@@ -1,6 +1,6 @@
 //! A request's way through the connection manager.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use http::{HeaderValue, Method, StatusCode, header};
 
@@ -29,6 +29,8 @@ pub(super) struct Response {
     pub head: ResponseHead,
     /// Its body, and with it the rest of the stream's life.
     pub body: ResponseBody,
+    /// [`Stream::flush_timeout`].
+    pub flush_timeout: Option<Duration>,
 }
 
 /// Serves one request, for a client that hears of interim responses by `client`. The body of the response may turn out to be a tunnel, which
@@ -274,7 +276,11 @@ fn pass_on(
                 upgrade::into_accepted(&mut head.status, &mut head.headers);
             }
             let body = ResponseBody::tunnel(Tunnel::new(stream, source));
-            Response { head, body }
+            Response {
+                head,
+                body,
+                flush_timeout: None,
+            }
         }
         _ if head.status == StatusCode::SWITCHING_PROTOCOLS => {
             let reply = LocalReply::empty(StatusCode::BAD_GATEWAY, "protocol_error");
@@ -316,11 +322,16 @@ fn respond(mut stream: Box<Stream>, mut head: ResponseHead, source: Source) -> R
     finish_headers(&mut stream, &mut head.headers, false);
     stream.responds(head.status, &head.headers);
     let head_request = stream.request.method == Method::HEAD;
+    let flush_timeout = stream.flush_timeout();
     let body = match source {
         Source::Empty if head_request => ResponseBody::bodiless(stream),
         source => ResponseBody::new(source, stream),
     };
-    Response { head, body }
+    Response {
+        head,
+        body,
+        flush_timeout,
+    }
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::{
     api::envoy::data::accesslog::v3::AccessLogType,
     codec::{Headers, RequestHead, ResponseHead},
     formatter::{Captured, FormatContext, HeaderView, RequestView, ResponseFlag, StreamInfo},
-    model::route::RouteHandle,
+    model::route::{Action, RouteHandle},
     overload::Timer,
     upstream::{Endpoint, HostStat, Priority, Resource, WorkerCluster, stats::cluster_stats},
 };
@@ -313,6 +313,19 @@ impl Stream {
         let timers = &self.managed.chain().listener.overload.reduce_timeouts;
         let scaled = |limit| timers.scale(Timer::StreamIdle, limit);
         self.idle_timeout.map(scaled)
+    }
+
+    /// How long its client may take nothing of a response that is all here, over HTTP/2.
+    pub(super) fn flush_timeout(&self) -> Option<Duration> {
+        let route = self.route.as_ref().map(|route| &route.route().action);
+        let own = match route {
+            Some(Action::Forward(forward)) => forward.flush_timeout,
+            _ => None,
+        };
+        match own {
+            Some(limit) => (!limit.is_zero()).then_some(limit),
+            None => self.manager().timeouts.stream_flush,
+        }
     }
 
     /// Writes down what there is to say of it while it goes on.

@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::common::client::{body, dial, header, request};
 use crate::common::config::{answer, cluster, route};
-use crate::common::{DEADLINE, Origin, Site, Value, json};
+use crate::common::{DEADLINE, Origin, Site, Value, json, with};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -429,9 +429,8 @@ async fn bodies_larger_than_every_window_come_through() {
     }
 }
 
-#[tokio::test]
-async fn a_client_that_takes_nothing_is_given_up() {
-    let site = answers(json!({ "stream_idle_timeout": "0.2s" })).await;
+/// Asks for an answer and takes two bytes of it; gives what made an end of that.
+async fn takes_two_bytes(site: &Site) -> Option<u32> {
     let mut frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     // INITIAL_WINDOW_SIZE of 2.
     frames.extend(frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 2]));
@@ -442,10 +441,29 @@ async fn a_client_that_takes_nothing_is_given_up() {
     while reason(&told, 1).is_none() {
         told.push(next(&mut client).await.expect("a reset"));
     }
-    // INTERNAL_ERROR, as Envoy.
-    assert_eq!(reason(&told, 1), Some(2));
-    let counter = "http2.tx_flush_timeout";
-    assert_eq!(site.admin().stat_reaches(counter, 1).await, 1);
+    reason(&told, 1)
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_given_up() {
+    let origin = Origin::http("origin").await;
+    let (idle, flush) = ("stream_idle_timeout", "stream_flush_timeout");
+    for (manager, action) in [
+        (json!({ idle: "0.2s" }), json!({})),
+        (json!({ idle: "60s", flush: "0.2s" }), json!({})),
+        (
+            json!({ idle: "60s", flush: "60s" }),
+            json!({ "flush_timeout": "0.2s" }),
+        ),
+    ] {
+        let clusters = vec![cluster("origin", &[origin.port()])];
+        let route = with(route("/", "origin"), json!({ "route": action }));
+        let site = Site::manager(manager, vec![route], clusters).await;
+        // INTERNAL_ERROR, as Envoy.
+        assert_eq!(takes_two_bytes(&site).await, Some(2));
+        let counter = "http2.tx_flush_timeout";
+        assert_eq!(site.admin().stat_reaches(counter, 1).await, 1);
+    }
 }
 
 /// Of a body that goes on at the host.

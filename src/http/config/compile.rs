@@ -114,7 +114,7 @@ impl ConnectionManager {
             tracing, http3_protocol_options,
             // Accepted by Envoy, where nothing reads it.
             path_normalization_options,
-            proxy_status_config, typed_header_validation_config, append_local_overload, stream_flush_timeout, forward_client_cert_matcher,
+            proxy_status_config, typed_header_validation_config, append_local_overload, forward_client_cert_matcher,
             forward_proto_config, drain_timeout_jitter,
         );
         if let Err(reported) = check_request_id(request_id_extension, at) {
@@ -161,6 +161,7 @@ impl ConnectionManager {
         let timeouts = compile_timeouts(
             [
                 stream_idle_timeout,
+                stream_flush_timeout,
                 request_timeout,
                 request_headers_timeout,
                 drain_timeout,
@@ -434,7 +435,8 @@ fn compile_client_cert(
 }
 
 fn compile_timeouts(
-    [stream_idle, request, headers, drain, delayed_close]: [Option<prost_types::Duration>; 5],
+    [stream_idle, flush, request, headers, drain, delayed_close]: [Option<prost_types::Duration>;
+        6],
     at: &At<'_>,
 ) -> Result<Timeouts, Reported> {
     let stream_idle = timeout(
@@ -442,6 +444,7 @@ fn compile_timeouts(
         Some(DEFAULT_STREAM_IDLE_TIMEOUT),
         &at.field("stream_idle_timeout"),
     );
+    let flush = flush.map(|flush| timeout(Some(flush), None, &at.field("stream_flush_timeout")));
     let request = timeout(request, None, &at.field("request_timeout"));
     let headers = timeout(headers, None, &at.field("request_headers_timeout"));
     let place = at.field("delayed_close_timeout");
@@ -450,8 +453,10 @@ fn compile_timeouts(
     let drain = drain.map_or(Ok(DEFAULT_DRAIN_TIMEOUT), |drain| {
         crate::config::duration(&drain, &place)
     });
+    let stream_idle = stream_idle?;
     Ok(Timeouts {
-        stream_idle: stream_idle?,
+        stream_idle,
+        stream_flush: flush.transpose()?.unwrap_or(stream_idle),
         request: request?,
         request_headers: headers?,
         drain: drain?,

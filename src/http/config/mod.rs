@@ -134,6 +134,9 @@ pub struct RequestIdOptions {
 pub struct Timeouts {
     /// `stream_idle_timeout`, 5 min unless set.
     pub stream_idle: Option<Duration>,
+    /// `stream_flush_timeout`, as `stream_idle` unless set: how long a client of HTTP/2 may
+    /// take nothing of a response that is all here.
+    pub stream_flush: Option<Duration>,
     /// `request_timeout`: until the whole request has come.
     pub request: Option<Duration>,
     /// `request_headers_timeout`: until its head has come.

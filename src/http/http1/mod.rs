@@ -228,7 +228,9 @@ impl Server<'_> {
     async fn respond(&self, response: Response, asked: Asked) -> Next {
         let told = self.wire.borrow_mut().take_told();
         told.count(self.session);
-        let Response { mut head, mut body } = response;
+        let Response {
+            mut head, mut body, ..
+        } = response;
         if let Some(tunnel) = body.take_tunnel() {
             self.write_head(&mut head, ResponseFraming::None, None, asked);
             return match self.flush().await {

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -55,7 +55,12 @@ pub(super) async fn serve(
     };
     let client = Interim::Http2(&shared, &state);
     let response = handle(session.clone(), head, body, &client).await;
-    let Ok(Response { head, mut body }) = response else {
+    let Ok(Response {
+        head,
+        mut body,
+        flush_timeout,
+    }) = response
+    else {
         return shared.reset(&state, Reason::INTERNAL_ERROR);
     };
     state.told.take().count(&session);
@@ -74,6 +79,7 @@ pub(super) async fn serve(
             session,
             shared,
             state,
+            flush_timeout,
             rest: Bytes::new(),
             blocked: None,
         };
@@ -94,6 +100,8 @@ struct Sending {
     session: Rc<Session>,
     shared: Rc<Shared>,
     state: Rc<State>,
+    /// [`Response::flush_timeout`].
+    flush_timeout: Option<Duration>,
     /// What was taken from the body and found no room.
     rest: Bytes,
     /// Since when there has been no room.
@@ -140,12 +148,16 @@ impl Sending {
         }
     }
 
-    /// A client that takes nothing for the stream idle timeout is given up. `whole`:
-    /// all of the body is here.
+    /// A client that takes nothing for a while is given up. `whole`: all of the body is
+    /// here.
     fn poll_blocked(&mut self, whole: bool) -> Poll<()> {
         let managed = self.session.current();
         let manager = managed.manager();
-        let Some(limit) = manager.timeouts.stream_idle else {
+        let limit = match whole {
+            true => self.flush_timeout,
+            false => manager.timeouts.stream_idle,
+        };
+        let Some(limit) = limit else {
             return Poll::Pending;
         };
         let timers = &managed.chain().listener.overload.reduce_timeouts;

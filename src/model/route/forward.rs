@@ -53,6 +53,9 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// Time without a byte; `None` leaves it to the connection manager, zero is no limit.
     pub idle_timeout: Option<Duration>,
+    /// How long a client of HTTP/2 may take nothing of a response that is all here; `None`
+    /// leaves it to the connection manager, zero is no limit.
+    pub flush_timeout: Option<Duration>,
     /// `max_stream_duration`: life of the stream. With it, `timeout` and
     /// `max_grpc_timeout` mean nothing.
     pub stream_duration: Option<StreamDuration>,
@@ -143,7 +146,7 @@ impl Forward {
         let refused = refuse!(at; rate_limits, include_vh_rate_limits, cors,
             internal_redirect_action, hedge_policy,
             max_internal_redirects, retry_policy_typed_config, internal_redirect_policy,
-            early_data_policy, path_rewrite_policy, path_rewrite, flush_timeout);
+            early_data_policy, path_rewrite_policy, path_rewrite);
 
         let mut outcome = refused;
         let mut time = |field: &str, message: Option<prost_types::Duration>| {
@@ -155,6 +158,7 @@ impl Forward {
         };
         let timeout = time("timeout", timeout).unwrap_or(DEFAULT_TIMEOUT);
         let idle_timeout = time("idle_timeout", idle_timeout);
+        let flush_timeout = time("flush_timeout", flush_timeout);
         let max_grpc_timeout = time("max_grpc_timeout", max_grpc_timeout);
         let grpc_timeout_offset = time("grpc_timeout_offset", grpc_timeout_offset);
         let stream_duration = max_stream_duration.map(|message| {
@@ -211,6 +215,7 @@ impl Forward {
             append_x_forwarded_host,
             timeout: (!timeout.is_zero()).then_some(timeout),
             idle_timeout,
+            flush_timeout,
             stream_duration,
             max_grpc_timeout,
             grpc_timeout_offset: grpc_timeout_offset.unwrap_or_default(),
