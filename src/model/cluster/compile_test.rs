@@ -170,7 +170,7 @@ fn the_first_known_policy_of_the_list_is_taken() {
     let world = World::new();
     let yaml = format!(
         "{}\nload_balancing_policy:\n  policies:\n  \
-         - typed_extension_config: {{name: a, typed_config: {{'@type': type.googleapis.com/google.protobuf.StringValue}}}}\n  \
+         - typed_extension_config: {{name: a, typed_config: {{'@type': type.googleapis.com/envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided}}}}\n  \
          - typed_extension_config: {{name: b, typed_config: {{'@type': type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest, choice_count: 5}}}}\n",
         at(&[80])
     );
