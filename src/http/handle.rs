@@ -33,7 +33,8 @@ pub(super) struct Response {
     pub flush_timeout: Option<Duration>,
 }
 
-/// Serves one request, for a client that hears of interim responses by `client`. The body of the response may turn out to be a tunnel, which
+/// Serves one request, for a client that hears of interim responses by `client`. The
+/// body of the response may turn out to be a tunnel, which
 /// the codec takes out and runs ([`ResponseBody::take_tunnel`]).
 ///
 /// # Errors

@@ -276,20 +276,20 @@ impl Endpoint {
     }
 
     /// What its metadata says for balancing under a name.
-    fn label(&self, name: &str) -> Option<&Kind> {
+    pub fn label(&self, name: &str) -> Option<&Value> {
         let labels = self.metadata.as_ref()?.filter_metadata.get(LB_METADATA)?;
-        labels.fields.get(name)?.kind.as_ref()
+        labels.fields.get(name)
     }
 
     /// Whether its metadata marks it as a canary.
     pub fn is_canary(&self) -> bool {
-        matches!(self.label("canary"), Some(Kind::BoolValue(true)))
+        self.label("canary") == Some(&Value::from(true))
     }
 
     /// What gives it its places where hosts are chosen by a hash: `hash_key` of its
     /// metadata, its name if that is asked for, or its address.
     pub fn hash_key(&self, use_hostname: bool) -> String {
-        match self.label("hash_key") {
+        match self.label("hash_key").and_then(|key| key.kind.as_ref()) {
             Some(Kind::StringValue(key)) if !key.is_empty() => key.clone(),
             _ if use_hostname => self.hostname.as_ref().into(),
             _ => self.host.address().to_string(),

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     stats::Block,
     upstream::{
-        host::{Endpoint, LB_METADATA},
+        host::Endpoint,
         host_set::{HostSet, LocalityEndpoints, Membership, Slots},
         stats::cluster_stats,
     },
@@ -103,7 +103,7 @@ impl SubsetSettings {
     /// Whether a host is in the default subset.
     fn is_default(&self, endpoint: &Endpoint) -> bool {
         let has = |(key, wanted): (&String, &Value)| {
-            let value = endpoint.lb_value(key);
+            let value = endpoint.label(key);
             value.is_some_and(|value| self.values(value).any(|value| value == wanted))
         };
         self.default_subset.fields.iter().all(has)
@@ -123,7 +123,7 @@ impl SubsetSettings {
     fn labels_of(&self, endpoint: &Endpoint, keys: &[Box<str>]) -> Vec<Labels> {
         let mut all = vec![Vec::new()];
         for key in keys {
-            let value = endpoint.lb_value(key);
+            let value = endpoint.label(key);
             let mut own: Vec<_> = value
                 .into_iter()
                 .flat_map(|value| self.values(value))
@@ -140,14 +140,6 @@ impl SubsetSettings {
                 .collect();
         }
         all.into_iter().map(Into::into).collect()
-    }
-}
-
-impl Endpoint {
-    fn lb_value(&self, key: &str) -> Option<&Value> {
-        let metadata = self.metadata.as_ref()?;
-        let labels = metadata.filter_metadata.get(LB_METADATA)?;
-        labels.fields.get(key)
     }
 }
 

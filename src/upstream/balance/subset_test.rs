@@ -9,7 +9,7 @@ use crate::{
     upstream::{
         Hosts,
         balance::{LbState, MetadataMatch},
-        host::{EndpointStatus, Host, HostKey, Locality},
+        host::{EndpointStatus, Host, HostKey, LB_METADATA, Locality},
     },
 };
 

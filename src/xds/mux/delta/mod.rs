@@ -31,7 +31,7 @@ use crate::{
 
 use super::{
     Answered, Introduction, Push, TypeUrl, Unwrapped, Verdict, WILDCARD, hold::Hold, is_remembered,
-    sotw::order, ttl::Ttls, unwrap,
+    sotw::in_order, ttl::Ttls, unwrap,
 };
 
 /// How many verdicts on one type may be held; those beyond go out.
@@ -189,9 +189,7 @@ impl Delta {
             .types
             .iter()
             .filter(|(_, state)| !state.changed.is_empty());
-        let mut wanted: Vec<_> = wanted.map(|(type_url, _)| type_url.clone()).collect();
-        wanted.sort_by_key(|type_url| (order(type_url), type_url.clone()));
-        for type_url in wanted {
+        for type_url in in_order(wanted.map(|(type_url, _)| type_url)) {
             self.enqueue(&type_url);
         }
     }

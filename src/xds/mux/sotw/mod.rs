@@ -145,9 +145,7 @@ impl Sotw {
             state.hold.again();
         }
         let wanted = self.types.iter().filter(|(_, state)| state.is_wanted());
-        let mut wanted: Vec<_> = wanted.map(|(type_url, _)| type_url.clone()).collect();
-        wanted.sort_by_key(|type_url| (order(type_url), type_url.clone()));
-        for type_url in wanted {
+        for type_url in in_order(wanted.map(|(type_url, _)| type_url)) {
             self.enqueue(&type_url);
         }
     }
@@ -375,8 +373,14 @@ impl Sotw {
     }
 }
 
-/// In which order types are asked for.
-pub(super) fn order(type_url: &str) -> usize {
+/// Types in the order in which they are asked for.
+pub(super) fn in_order<'a>(types: impl Iterator<Item = &'a TypeUrl>) -> Vec<TypeUrl> {
+    let mut types: Vec<_> = types.cloned().collect();
+    types.sort_by_key(|type_url| (order(type_url), type_url.clone()));
+    types
+}
+
+fn order(type_url: &str) -> usize {
     const ORDER: [&str; 5] = [
         "envoy.config.cluster.v3.Cluster",
         "envoy.config.endpoint.v3.ClusterLoadAssignment",
