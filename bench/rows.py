@@ -28,6 +28,7 @@ class Load:
     #: Bytes of a request's body; h2load sends it.
     body: int = 0
     rounds: int = 0
+    unit: str = "request"
     compared: tuple = ("µs CPU/request",)
     left_out: tuple = field(default_factory=tuple)
 
@@ -41,8 +42,8 @@ class Load:
         requests = self.load(proxy, seconds)
         spent = proxy.cpu_seconds() - before
         return {
-            "µs CPU/request": spent / requests * 1e6,
-            "requests/s": requests / seconds,
+            f"µs CPU/{self.unit}": spent / requests * 1e6,
+            f"{self.unit}s/s": requests / seconds,
         }
 
     def load(self, proxy, seconds):
@@ -62,32 +63,16 @@ class Load:
 
 
 @dataclass
-class Handshake:
+class Handshake(Load):
     """Connections that end after their handshake, and resume no session."""
 
-    name: str
-    title: str
-    rounds: int = 0
+    unit: str = "handshake"
     compared: tuple = ("µs CPU/handshake",)
-
-    def supports(self, _proxy):
-        return True
-
-    def measure(self, proxy, origin, seconds):
-        proxy.start("tls", origin.port)
-        self.load(proxy, 1)
-        before = proxy.cpu_seconds()
-        handshakes = self.load(proxy, seconds)
-        spent = proxy.cpu_seconds() - before
-        return {
-            "µs CPU/handshake": spent / handshakes * 1e6,
-            "handshakes/s": handshakes / seconds,
-        }
 
     def load(self, proxy, seconds):
         """Runs the generator, and returns how many handshakes were done."""
         run = subprocess.run(
-            ["taskset", "-c", LOAD_CORES, "openssl", "s_time", "-new", "-time", str(seconds),
+            ["taskset", "-c", LOAD_CORES, *self.generator, "-time", str(seconds),
              "-connect", f"127.0.0.1:{proxy.port}"],
             capture_output=True, text=True, timeout=seconds + 60, check=False,
         )
@@ -190,7 +175,8 @@ ROWS = [
          ["h2load", "-t1", "-c16", "-m8"]),
     Load("tls-resumption", "TLS, HTTP/1, a new connection and a session resumed for each request", "tls",
          ["wrk", "-t1", "-c16", "-H", "Connection: close"]),
-    Handshake("tls-handshake", "TLS, full handshakes with ECDSA P-256, one after the other"),
+    Handshake("tls-handshake", "TLS, full handshakes with ECDSA P-256, one after the other", "tls",
+              ["openssl", "s_time", "-new"]),
     Load("tls-large", "TLS, HTTP/1 keep-alive, 16 connections, 1 MiB response", "tls",
          ["wrk", "-t1", "-c16"], path="/large"),
     Idle("tls-idle", "TLS, 9,500 idle connections", "tls"),
