@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::common::client::dial;
-use crate::common::config::{access_log, any_host, cluster, http_with, route};
+use crate::common::config::{access_log, any_host, cluster, http, http_with, route};
 use crate::common::{Home, Site, Value, eventually, json, with};
 
 const LONG: usize = 3_000_001;
@@ -153,4 +153,32 @@ async fn a_client_that_takes_nothing_is_given_up() {
     let mut body = Vec::new();
     let end = client.read_to_end(&mut body).await;
     assert!(end.is_err() || body.len() < LONGEST);
+}
+
+#[tokio::test]
+async fn what_exceeds_the_announced_length_answers_nobody() {
+    let mut body = vec![0; LONGEST];
+    body.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nstale");
+    let (port, _host) = host(LONGEST, body, false).await;
+    let one = json!({ "circuit_breakers": { "thresholds": [{ "max_connections": 1 }] } });
+    let clusters = vec![with(cluster("host", &[port]), one)];
+    let routes = http(vec![any_host(vec![route("/", "host")])]);
+    // Pools are a worker's own.
+    let site = Site::with_args(routes, clusters, &["--concurrency", "1"]).await;
+    let mut first = dial(site.port.number()).await.unwrap();
+    ask(&mut first).await;
+    // Waits for the connection that the first has.
+    let mut second = dial(site.port.number()).await.unwrap();
+    let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    second.write_all(request).await.unwrap();
+    let waiting = "cluster.host.upstream_rq_pending_active";
+    assert_eq!(site.admin().stat_reaches(waiting, 1).await, 1);
+    let mut body = vec![1; LONGEST];
+    first.read_exact(&mut body).await.unwrap();
+    assert!(
+        body.iter().all(|b| *b == 0),
+        "other bytes came than were sent"
+    );
+    let head = read_head(&mut second).await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
 }

@@ -135,7 +135,7 @@ impl Pool {
         host.clone()
     }
 
-    /// A connection that is ready now. Costs no system call.
+    /// A connection that is ready now. Costs no system call, unless its host has spoken.
     pub fn take(self: &Rc<Self>, cluster: &Rc<WorkerCluster>) -> Option<Lease> {
         if self.wire.alpn != Alpn::Http1 {
             let now = Instant::now();
@@ -293,10 +293,18 @@ impl Pool {
             drop(connection);
             return self.replace(cluster);
         }
-        if let Some(waiter) = self.next_waiting() {
-            self.busy.set(self.busy.get() + 1);
-            drop(waiter.send(Ok(Lease::Http1(connection))));
-            return;
+        if !self.waiting.borrow().is_empty() {
+            // What the host has said already would be taken for its next response.
+            if !connection.is_quiet() {
+                connection.closed_by_host();
+                drop(connection);
+                return self.replace(cluster);
+            }
+            if let Some(waiter) = self.next_waiting() {
+                self.busy.set(self.busy.get() + 1);
+                drop(waiter.send(Ok(Lease::Http1(connection))));
+                return;
+            }
         }
         if self.drained.get() {
             return;
